@@ -1,0 +1,83 @@
+// Package series is the vocabulary of the write path: what a sender asks to have
+// stored, and what a store answers. It knows nothing of networks, disks or placement.
+package series
+
+import (
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/metadata"
+)
+
+// Batch is the content of one write: series with their samples, and metadata, which
+// belongs to metric families and not to series.
+//
+// A batch is immutable from the moment it is handed on; several goroutines read it.
+type Batch struct {
+	Series   []Series
+	Metadata []Metadata
+}
+
+// Series carries what one request holds for one label set.
+type Series struct {
+	// Labels are canonical: sorted, unique, without empty values, with a metric name.
+	Labels labels.Labels
+	// Samples are in the order in which they were sent.
+	Samples   []Sample
+	Exemplars []exemplar.Exemplar
+}
+
+// Sample is one value at one time: a float, an integer histogram or a float histogram.
+// At most one of H and FH is set; V counts only when both are nil.
+type Sample struct {
+	// ST is the start timestamp in milliseconds since the epoch, 0 if unknown.
+	ST int64
+	// T is the sample's time in milliseconds since the epoch.
+	T  int64
+	V  float64
+	H  *histogram.Histogram
+	FH *histogram.FloatHistogram
+}
+
+// IsHistogram tells whether the sample is a native histogram of either kind.
+func (s *Sample) IsHistogram() bool { return s.H != nil || s.FH != nil }
+
+// Metadata describes a metric family.
+type Metadata struct {
+	Family string
+	metadata.Metadata
+}
+
+// Reason says why a store did not take an item.
+type Reason uint8
+
+const (
+	// Invalid items will never be taken: too old, too far ahead, malformed.
+	Invalid Reason = iota + 1
+	// Conflict means that the store holds another value for the same series and
+	// timestamp. One of the two is answered by queries.
+	Conflict
+)
+
+// Refusal names one item of a batch that a store did not take.
+type Refusal struct {
+	// Series indexes Batch.Series.
+	Series int
+	// Item indexes Samples, or Exemplars if Exemplar is set.
+	Item     int
+	Exemplar bool
+	Reason   Reason
+	// Message says what is wrong, without the series: "too old sample".
+	Message string
+}
+
+// Outcome is a store's answer to a batch: everything not refused is stored.
+type Outcome struct {
+	Refusals []Refusal
+}
+
+// Written counts what a write stored, as Remote Write 2.0 reports it.
+type Written struct {
+	// Samples counts floats, Histograms native histograms.
+	Samples, Histograms, Exemplars int
+}
