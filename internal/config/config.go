@@ -1,0 +1,257 @@
+// Package config holds the options of a node: what they mean, their defaults, and the one
+// function that checks them. Reading flags is the command's business.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/units"
+	"github.com/prometheus/common/model"
+)
+
+// WAL sync modes, the values of --storage.wal-sync.
+const (
+	// SyncCommit confirms a write when it is on stable storage.
+	SyncCommit = "commit"
+	// SyncInterval syncs once a second: a power loss costs up to that much.
+	SyncInterval = "interval"
+	// SyncOff leaves syncing to the operating system.
+	SyncOff = "off"
+)
+
+const (
+	maxClusterName = 64
+	maxZone        = 64
+	maxReplicas    = 16
+)
+
+// Config is everything that a node can be told. The comments name the flags.
+type Config struct {
+	Web     Web
+	Storage Storage
+	Cluster Cluster
+	Query   Query
+	// Features are the --enable-feature names, each from Features().
+	Features []string
+}
+
+// Web is the HTTP side.
+type Web struct {
+	// ListenAddress is --web.listen-address, host:port.
+	ListenAddress string
+	// ConfigFile is --web.config.file, exporter-toolkit's format; empty for plain HTTP.
+	ConfigFile string
+}
+
+// Storage is the local store.
+type Storage struct {
+	// Path is --storage.tsdb.path. Everything a node keeps lies below it.
+	Path string
+	// RetentionTime is --storage.tsdb.retention.time; 0 leaves it to the size.
+	RetentionTime model.Duration
+	// RetentionSize is --storage.tsdb.retention.size in bytes; 0 is no limit.
+	RetentionSize units.Base2Bytes
+	// OutOfOrderWindow is --storage.tsdb.out-of-order-time-window.
+	OutOfOrderWindow model.Duration
+	// WALSync is --storage.wal-sync: commit, interval or off.
+	WALSync string
+}
+
+// Cluster is membership and placement.
+type Cluster struct {
+	// Name is --cluster.name: gossip from clusters with another name is refused.
+	Name string
+	// GossipAddress is --cluster.gossip-address, UDP and TCP, host:port.
+	GossipAddress string
+	// RPCAddress is --cluster.rpc-address, host:port.
+	RPCAddress string
+	// AdvertiseHost is --cluster.advertise-host: the host under which peers reach this node.
+	AdvertiseHost string
+	// Join is --cluster.join: host:port of gossip addresses or DNS names.
+	Join []string
+	// BootstrapExpect is --cluster.bootstrap-expect: how many fresh nodes found a cluster.
+	BootstrapExpect int
+	// ReplicationFactor is --cluster.replication-factor; it counts when a cluster is founded.
+	ReplicationFactor int
+	// Zone is --cluster.zone.
+	Zone string
+}
+
+// Query bounds what queries may cost.
+type Query struct {
+	// Timeout is --query.timeout.
+	Timeout model.Duration
+	// MaxSamples is --query.max-samples, held in memory by one query at a time.
+	MaxSamples int
+	// MaxConcurrency is --query.max-concurrency.
+	MaxConcurrency int
+	// LookbackDelta is --query.lookback-delta.
+	LookbackDelta model.Duration
+}
+
+// Default returns the settings of a node that is told nothing.
+func Default() Config {
+	return Config{
+		Web: Web{ListenAddress: ":9080"},
+		Storage: Storage{
+			Path:             "data",
+			RetentionTime:    model.Duration(15 * 24 * time.Hour),
+			OutOfOrderWindow: model.Duration(3 * time.Hour),
+			WALSync:          SyncCommit,
+		},
+		Cluster: Cluster{
+			Name:              "starling",
+			GossipAddress:     ":7946",
+			RPCAddress:        ":9081",
+			ReplicationFactor: 3,
+		},
+		Query: Query{
+			Timeout:        model.Duration(2 * time.Minute),
+			MaxSamples:     50_000_000,
+			MaxConcurrency: 20,
+			LookbackDelta:  model.Duration(5 * time.Minute),
+		},
+	}
+}
+
+// Features returns the names that --enable-feature takes: Prometheus's features that
+// concern PromQL and storage.
+func Features() []string {
+	return []string{
+		"created-timestamp-zero-ingestion",
+		"delayed-compaction",
+		"exemplar-storage",
+		"histograms-st-encoding",
+		"memory-snapshot-on-shutdown",
+		"metadata-wal-records",
+		"native-histograms",
+		"ooo-native-histograms",
+		"otlp-native-delta-ingestion",
+		"promql-binop-fill-modifiers",
+		"promql-delayed-name-removal",
+		"promql-duration-expr",
+		"promql-experimental-functions",
+		"promql-extended-range-selectors",
+		"promql-per-step-stats",
+		"st-storage",
+		"type-and-unit-labels",
+		"use-start-timestamps",
+		"use-uncached-io",
+		"xor2-encoding",
+	}
+}
+
+// Error is a wrong value of one flag.
+type Error struct {
+	Flag string
+	Err  error
+}
+
+// Error implements error.
+func (e *Error) Error() string { return fmt.Sprintf("--%s: %v", e.Flag, e.Err) }
+
+// Unwrap returns what is wrong with the value.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Flagged gives err the name of the flag that is at fault.
+func Flagged(flag string, err error) error { return &Error{Flag: flag, Err: err} }
+
+// Check returns an *Error for the first wrong value.
+func (c *Config) Check() error {
+	return firstOf(
+		func() error { return checkAddress("web.listen-address", c.Web.ListenAddress) },
+		c.Storage.check,
+		c.Cluster.check,
+		c.Query.check,
+		c.checkFeatures,
+	)
+}
+
+func firstOf(checks ...func() error) error {
+	for _, check := range checks {
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Storage) check() error {
+	switch {
+	case s.Path == "":
+		return Flagged("storage.tsdb.path", errors.New("must not be empty"))
+	case s.RetentionTime < 0:
+		return Flagged("storage.tsdb.retention.time", fmt.Errorf("%s is negative", s.RetentionTime))
+	case s.RetentionSize < 0:
+		return Flagged("storage.tsdb.retention.size", fmt.Errorf("%s is negative", s.RetentionSize))
+	case time.Duration(s.OutOfOrderWindow) < time.Hour:
+		return Flagged("storage.tsdb.out-of-order-time-window",
+			fmt.Errorf("%s is less than 1h, half the duration of a block: overlapping writes to a series could lose samples", s.OutOfOrderWindow))
+	case !slices.Contains([]string{SyncCommit, SyncInterval, SyncOff}, s.WALSync):
+		return Flagged("storage.wal-sync", fmt.Errorf("%q is none of commit, interval, off", s.WALSync))
+	}
+	return nil
+}
+
+func (c *Cluster) check() error {
+	if err := checkAddress("cluster.gossip-address", c.GossipAddress); err != nil {
+		return err
+	}
+	if err := checkAddress("cluster.rpc-address", c.RPCAddress); err != nil {
+		return err
+	}
+	switch {
+	case c.Name == "" || len(c.Name) > maxClusterName:
+		return Flagged("cluster.name", fmt.Errorf("%q must have 1 to %d bytes", c.Name, maxClusterName))
+	case len(c.Zone) > maxZone:
+		return Flagged("cluster.zone", fmt.Errorf("%q has more than %d bytes", c.Zone, maxZone))
+	case c.ReplicationFactor < 1 || c.ReplicationFactor > maxReplicas:
+		return Flagged("cluster.replication-factor", fmt.Errorf("%d is not between 1 and %d", c.ReplicationFactor, maxReplicas))
+	case c.BootstrapExpect < 0:
+		return Flagged("cluster.bootstrap-expect", fmt.Errorf("%d is negative", c.BootstrapExpect))
+	}
+	for _, j := range c.Join {
+		if strings.TrimSpace(j) == "" {
+			return Flagged("cluster.join", errors.New("an address is empty; it takes host:port or a DNS name"))
+		}
+	}
+	return nil
+}
+
+func (q *Query) check() error {
+	switch {
+	case q.Timeout <= 0:
+		return Flagged("query.timeout", fmt.Errorf("%s is not positive", q.Timeout))
+	case q.MaxSamples <= 0:
+		return Flagged("query.max-samples", fmt.Errorf("%d is not positive", q.MaxSamples))
+	case q.MaxConcurrency <= 0:
+		return Flagged("query.max-concurrency", fmt.Errorf("%d is not positive", q.MaxConcurrency))
+	case q.LookbackDelta <= 0:
+		return Flagged("query.lookback-delta", fmt.Errorf("%s is not positive", q.LookbackDelta))
+	}
+	return nil
+}
+
+func (c *Config) checkFeatures() error {
+	for _, f := range c.Features {
+		if !slices.Contains(Features(), f) {
+			return Flagged("enable-feature", fmt.Errorf("%q is not known; it takes %s", f, strings.Join(Features(), ", ")))
+		}
+	}
+	return nil
+}
+
+func checkAddress(flag, address string) error {
+	if _, _, err := net.SplitHostPort(address); err != nil {
+		return Flagged(flag, fmt.Errorf("%q is not host:port or :port", address))
+	}
+	if _, err := net.ResolveTCPAddr("tcp", address); err != nil {
+		return Flagged(flag, fmt.Errorf("%q: %w", address, err))
+	}
+	return nil
+}
