@@ -1,0 +1,291 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/metadata"
+	promstorage "github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb"
+
+	"github.com/starling-tsdb/starling/internal/series"
+)
+
+// maxAttempts bounds how often an append starts anew because the head dropped a series
+// between its look-up and its use. Once is rare.
+const maxAttempts = 10
+
+// Append stores a batch. After an error nothing of the batch may be counted as confirmed,
+// whatever of it is stored. Otherwise all items that the outcome does not refuse are
+// stored, duplicates of stored samples included, and synced as Options.WALSync says.
+// A duplicate with another value is refused as a conflict only where the TSDB notices:
+// at the newest timestamp of a series. Exemplars are best effort: the TSDB recognises a
+// repeated one, except the smaller of two at the same timestamp.
+//
+// The batch is only read, but its strings may be kept. Metadata is best effort.
+func (s *Store) Append(ctx context.Context, b *series.Batch) (series.Outcome, error) {
+	if err := s.life.enter(); err != nil {
+		return series.Outcome{}, err
+	}
+	defer s.life.leave()
+	if err := s.fence.check(); err != nil {
+		return series.Outcome{}, err
+	}
+	if err := ctx.Err(); err != nil {
+		return series.Outcome{}, fmt.Errorf("append: %w", context.Cause(ctx))
+	}
+	w, err := s.write(ctx, b)
+	if err != nil {
+		return series.Outcome{}, err
+	}
+	if err := s.confirm(ctx, w); err != nil {
+		return series.Outcome{}, err
+	}
+	s.families.add(b.Metadata)
+	s.metrics.observe(w.counts, w.refusals)
+	return series.Outcome{Refusals: w.refusals}, nil
+}
+
+// confirm returns when what w wrote is as durable as the mode promises.
+func (s *Store) confirm(ctx context.Context, w *write) error {
+	if s.opts.WALSync == SyncCommit && w.counts != (counts{}) {
+		return s.sync.wait(ctx)
+	}
+	return s.fence.check()
+}
+
+// write is one batch on its way into the TSDB.
+type write struct {
+	batch    *series.Batch
+	maxTime  int64 // the newest timestamp that is taken, in milliseconds
+	ahead    time.Duration
+	refs     []promstorage.SeriesRef // by index into the batch, 0 for unknown
+	metadata map[string]metadata.Metadata
+	refusals []series.Refusal
+	counts   counts
+}
+
+type counts struct{ floats, histograms, exemplars int }
+
+// write commits a batch, without syncing it.
+func (s *Store) write(ctx context.Context, b *series.Batch) (*write, error) {
+	w := &write{
+		batch:   b,
+		maxTime: s.opts.Now().Add(s.opts.MaxFuture).UnixMilli(),
+		ahead:   s.opts.MaxFuture,
+	}
+	if s.walMetadata {
+		w.metadata = byFamily(b.Metadata)
+	}
+	err := errSeriesMoved
+	for n := 0; n < maxAttempts && errors.Is(err, errSeriesMoved); n++ {
+		err = s.writeSamples(ctx, w)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return w, s.writeExemplars(ctx, w)
+}
+
+func (s *Store) writeSamples(ctx context.Context, w *write) error {
+	app, err := s.appender(ctx, w)
+	if err != nil {
+		return err
+	}
+	if err := w.samples(app); err != nil {
+		return errors.Join(err, s.rollback(app))
+	}
+	return s.commit(app)
+}
+
+// commit makes an appender's samples part of the head and of the logs, one appender at a
+// time: the TSDB logs first and inserts afterwards, so that two commits on one series can
+// insert in the other order than they log. A sample that was in order in memory and comes
+// late in the log is not in the out-of-order log either, and a replay drops it.
+//
+// A log that cannot be written fences the store. The TSDB also panics in here, holding
+// locks, when it cannot write a chunk file: a server that recovers from panics must not go
+// on confirming after that.
+func (s *Store) commit(app promstorage.AppenderTransaction) error {
+	s.commits.Lock()
+	defer s.commits.Unlock()
+	defer func() {
+		if p := recover(); p != nil {
+			_ = s.fence.raise(fmt.Errorf("commit to the TSDB panicked: %v", p))
+			panic(p)
+		}
+	}()
+	if err := app.Commit(); err != nil {
+		return s.fence.raise(fmt.Errorf("commit to the TSDB: %w", err))
+	}
+	return nil
+}
+
+// samples hands all samples to app. It returns an error if they must be rolled back.
+func (w *write) samples(app promstorage.AppenderV2) error {
+	w.refusals, w.counts = nil, counts{}
+	for i := range w.batch.Series {
+		sr := &w.batch.Series[i]
+		var opts promstorage.AOptions
+		if w.metadata != nil {
+			opts.Metadata = w.metadataOf(sr.Labels.Get("__name__"))
+		}
+		for j := range sr.Samples {
+			if err := w.sample(app, i, j, opts); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (w *write) sample(app promstorage.AppenderV2, i, j int, opts promstorage.AOptions) error {
+	sr := &w.batch.Series[i]
+	p := &sr.Samples[j]
+	refuse := func(r series.Reason, msg string) {
+		w.refusals = append(w.refusals, series.Refusal{Series: i, Item: j, Reason: r, Message: msg})
+	}
+	if p.T > w.maxTime {
+		refuse(series.Invalid, w.tooFarAhead(p.T))
+		return nil
+	}
+	h, fh, err := ownHistogram(p)
+	if err != nil {
+		refuse(series.Invalid, err.Error())
+		return nil
+	}
+	v := p.V
+	if p.IsHistogram() {
+		v = 0
+	}
+	ref, err := app.Append(w.refs[i], sr.Labels, p.ST, p.T, v, h, fh, opts)
+	if err != nil {
+		reason := reasonOf(err)
+		if reason == 0 {
+			return fmt.Errorf("append to the TSDB: %w", err)
+		}
+		msg := err.Error()
+		if errors.Is(err, promstorage.ErrTooOldSample) {
+			msg += fmt.Sprintf(": timestamp %s lies before the out-of-order window", formatTime(p.T))
+		}
+		refuse(reason, msg)
+		return nil
+	}
+	if ref != w.refs[i] {
+		return errSeriesMoved
+	}
+	if p.IsHistogram() {
+		w.counts.histograms++
+	} else {
+		w.counts.floats++
+	}
+	return nil
+}
+
+// writeExemplars stores the batch's exemplars, in a transaction of their own and through
+// the TSDB's older interface: the newer one takes an exemplar only along with a sample,
+// yet Prometheus sends each in an entry without samples, and it does not say which one it
+// refused.
+func (s *Store) writeExemplars(ctx context.Context, w *write) error {
+	var app promstorage.Appender
+	for i := range w.batch.Series {
+		sr := &w.batch.Series[i]
+		for j := range sr.Exemplars {
+			if app == nil {
+				app = s.db.Appender(ctx)
+			}
+			e := sr.Exemplars[j]
+			var err error
+			switch {
+			case e.Ts > w.maxTime:
+				err = errors.New(w.tooFarAhead(e.Ts))
+			case w.refs[i] == 0:
+				err = errors.New("exemplar of a series without recent samples")
+			default:
+				_, err = app.AppendExemplar(w.refs[i], sr.Labels, e)
+			}
+			if err != nil {
+				w.refusals = append(w.refusals, series.Refusal{
+					Series: i, Item: j, Exemplar: true, Reason: series.Invalid, Message: err.Error(),
+				})
+				continue
+			}
+			w.counts.exemplars++
+		}
+	}
+	if app == nil {
+		return nil
+	}
+	return s.commit(app)
+}
+
+func (w *write) tooFarAhead(t int64) string {
+	return fmt.Sprintf("timestamp %s is more than %s ahead of this node's clock", formatTime(t), w.ahead)
+}
+
+func formatTime(ms int64) string {
+	return time.UnixMilli(ms).UTC().Format("2006-01-02T15:04:05.000Z07:00")
+}
+
+// reasonOf tells why the TSDB refuses a sample, or 0 if err is none of the sample's fault.
+func reasonOf(err error) series.Reason {
+	var invalid histogram.Error
+	switch {
+	case errors.Is(err, promstorage.ErrDuplicateSampleForTimestamp):
+		return series.Conflict
+	case errors.Is(err, promstorage.ErrOutOfBounds),
+		errors.Is(err, promstorage.ErrTooOldSample),
+		errors.Is(err, promstorage.ErrOutOfOrderSample),
+		errors.Is(err, tsdb.ErrInvalidSample),
+		errors.As(err, &invalid):
+		return series.Invalid
+	}
+	return 0
+}
+
+// ownHistogram returns a copy of the sample's histogram, if it is one: the TSDB keeps what
+// it is given, and rewrites its buckets. A resolution finer than the TSDB stores is
+// reduced, as Prometheus does.
+func ownHistogram(p *series.Sample) (*histogram.Histogram, *histogram.FloatHistogram, error) {
+	const finest = histogram.ExponentialSchemaMax
+	switch {
+	case p.FH != nil:
+		fh := p.FH.Copy()
+		if fh.Schema > finest && histogram.IsExponentialSchemaReserved(fh.Schema) {
+			return nil, fh, fh.ReduceResolution(finest)
+		}
+		return nil, fh, nil
+	case p.H != nil:
+		h := p.H.Copy()
+		if h.Schema > finest && histogram.IsExponentialSchemaReserved(h.Schema) {
+			return h, nil, h.ReduceResolution(finest)
+		}
+		return h, nil, nil
+	}
+	return nil, nil, nil
+}
+
+func byFamily(ms []series.Metadata) map[string]metadata.Metadata {
+	families := make(map[string]metadata.Metadata, len(ms))
+	for _, m := range ms {
+		families[m.Family] = m.Metadata
+	}
+	return families
+}
+
+// metadataOf finds the metadata of the family that a series belongs to by its name.
+func (w *write) metadataOf(name string) metadata.Metadata {
+	if m, ok := w.metadata[name]; ok {
+		return m
+	}
+	for _, suffix := range []string{"_bucket", "_count", "_sum", "_total", "_created", "_info"} {
+		if family, ok := strings.CutSuffix(name, suffix); ok {
+			return w.metadata[family]
+		}
+	}
+	return metadata.Metadata{}
+}

@@ -1,0 +1,176 @@
+package storage
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	promstorage "github.com/prometheus/prometheus/storage"
+
+	"github.com/starling-tsdb/starling/internal/series"
+)
+
+// creator orders the creation of series.
+//
+// In the TSDB, the appender that first names a series creates it in memory and logs its
+// record when it commits. Until then another appender finds the series, commits samples of
+// it, and they stand in the log before the series that they refer to: a replay drops them.
+// Here a new series is therefore created and logged by a transaction of its own, and who
+// finds one that is being created waits for that.
+type creator struct {
+	active atomic.Int64 // claimed hashes; spares everybody else the mutex
+
+	mu     sync.Mutex
+	claims map[uint64]*claim // by hash of the labels; a collision only costs a wait
+}
+
+// claim is the right to create some series; done is closed when they are logged, or when
+// that failed.
+type claim struct{ done chan struct{} }
+
+// take claims a hash for c and returns who holds it; fresh is set if that is new.
+func (cr *creator) take(hash uint64, c *claim) (holder *claim, fresh bool) {
+	cr.mu.Lock()
+	defer cr.mu.Unlock()
+	if holder := cr.claims[hash]; holder != nil {
+		return holder, false
+	}
+	if cr.claims == nil {
+		cr.claims = make(map[uint64]*claim)
+	}
+	cr.claims[hash] = c
+	cr.active.Add(1)
+	return c, true
+}
+
+// holder returns who is creating the series with this hash, or nil.
+func (cr *creator) holder(hash uint64) *claim {
+	if cr.active.Load() == 0 {
+		return nil
+	}
+	cr.mu.Lock()
+	defer cr.mu.Unlock()
+	return cr.claims[hash]
+}
+
+func (cr *creator) release(hashes []uint64, c *claim) {
+	cr.mu.Lock()
+	for _, h := range hashes {
+		delete(cr.claims, h)
+	}
+	cr.active.Add(-int64(len(hashes)))
+	cr.mu.Unlock()
+	close(c.done)
+}
+
+// lookup is the state of finding the series of one batch.
+type lookup struct {
+	refs   []promstorage.SeriesRef // by index into the batch, 0 for unknown
+	tried  map[int]bool            // series that this lookup has created, or could not
+	own    *claim
+	hashes []uint64 // claimed by own
+	create []int    // what own is for
+	wait   []*claim
+}
+
+// appender returns an appender, and references to the batch's series, all of which are in
+// the log. A reference is 0 where no sample may be stored or the labels are invalid.
+func (s *Store) appender(ctx context.Context, w *write) (promstorage.AppenderV2, error) {
+	l := &lookup{refs: make([]promstorage.SeriesRef, len(w.batch.Series))}
+	for {
+		app := s.db.AppenderV2(ctx)
+		l.own = &claim{done: make(chan struct{})}
+		l.hashes, l.create, l.wait = nil, nil, nil
+		s.find(app.(promstorage.GetRef), w, l)
+		if len(l.create) == 0 && len(l.wait) == 0 {
+			w.refs = l.refs
+			return app, nil
+		}
+		if err := s.rollback(app); err != nil {
+			s.creator.release(l.hashes, l.own)
+			return nil, err
+		}
+		if err := s.createClaimed(ctx, w, l); err != nil {
+			return nil, err
+		}
+		for _, c := range l.wait {
+			select {
+			case <-c.done:
+			case <-ctx.Done():
+				return nil, fmt.Errorf("wait for a series to be created: %w", context.Cause(ctx))
+			}
+		}
+	}
+}
+
+// find looks all series up and claims those that have to be created.
+func (s *Store) find(head promstorage.GetRef, w *write, l *lookup) {
+	for i := range w.batch.Series {
+		sr := &w.batch.Series[i]
+		hash := sr.Labels.Hash()
+		l.refs[i], _ = head.GetRef(sr.Labels, hash)
+		if l.refs[i] != 0 {
+			// Asked after the look-up: who has found a series whose creator is
+			// gone by now knows that it is in the log.
+			if c := s.creator.holder(hash); c != nil && c != l.own {
+				l.wait = append(l.wait, c)
+			}
+			continue
+		}
+		if w.firstStorable(sr) == nil || l.tried[i] {
+			continue
+		}
+		c, fresh := s.creator.take(hash, l.own)
+		if c != l.own {
+			l.wait = append(l.wait, c)
+			continue
+		}
+		if fresh {
+			l.hashes = append(l.hashes, hash)
+		}
+		l.create = append(l.create, i)
+	}
+}
+
+// createClaimed makes the claimed series and logs them. The sample that the TSDB wants for
+// that is rolled back; the records of series are logged all the same, which is what
+// Rollback promises.
+func (s *Store) createClaimed(ctx context.Context, w *write, l *lookup) error {
+	if len(l.create) == 0 {
+		return nil
+	}
+	defer s.creator.release(l.hashes, l.own)
+	app := s.db.AppenderV2(ctx)
+	if l.tried == nil {
+		l.tried = make(map[int]bool, len(l.create))
+	}
+	for _, i := range l.create {
+		sr := &w.batch.Series[i]
+		l.tried[i] = true
+		// The head keeps the labels for the life of the series: a copy does not keep
+		// the memory of a whole request alive. An error is met again, and answered,
+		// when the sample itself is appended.
+		_, _ = app.Append(0, sr.Labels.Copy(), 0, w.firstStorable(sr).T, 0, nil, nil, promstorage.AOptions{})
+	}
+	return s.rollback(app)
+}
+
+// rollback gives an appender up. It writes to the log, so its failure fences the store.
+func (s *Store) rollback(app promstorage.AppenderTransaction) error {
+	if err := app.Rollback(); err != nil {
+		return s.fence.raise(fmt.Errorf("write new series to the write-ahead log: %w", err))
+	}
+	return nil
+}
+
+// firstStorable returns the first sample that is not too far ahead, or nil: such a one
+// would move the head's time window for everybody.
+func (w *write) firstStorable(sr *series.Series) *series.Sample {
+	for i := range sr.Samples {
+		if sr.Samples[i].T <= w.maxTime {
+			return &sr.Samples[i]
+		}
+	}
+	return nil
+}

@@ -1,0 +1,298 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
+
+	"github.com/starling-tsdb/starling/internal/series"
+)
+
+// start is the fixed clock of tests.
+var start = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+func testOptions(dir string) Options {
+	return Options{
+		Dir:              dir,
+		OutOfOrderWindow: 2 * time.Hour,
+		Now:              func() time.Time { return start },
+	}
+}
+
+// mustOpen opens a store that is closed with the test.
+func mustOpen(t testing.TB, o Options, hk hooks) *Store {
+	t.Helper()
+	if hk.fsync == nil {
+		hk.fsync = (*os.File).Sync
+	}
+	s, err := open(o, hk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func mustAppend(t testing.TB, s *Store, b *series.Batch) []series.Refusal {
+	t.Helper()
+	out, err := s.Append(context.Background(), b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out.Refusals
+}
+
+func name(n string) labels.Labels { return labels.FromStrings("__name__", n) }
+
+func at(d time.Duration) int64 { return start.Add(d).UnixMilli() }
+
+func floats(ls labels.Labels, tv ...float64) series.Series {
+	sr := series.Series{Labels: ls}
+	for i := 0; i < len(tv); i += 2 {
+		sr.Samples = append(sr.Samples, series.Sample{T: int64(tv[i]), V: tv[i+1]})
+	}
+	return sr
+}
+
+func batch(srs ...series.Series) *series.Batch { return &series.Batch{Series: srs} }
+
+// point is one stored sample.
+type point struct {
+	series string
+	t      int64
+}
+
+// read returns the values of all stored samples, histograms by their print.
+func read(t testing.TB, s *Store) map[point]string {
+	t.Helper()
+	q, err := s.Querier(math.MinInt64, math.MaxInt64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer q.Close()
+	got := make(map[point]string)
+	set := q.Select(context.Background(), false, nil, labels.MustNewMatcher(labels.MatchRegexp, "__name__", ".+"))
+	for set.Next() {
+		it := set.At().Iterator(nil)
+		for vt := it.Next(); vt != chunkenc.ValNone; vt = it.Next() {
+			p := point{series: set.At().Labels().String(), t: it.AtT()}
+			if _, twice := got[p]; twice {
+				t.Errorf("%v is returned twice", p)
+			}
+			switch vt {
+			case chunkenc.ValFloat:
+				_, v := it.At()
+				got[p] = fmt.Sprint(v)
+			case chunkenc.ValHistogram:
+				_, h := it.AtHistogram(nil)
+				got[p] = h.String()
+			case chunkenc.ValFloatHistogram:
+				_, fh := it.AtFloatHistogram(nil)
+				got[p] = fh.String()
+			}
+		}
+		if err := it.Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := set.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+// disk is what a power loss would leave: of each file the bytes of its last sync, and of
+// each directory the names of its last sync. It syncs nothing for real.
+type disk struct {
+	mu    sync.Mutex
+	files map[string]int64
+	dirs  map[string][]string
+	syncs int
+	// before runs ahead of each sync, unlocked; its error fails the sync.
+	before func() error
+}
+
+func newDisk() *disk {
+	return &disk{files: make(map[string]int64), dirs: make(map[string][]string)}
+}
+
+func (d *disk) fsync(f *os.File) error {
+	if d.before != nil {
+		if err := d.before(); err != nil {
+			return err
+		}
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.syncs++
+	if !info.IsDir() {
+		d.files[f.Name()] = max(d.files[f.Name()], info.Size())
+		return nil
+	}
+	entries, err := os.ReadDir(f.Name())
+	if err != nil {
+		return err
+	}
+	d.dirs[f.Name()] = nil
+	for _, e := range entries {
+		d.dirs[f.Name()] = append(d.dirs[f.Name()], e.Name())
+	}
+	return nil
+}
+
+// image writes what a power loss at this moment would leave of from to a new directory.
+func (d *disk) image(t testing.TB, from string) string {
+	t.Helper()
+	d.mu.Lock()
+	files, dirs := maps.Clone(d.files), maps.Clone(d.dirs)
+	d.mu.Unlock()
+	to := t.TempDir()
+	var restore func(rel string)
+	restore = func(rel string) {
+		for _, n := range dirs[filepath.Join(from, rel)] {
+			src, dst := filepath.Join(from, rel, n), filepath.Join(to, rel, n)
+			info, err := os.Stat(src)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if info.IsDir() {
+				if err := os.Mkdir(dst, 0o777); err != nil {
+					t.Fatal(err)
+				}
+				restore(filepath.Join(rel, n))
+				continue
+			}
+			data, err := os.ReadFile(src)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(dst, data[:files[src]], 0o666); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	restore("")
+	return to
+}
+
+func TestOptionsNameTheFlagAtFault(t *testing.T) {
+	for _, tc := range []struct {
+		flag   string
+		change func(*Options)
+	}{
+		{"--storage.tsdb.path", func(o *Options) { o.Dir = "" }},
+		{"--storage.tsdb.path", func(o *Options) { o.Dir = "/dev/null/x" }},
+		{"--storage.tsdb.retention.time", func(o *Options) { o.RetentionTime = -1 }},
+		{"--storage.tsdb.retention.size", func(o *Options) { o.RetentionSize = -1 }},
+		{"--storage.tsdb.out-of-order-time-window", func(o *Options) { o.OutOfOrderWindow = 0 }},
+		{"--storage.tsdb.out-of-order-time-window", func(o *Options) { o.OutOfOrderWindow = time.Hour - 1 }},
+		{"--storage.wal-sync", func(o *Options) { o.WALSync = "never" }},
+		{"--enable-feature=search-api", func(o *Options) { o.Features = []string{"search-api"} }},
+		{"--storage.exemplars.max-exemplars", func(o *Options) { o.MaxExemplars = -1 }},
+		{"--storage.max-future", func(o *Options) { o.MaxFuture = -1 }},
+		{"--storage.tsdb.min-block-duration", func(o *Options) { o.MinBlockDuration = 1 }},
+	} {
+		o := testOptions(t.TempDir())
+		tc.change(&o)
+		s, err := Open(o)
+		if err == nil {
+			s.Close()
+			t.Errorf("%s: no error", tc.flag)
+			continue
+		}
+		if !strings.HasPrefix(err.Error(), tc.flag) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("want one line that begins with %s, got %q", tc.flag, err)
+		}
+	}
+}
+
+func TestOpenTwiceNamesTheFlag(t *testing.T) {
+	o := testOptions(t.TempDir())
+	mustOpen(t, o, hooks{})
+	_, err := Open(o)
+	if err == nil || !strings.HasPrefix(err.Error(), "--storage.tsdb.path="+o.Dir) || strings.Contains(err.Error(), "\n") {
+		t.Fatalf("want one line naming the flag, got %v", err)
+	}
+}
+
+func TestFeaturesReachTheTSDB(t *testing.T) {
+	o := testOptions(t.TempDir())
+	for _, f := range featureNames() {
+		if f != "use-uncached-io" {
+			o.Features = append(o.Features, f)
+		}
+	}
+	if err := o.complete(); err != nil {
+		t.Fatal(err)
+	}
+	got := o.tsdbOptions()
+	if !got.EnableSTAsZeroSample || !got.EnableDelayedCompaction || !got.EnableHistogramSTEncoding ||
+		!got.EnableMemorySnapshotOnShutdown || !got.EnableMetadataWALRecords || !got.EnableSTStorage ||
+		got.FloatChunkEncoding != chunkenc.EncXOR2 || !got.EnableExemplarStorage {
+		t.Errorf("a feature is lost: %+v", got)
+	}
+	if SupportsFeature("promql-per-step-stats") {
+		t.Error("promql-per-step-stats is no feature of the storage")
+	}
+	o.Features = append(o.Features, "xor2-encoding")
+	s := mustOpen(t, o, hooks{})
+	mustAppend(t, s, batch(floats(name("a"), float64(at(0)), 1)))
+}
+
+func TestReopenKeepsEverything(t *testing.T) {
+	o := testOptions(t.TempDir())
+	s := mustOpen(t, o, hooks{})
+	mustAppend(t, s, batch(floats(name("a"), float64(at(0)), 1, float64(at(time.Second)), 2)))
+	mustAppend(t, s, batch(floats(name("a"), float64(at(-time.Minute)), 3)))
+	want := read(t, s)
+	if len(want) != 3 {
+		t.Fatalf("want 3 samples, got %v", want)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Errorf("second Close: %v", err)
+	}
+	if _, err := s.Append(context.Background(), batch()); !errors.Is(err, ErrClosed) {
+		t.Errorf("append to a closed store: %v", err)
+	}
+	if err := s.Ready(); !errors.Is(err, ErrClosed) {
+		t.Errorf("a closed store is ready: %v", err)
+	}
+	s = mustOpen(t, o, hooks{})
+	if got := read(t, s); !maps.Equal(got, want) {
+		t.Errorf("after reopening: %v, want %v", got, want)
+	}
+	if err := s.Ready(); err != nil {
+		t.Error(err)
+	}
+	if st, err := s.Stats("__name__", 10); err != nil || st.NumSeries != 1 {
+		t.Errorf("stats: %+v, %v", st, err)
+	}
+	if w, err := s.WALReplayStatus(); err != nil || w.Max < 1 {
+		t.Errorf("replay status: max %d, %v", w.Max, err)
+	}
+	if bs, err := s.BlockMetas(); err != nil || len(bs) != 0 {
+		t.Errorf("blocks: %v, %v", bs, err)
+	}
+}

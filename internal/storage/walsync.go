@@ -1,0 +1,281 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/prometheus/tsdb/wlog"
+)
+
+// groupSync makes the write-ahead logs durable, in rounds. All appends that are committed
+// when a round begins share it: whatever the number of appends, there is one sync at a
+// time, and the next one takes all that came meanwhile.
+type groupSync struct {
+	mode    SyncMode
+	logs    []*segmentLog // used by one goroutine at a time: opening, then loop, then closing
+	fence   *fence
+	metrics *metrics
+	kick    chan struct{}
+	quit    chan struct{}
+	done    chan struct{}
+
+	mu   sync.Mutex
+	next *round // the round that has not begun
+}
+
+// round is one sync; err may be read when done is closed.
+type round struct {
+	done chan struct{}
+	err  error
+}
+
+func newRound() *round { return &round{done: make(chan struct{})} }
+
+// newGroupSync opens the log directories, which must exist.
+func newGroupSync(mode SyncMode, dirs []string, fsync func(*os.File) error, f *fence, m *metrics) (*groupSync, error) {
+	g := &groupSync{
+		mode:    mode,
+		fence:   f,
+		metrics: m,
+		kick:    make(chan struct{}, 1),
+		quit:    make(chan struct{}),
+		done:    make(chan struct{}),
+		next:    newRound(),
+	}
+	counted := func(f *os.File) error {
+		m.syncs.Inc()
+		return fsync(f)
+	}
+	for _, dir := range dirs {
+		l, err := openSegmentLog(dir, counted)
+		if err != nil {
+			g.release()
+			return nil, err
+		}
+		g.logs = append(g.logs, l)
+	}
+	return g, nil
+}
+
+// opening syncs all that the logs hold: what a process left in the page cache when it was
+// killed is replayed now, and would be confirmed as a duplicate.
+func (g *groupSync) opening(dataDir string) error {
+	if g.mode == SyncOff {
+		return nil
+	}
+	if err := g.syncLogs(); err != nil {
+		return err
+	}
+	return syncPath(dataDir, g.logs[0].fsync)
+}
+
+// start begins serving rounds.
+func (g *groupSync) start() { go g.loop() }
+
+// stop ends the loop. Nobody may wait for a round any more.
+func (g *groupSync) stop() {
+	close(g.quit)
+	<-g.done
+}
+
+// closing syncs what the TSDB wrote when it was closed.
+func (g *groupSync) closing() error {
+	if g.mode == SyncOff || g.fence.check() != nil {
+		return nil
+	}
+	return g.syncLogs()
+}
+
+// release gives the descriptors back.
+func (g *groupSync) release() {
+	for _, l := range g.logs {
+		l.close()
+	}
+}
+
+// wait returns nil when a round that began after the call ended without an error. It
+// returns earlier, with an error, when ctx ends.
+func (g *groupSync) wait(ctx context.Context) error {
+	g.mu.Lock()
+	r := g.next
+	g.mu.Unlock()
+	select {
+	case g.kick <- struct{}{}:
+	default: // the loop has yet to take an earlier kick, and begins this round then
+	}
+	select {
+	case <-r.done:
+		return r.err
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the write-ahead log's sync: %w", context.Cause(ctx))
+	}
+}
+
+func (g *groupSync) loop() {
+	defer close(g.done)
+	var tick <-chan time.Time
+	if g.mode == SyncInterval {
+		t := time.NewTicker(syncInterval)
+		defer t.Stop()
+		tick = t.C
+	}
+	for {
+		select {
+		case <-g.quit:
+			return
+		case <-g.kick:
+		case <-tick:
+		}
+		g.mu.Lock()
+		r := g.next
+		g.next = newRound()
+		g.mu.Unlock()
+		r.err = g.run()
+		close(r.done)
+	}
+}
+
+// run is one round. The fence is looked at before, since after a failure nothing may be
+// trusted, and afterwards, since a commit may have failed unnoticed meanwhile.
+func (g *groupSync) run() error {
+	if err := g.fence.check(); err != nil {
+		return err
+	}
+	start := time.Now()
+	if err := g.syncLogs(); err != nil {
+		return g.fence.raise(err)
+	}
+	g.metrics.syncDuration.Observe(time.Since(start).Seconds())
+	return g.fence.check()
+}
+
+func (g *groupSync) syncLogs() error {
+	for _, l := range g.logs {
+		if err := l.sync(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// segmentLog is one directory of log segments, as the TSDB writes it.
+//
+// A descriptor of every segment is held from the round that first sees it until it has
+// been synced after its successor appeared, because the TSDB closes a full segment in the
+// background and only logs the error of its sync: the kernel reports a lost page to each
+// descriptor that was open at the time, and to none that is opened later.
+type segmentLog struct {
+	path  string
+	dir   *os.File
+	fsync func(*os.File) error
+	held  []*segment // ascending; after a round only the one being written
+	last  int        // the highest index ever seen
+}
+
+type segment struct {
+	file   *os.File
+	synced int64 // size at the last sync, -1 for none; segments only ever grow
+}
+
+func openSegmentLog(path string, fsync func(*os.File) error) (*segmentLog, error) {
+	dir, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	return &segmentLog{path: path, dir: dir, fsync: fsync, last: -1}, nil
+}
+
+// sync makes everything durable that was written before the call.
+func (l *segmentLog) sync() error {
+	added, err := l.discover()
+	if err != nil {
+		return fmt.Errorf("find segments in %s: %w", l.path, err)
+	}
+	for _, s := range l.held {
+		if err := s.sync(l.fsync); err != nil {
+			return fmt.Errorf("sync %s: %w", s.file.Name(), err)
+		}
+	}
+	if added {
+		if err := l.fsync(l.dir); err != nil {
+			return fmt.Errorf("sync %s: %w", l.path, err)
+		}
+	}
+	// A segment with a successor was complete before that was created.
+	for len(l.held) > 1 {
+		if err := l.held[0].file.Close(); err != nil {
+			return fmt.Errorf("close %s: %w", l.held[0].file.Name(), err)
+		}
+		l.held = l.held[1:]
+	}
+	return nil
+}
+
+func (s *segment) sync(fsync func(*os.File) error) error {
+	info, err := s.file.Stat()
+	if err != nil {
+		return err
+	}
+	// Skipping an untouched segment saves a flush of the disk's cache.
+	if info.Size() == s.synced {
+		return nil
+	}
+	if err := fsync(s.file); err != nil {
+		return err
+	}
+	s.synced = info.Size()
+	return nil
+}
+
+// discover opens the segments that appeared since the last call. The directory is listed
+// each time: indexes may be skipped, since the TSDB also removes segments.
+func (l *segmentLog) discover() (added bool, err error) {
+	if _, err := l.dir.Seek(0, io.SeekStart); err != nil {
+		return false, err
+	}
+	names, err := l.dir.Readdirnames(-1)
+	if err != nil {
+		return false, err
+	}
+	first, last := -1, l.last
+	for _, name := range names {
+		i, err := strconv.Atoi(name)
+		if err != nil || i <= l.last { // a checkpoint, or known
+			continue
+		}
+		if first < 0 || i < first {
+			first = i
+		}
+		last = max(last, i)
+	}
+	if first < 0 {
+		return false, nil
+	}
+	for i := first; i <= last; i++ {
+		f, err := os.Open(wlog.SegmentName(l.path, i))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed: its content is in a block or a checkpoint
+		}
+		if err != nil {
+			return false, err
+		}
+		l.held = append(l.held, &segment{file: f, synced: -1})
+		l.last = i
+	}
+	return true, nil
+}
+
+func (l *segmentLog) close() {
+	l.dir.Close()
+	for _, s := range l.held {
+		s.file.Close()
+	}
+	l.held = nil
+}
