@@ -1,0 +1,113 @@
+// Package query is the coordinator of reads. It asks every node of the table and merges
+// the copies they hold, so that PromQL and the rest of the HTTP interface see one
+// Prometheus storage.
+//
+// An answer is complete when fewer nodes are missing than the smallest number of nodes
+// that ever confirmed a write: then each acknowledged sample lies on one that answered.
+// Short of that a read fails with an IncompleteError, unless its context allows partial
+// answers, which carry a warning. Answers given at different epochs of the table are
+// never put together: a read that meets another epoch begins again.
+//
+// Data flows through three steps. collect buffers the answer of one node, within the
+// byte limit of the read. merge walks the buffered answers in label order and reduces
+// the copies of each series to lanes: lists of chunks that do not overlap. One lane is
+// the usual case, since copies are mostly the same bytes, and is iterated as it is
+// stored. Several lanes are merged sample by sample, one value for each timestamp.
+package query
+
+import (
+	"context"
+	"log/slog"
+	"math"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/prometheus/storage"
+)
+
+const (
+	// defaultMaxBytes is 16 bytes for each of the 50 million samples that a query may
+	// load by default.
+	defaultMaxBytes = 50_000_000 * 16
+
+	// defaultGrace is long against the spread of healthy nodes' answers, so that in a
+	// healthy cluster all copies are merged and differences show, and short against
+	// the patience of whoever looks at a dashboard.
+	defaultGrace = 500 * time.Millisecond
+)
+
+// Options configure a Fanout.
+type Options struct {
+	// View returns the present table and the ways to its nodes. It is called at the
+	// start of every read and again when a node turns out to be at another epoch.
+	// Several goroutines call it.
+	View func() (View, error)
+
+	// MaxBytes bounds the labels and chunks that one selector may buffer, over all
+	// nodes and hence over all copies. 0 is 800 MB.
+	MaxBytes int64
+
+	// Timeout is how long a node may take to answer before it counts as failed. 0
+	// leaves it to the context of the read.
+	Timeout time.Duration
+
+	// Grace is how long to wait for the remaining nodes once the answers are complete
+	// without them. Going on without a straggler costs nothing in correctness and
+	// carries no warning. 0 is 500 ms, a negative value waits for all.
+	Grace time.Duration
+
+	// Logger may be nil.
+	Logger *slog.Logger
+	// Registerer may be nil.
+	Registerer prometheus.Registerer
+}
+
+// Fanout answers reads from all nodes of the table. It implements
+// storage.SampleAndChunkQueryable and storage.ExemplarQueryable. All methods may be
+// called by several goroutines at once. What its queriers return stays valid after
+// they are closed.
+type Fanout struct {
+	opts    Options
+	metrics *metrics
+}
+
+var (
+	_ storage.SampleAndChunkQueryable = (*Fanout)(nil)
+	_ storage.ExemplarQueryable       = (*Fanout)(nil)
+)
+
+// New returns a Fanout. It starts nothing and needs no closing.
+func New(opts Options) *Fanout {
+	if opts.MaxBytes <= 0 {
+		opts.MaxBytes = defaultMaxBytes
+	}
+	if opts.Timeout <= 0 {
+		opts.Timeout = math.MaxInt64
+	}
+	switch {
+	case opts.Grace == 0:
+		opts.Grace = defaultGrace
+	case opts.Grace < 0:
+		opts.Grace = math.MaxInt64
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Fanout{opts: opts, metrics: newMetrics(opts.Registerer)}
+}
+
+// Querier implements storage.Queryable. The range is inclusive, in milliseconds.
+func (f *Fanout) Querier(mint, maxt int64) (storage.Querier, error) {
+	return &querier{newReader(f, mint, maxt)}, nil
+}
+
+// ChunkQuerier implements storage.ChunkQueryable. The range is inclusive, in
+// milliseconds.
+func (f *Fanout) ChunkQuerier(mint, maxt int64) (storage.ChunkQuerier, error) {
+	return &chunkQuerier{newReader(f, mint, maxt)}, nil
+}
+
+// ExemplarQuerier implements storage.ExemplarQueryable. The querier is bound to ctx.
+func (f *Fanout) ExemplarQuerier(ctx context.Context) (storage.ExemplarQuerier, error) {
+	return &exemplarQuerier{f: f, ctx: ctx}, nil
+}

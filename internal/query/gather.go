@@ -1,0 +1,258 @@
+package query
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"github.com/prometheus/prometheus/util/annotations"
+
+	"github.com/starling-tsdb/starling/internal/partial"
+)
+
+const (
+	// maxAttempts bounds how often one read begins because of a changing table. A
+	// change takes a moment to reach everybody, and changes are rare.
+	maxAttempts = 5
+
+	// firstBackoff is the wait before the second attempt if the table is still the
+	// same; it doubles with each further attempt, to 300 ms in all. A node that is
+	// behind learns and syncs the table meanwhile.
+	firstBackoff = 20 * time.Millisecond
+)
+
+var errTimeout = errors.New("no answer within the time allowed to a node")
+
+// question is what a fan-out asks of each source. The budget is shared by all sources
+// of one attempt.
+type question[T any] func(ctx context.Context, s Source, b *budget) (T, error)
+
+// gathered is the answers that a read goes on with, in the order of the table.
+type gathered[T any] struct {
+	view     View
+	answers  []T
+	warnings annotations.Annotations
+}
+
+// gather asks all nodes and returns their answers if they are complete, or partial and
+// allowed to be. Then a warning says so, and what is missing is noted in the context too,
+// for those whose answers have no room for warnings.
+func gather[T any](ctx context.Context, f *Fanout, operation string, q question[T]) (gathered[T], error) {
+	g, err := gatherAttempts(ctx, f, q)
+	f.metrics.requests.WithLabelValues(operation, result(err, len(g.warnings) > 0)).Inc()
+	return g, err
+}
+
+func gatherAttempts[T any](ctx context.Context, f *Fanout, q question[T]) (gathered[T], error) {
+	view, err := f.view()
+	for n := 1; err == nil; n++ {
+		var r *round[T]
+		if r, err = runRound(ctx, f, view, n == maxAttempts, q); err != nil {
+			break
+		}
+		if !r.restart() || n == maxAttempts {
+			return r.conclude(ctx)
+		}
+		f.metrics.restarts.Inc()
+		view, err = f.nextView(ctx, view.Epoch, firstBackoff<<(n-1))
+	}
+	return gathered[T]{}, err
+}
+
+func (f *Fanout) view() (View, error) {
+	view, err := f.opts.View()
+	if err != nil {
+		return View{}, fmt.Errorf("reading the table of nodes: %w", err)
+	}
+	return view, nil
+}
+
+// nextView returns a view to begin again with: at once if the table has changed, after
+// the backoff if it has not.
+func (f *Fanout) nextView(ctx context.Context, epoch uint64, backoff time.Duration) (View, error) {
+	view, err := f.view()
+	if err != nil || view.Epoch != epoch {
+		return view, err
+	}
+	timer := time.NewTimer(backoff)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return f.view()
+	case <-ctx.Done():
+		return View{}, ctx.Err()
+	}
+}
+
+// reply is what became of one node's question.
+type reply[T any] struct {
+	node  int
+	value T
+	err   error
+}
+
+// round is one attempt: all nodes of one view, asked once.
+type round[T any] struct {
+	tally
+	view    View
+	replies []*reply[T] // by node, nil while there is none
+	behind  bool        // a node refused because its own table is older
+}
+
+// runRound asks all nodes of the view. It returns when every node has answered or
+// failed, a grace after the answers are complete, or when they cannot become complete
+// and a partial answer is not wanted. Questions still open are canceled and not waited
+// for: what they would return is dropped.
+func runRound[T any](ctx context.Context, f *Fanout, view View, last bool, q question[T]) (*round[T], error) {
+	actx, cancel := context.WithCancel(ctx)
+	defer cancel()
+
+	replies := make(chan *reply[T], len(view.Nodes))
+	b := &budget{limit: f.opts.MaxBytes}
+	for i, node := range view.Nodes {
+		go func() {
+			value, err := askNode(actx, f, node, b, q)
+			replies <- &reply[T]{node: i, value: value, err: err}
+		}()
+	}
+	defer func() { f.metrics.bytes.Add(float64(b.used.Load())) }()
+
+	r := &round[T]{
+		tally:   tally{nodes: len(view.Nodes), quorum: view.WrittenQuorum},
+		view:    view,
+		replies: make([]*reply[T], len(view.Nodes)),
+	}
+	wantAll := partial.Allowed(ctx)
+	timeout := time.NewTimer(f.opts.Timeout)
+	defer timeout.Stop()
+	var grace <-chan time.Time
+	for !r.settled() {
+		select {
+		case rep := <-replies:
+			// A canceled read makes nodes fail: that is not their fault.
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			if err := r.add(f, rep); err != nil {
+				return nil, err
+			}
+		case <-grace:
+			f.metrics.abandoned.Add(float64(r.nodes - r.answered - r.failed))
+			return r, nil
+		case <-timeout.C:
+			r.failOpen(f, errTimeout)
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		switch {
+		case r.ahead && !last, r.hopeless() && (!wantAll || r.behind && !last):
+			return r, nil
+		case r.complete() && grace == nil:
+			timer := time.NewTimer(f.opts.Grace)
+			defer timer.Stop()
+			grace = timer.C
+		}
+	}
+	return r, nil
+}
+
+// askNode asks one node. A panic is that node's failure: corrupt data that is mapped
+// into memory shows itself in this way.
+func askNode[T any](ctx context.Context, f *Fanout, node Node, b *budget, q question[T]) (value T, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // ends a stream that was not read to its end
+
+	// A mapped file that lost its end raises a fault, which ends the process unless
+	// the goroutine asks for a panic.
+	debug.SetPanicOnFault(true)
+	defer func() {
+		if p := recover(); p != nil {
+			f.opts.Logger.Error("panic while reading from a node",
+				"node", node.ID, "panic", p, "stack", string(debug.Stack()))
+			err = fmt.Errorf("panic while reading: %v", p)
+		}
+	}()
+	return q(ctx, node.Source, b)
+}
+
+// add takes a reply into account. It returns an error that ends the read as a whole.
+func (r *round[T]) add(f *Fanout, rep *reply[T]) error {
+	r.replies[rep.node] = rep
+	if rep.err == nil {
+		r.answered++
+		return nil
+	}
+	if tooMany, ok := errors.AsType[*TooManyBytesError](rep.err); ok {
+		return tooMany
+	}
+	r.failed++
+	reason := "error"
+	if refused, behind := epochRefusal(rep.err, r.view.Epoch); refused {
+		reason = "epoch"
+		r.behind = r.behind || behind
+		r.ahead = r.ahead || !behind
+	}
+	f.fail(r.view.Nodes[rep.node], reason, rep.err)
+	return nil
+}
+
+// failOpen fails all nodes that have not answered.
+func (r *round[T]) failOpen(f *Fanout, err error) {
+	for i := range r.replies {
+		if r.replies[i] == nil {
+			r.replies[i] = &reply[T]{node: i, err: err}
+			r.failed++
+			f.fail(r.view.Nodes[i], "timeout", err)
+		}
+	}
+}
+
+func (f *Fanout) fail(n Node, reason string, err error) {
+	f.metrics.nodeFailures.WithLabelValues(reason).Inc()
+	f.opts.Logger.Debug("a node did not answer a read", "node", n.ID, "reason", reason, "err", err)
+}
+
+// restart tells whether the read has to begin again. A node that is behind is no more
+// than missing: if the others are enough, nobody waits for it.
+func (r *round[T]) restart() bool {
+	return r.ahead || r.behind && !r.complete()
+}
+
+// conclude turns the round into a result.
+func (r *round[T]) conclude(ctx context.Context) (gathered[T], error) {
+	g := gathered[T]{view: r.view}
+	var missing []NodeError
+	for i, rep := range r.replies {
+		switch {
+		case rep == nil:
+		case rep.err != nil:
+			missing = append(missing, NodeError{Node: r.view.Nodes[i].ID, Err: rep.err})
+		default:
+			g.answers = append(g.answers, rep.value)
+		}
+	}
+	if r.complete() {
+		return g, nil
+	}
+	if partial.Allowed(ctx) && r.answered > 0 {
+		for _, m := range missing {
+			partial.Note(ctx, m.Error())
+		}
+		g.warnings.Add(&PartialWarning{Nodes: r.nodes, Missing: missing})
+		return g, nil
+	}
+	return gathered[T]{}, &IncompleteError{Nodes: r.nodes, Allowed: r.allowed(), Missing: missing, Epoch: r.ahead}
+}
+
+// epochRefusal tells whether a node refused because it is not at our epoch, and whether
+// it is known to be at an older one.
+func epochRefusal(err error, epoch uint64) (refused, behind bool) {
+	var changed interface{ EpochChanged() bool }
+	if !errors.As(err, &changed) || !changed.EpochChanged() {
+		return false, false
+	}
+	var at interface{ NodeEpoch() uint64 }
+	return true, errors.As(err, &at) && at.NodeEpoch() < epoch
+}

@@ -1,0 +1,65 @@
+package query
+
+import (
+	"context"
+	"errors"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+type metrics struct {
+	requests     *prometheus.CounterVec
+	nodeFailures *prometheus.CounterVec
+	abandoned    prometheus.Counter
+	restarts     prometheus.Counter
+	bytes        prometheus.Counter
+	divergent    prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	f := promauto.With(reg)
+	return &metrics{
+		requests: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "starling_query_fanout_requests_total",
+			Help: "Reads asked of all nodes, by operation and outcome.",
+		}, []string{"operation", "outcome"}),
+		nodeFailures: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "starling_query_fanout_node_failures_total",
+			Help: "Answers of single nodes that a read had to do without, by reason.",
+		}, []string{"reason"}),
+		abandoned: f.NewCounter(prometheus.CounterOpts{
+			Name: "starling_query_fanout_stragglers_total",
+			Help: "Nodes that a complete read did not wait for.",
+		}),
+		restarts: f.NewCounter(prometheus.CounterOpts{
+			Name: "starling_query_fanout_restarts_total",
+			Help: "Reads begun again because a node was at another epoch of the table.",
+		}),
+		bytes: f.NewCounter(prometheus.CounterOpts{
+			Name: "starling_query_fanout_bytes_total",
+			Help: "Bytes of labels and chunks buffered by reads, over all copies.",
+		}),
+		divergent: f.NewCounter(prometheus.CounterOpts{
+			Name: "starling_query_divergent_series_total",
+			Help: "Series read whose copies were not the same chunks.",
+		}),
+	}
+}
+
+// result is what a read came to, as the outcome label names it.
+func result(err error, partial bool) string {
+	var incomplete *IncompleteError
+	switch {
+	case err == nil && partial:
+		return "partial"
+	case err == nil:
+		return "complete"
+	case errors.As(err, &incomplete):
+		return "incomplete"
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return "canceled"
+	default:
+		return "error"
+	}
+}

@@ -1,0 +1,113 @@
+package query
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/metadata"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb"
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
+	"github.com/prometheus/prometheus/tsdb/chunks"
+	"github.com/prometheus/prometheus/util/annotations"
+)
+
+var errDown = errors.New("connection refused")
+
+// failing is a node that does not answer.
+type failing struct{ err error }
+
+func (f failing) Select(context.Context, SelectRequest) storage.ChunkSeriesSet {
+	return storage.ErrChunkSeriesSet(f.err)
+}
+
+func (f failing) LabelNames(context.Context, int64, int64, *storage.LabelHints, ...*labels.Matcher) ([]string, annotations.Annotations, error) {
+	return nil, nil, f.err
+}
+
+func (f failing) LabelValues(context.Context, string, int64, int64, *storage.LabelHints, ...*labels.Matcher) ([]string, annotations.Annotations, error) {
+	return nil, nil, f.err
+}
+
+func (f failing) Exemplars(context.Context, int64, int64, [][]*labels.Matcher) ([]exemplar.QueryResult, error) {
+	return nil, f.err
+}
+
+func (f failing) Metadata(context.Context, string, int, int) (map[string][]metadata.Metadata, error) {
+	return nil, f.err
+}
+
+func (f failing) Stats(context.Context, string, int) (*tsdb.Stats, error) { return nil, f.err }
+
+// scripted is a node that holds one series with a sample of its own, and answers to a
+// select as told. Everything else fails.
+type scripted struct {
+	failing
+	id       int64
+	delay    time.Duration // before the answer
+	hang     bool          // until the context is done
+	panics   bool
+	after    error // the failure after the series was handed out
+	size     int   // bytes of an additional series
+	canceled *atomic.Int64
+}
+
+func (s scripted) Select(ctx context.Context, _ SelectRequest) storage.ChunkSeriesSet {
+	wait := time.After(s.delay)
+	if s.hang {
+		wait = nil
+	}
+	select {
+	case <-wait:
+	case <-ctx.Done():
+		if s.canceled != nil {
+			s.canceled.Add(1)
+		}
+		return storage.ErrChunkSeriesSet(ctx.Err())
+	}
+	if s.panics {
+		panic("corrupt chunk")
+	}
+	c := chunkenc.NewXORChunk()
+	app, err := c.Appender()
+	if err != nil {
+		return storage.ErrChunkSeriesSet(err)
+	}
+	app.Append(0, s.id, float64(s.id))
+	set := &listSet{err: s.after, series: []storage.ChunkSeries{chunkList(labels.FromStrings(labels.MetricName, "m"), chunks.Meta{MinTime: s.id, MaxTime: s.id, Chunk: c})}}
+	if s.size > 0 {
+		big := chunkenc.NewXORChunk()
+		data := make([]byte, s.size)
+		data[1] = 1
+		big.Reset(data)
+		set.series = append(set.series, chunkList(labels.FromStrings(labels.MetricName, "n"), chunks.Meta{Chunk: big}))
+	}
+	return set
+}
+
+func chunkList(ls labels.Labels, metas ...chunks.Meta) storage.ChunkSeries {
+	return &storage.ChunkSeriesEntry{Lset: ls, ChunkIteratorFn: func(chunks.Iterator) chunks.Iterator {
+		return storage.NewListChunkSeriesIterator(metas...)
+	}}
+}
+
+type listSet struct {
+	series []storage.ChunkSeries
+	cur    storage.ChunkSeries
+	err    error
+}
+
+func (s *listSet) Next() bool {
+	if len(s.series) == 0 {
+		return false
+	}
+	s.cur, s.series = s.series[0], s.series[1:]
+	return true
+}
+func (s *listSet) At() storage.ChunkSeries           { return s.cur }
+func (s *listSet) Err() error                        { return s.err }
+func (s *listSet) Warnings() annotations.Annotations { return nil }

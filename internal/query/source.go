@@ -1,0 +1,83 @@
+package query
+
+import (
+	"context"
+
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/metadata"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb"
+	"github.com/prometheus/prometheus/util/annotations"
+
+	"github.com/starling-tsdb/starling/internal/table"
+)
+
+// Source is the data of one node: the local store or a peer.
+//
+// All methods may be called by several goroutines at once, return soon after ctx is
+// done, and answer either with all that the node holds or with an error. An error that
+// has a method EpochChanged() bool which returns true says that the node is not at the
+// epoch of the request; if it also has a method NodeEpoch() uint64, that is the epoch
+// the node is at. Every other error means that the node did not answer.
+//
+// Matchers and hints belong to the callee. Strings, labels, exemplars and metadata that
+// a source returns are the caller's to keep.
+type Source interface {
+	// Select returns the series that match, sorted by labels, each with its chunks as
+	// stored. Chunks are trimmed to the range unless the hints say otherwise. Hints are
+	// never nil. Where Hints.Func is "series" only labels are read.
+	//
+	// The caller reads the chunks of a series before it calls Next again, and keeps no
+	// bytes of a chunk beyond that. It is done with the set when Next has returned
+	// false, or ctx is done because the caller wants no more of it. A set that is an
+	// io.Closer is closed in either case, by the goroutine that iterates: that is the
+	// moment at which a local store can let go of its blocks.
+	Select(ctx context.Context, req SelectRequest) storage.ChunkSeriesSet
+
+	// LabelNames returns the label names of matching series in the range, in
+	// milliseconds and inclusive, sorted.
+	LabelNames(ctx context.Context, mint, maxt int64, hints *storage.LabelHints, matchers ...*labels.Matcher) ([]string, annotations.Annotations, error)
+
+	// LabelValues returns the values of one label name, as LabelNames does the names.
+	LabelValues(ctx context.Context, name string, mint, maxt int64, hints *storage.LabelHints, matchers ...*labels.Matcher) ([]string, annotations.Annotations, error)
+
+	// Exemplars returns the exemplars in the range of series that match one of the sets.
+	Exemplars(ctx context.Context, start, end int64, matchers [][]*labels.Matcher) ([]exemplar.QueryResult, error)
+
+	// Metadata returns what is known of one metric family, or of all if metric is
+	// empty. A negative limit, of families, and a limitPerMetric below 1 are none.
+	Metadata(ctx context.Context, metric string, limit, limitPerMetric int) (map[string][]metadata.Metadata, error)
+
+	// Stats returns the statistics of the head block, metrics counted by label.
+	Stats(ctx context.Context, label string, limit int) (*tsdb.Stats, error)
+}
+
+// SelectRequest asks for series.
+type SelectRequest struct {
+	// Mint and Maxt bound the data to look at, in milliseconds, inclusive.
+	Mint, Maxt int64
+	// Hints narrow the range further and carry what an implementation may use.
+	Hints    *storage.SelectHints
+	Matchers []*labels.Matcher
+}
+
+// Node is one node of the table and the way to its data.
+type Node struct {
+	ID     table.NodeID
+	Source Source
+}
+
+// View is one consistent snapshot of the table, as a coordinator needs it.
+type View struct {
+	// Epoch is the table's. Sources in the view refuse to answer at any other.
+	Epoch uint64
+	// WrittenQuorum is the smallest write quorum of any epoch that took writes, 0 if
+	// none did: all that was acknowledged lies on that many nodes at least.
+	WrittenQuorum int
+	// Copies is on how many nodes a series lies: the replication factor, or the number
+	// of nodes if that is smaller. Only statistics use it; 0 is taken for 1.
+	Copies int
+	// Nodes are all nodes of the table, each once.
+	Nodes []Node
+}
