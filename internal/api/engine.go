@@ -1,0 +1,153 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/promql/parser"
+	"github.com/prometheus/prometheus/util/features"
+	"github.com/prometheus/prometheus/util/gate"
+)
+
+// PromQLFeatures are the parts of PromQL that Prometheus has behind --enable-feature.
+type PromQLFeatures struct {
+	// Parser switches on syntax and functions.
+	Parser parser.Options
+	// PerStepStats lets queries ask for statistics of each step.
+	PerStepStats bool
+	// DelayedNameRemoval drops metric names at the end of a query, not with each function.
+	DelayedNameRemoval bool
+	// UseStartTimestamps lets rate and its like use start timestamps.
+	UseStartTimestamps bool
+	// TypeAndUnitLabels lets the engine read the labels __type__ and __unit__.
+	TypeAndUnitLabels bool
+}
+
+// ParsePromQLFeatures reads Prometheus's names for features. Names that have nothing to
+// do with queries are an error, and so are unknown ones.
+func ParsePromQLFeatures(names []string) (PromQLFeatures, error) {
+	var f PromQLFeatures
+	for _, name := range names {
+		switch name {
+		case "promql-experimental-functions":
+			f.Parser.EnableExperimentalFunctions = true
+		case "promql-extended-range-selectors":
+			f.Parser.EnableExtendedRangeSelectors = true
+		case "promql-binop-fill-modifiers":
+			f.Parser.EnableBinopFillModifiers = true
+		case "promql-duration-expr":
+			// Always on by now; the name is accepted as Prometheus accepts it.
+		case "promql-per-step-stats":
+			f.PerStepStats = true
+		case "promql-delayed-name-removal":
+			f.DelayedNameRemoval = true
+		case "use-start-timestamps":
+			f.UseStartTimestamps = true
+		case "type-and-unit-labels":
+			f.TypeAndUnitLabels = true
+		default:
+			return PromQLFeatures{}, fmt.Errorf("--enable-feature: %q is not a feature of PromQL", name)
+		}
+	}
+	return f, nil
+}
+
+// EngineOptions configure the query engine.
+type EngineOptions struct {
+	// Parser has to be made with the same features. Optional: made from Features.
+	Parser   parser.Parser
+	Features PromQLFeatures
+	// MaxSamples bounds the samples that one query holds in memory.
+	MaxSamples int
+	// Timeout ends a query, its wait in the queue included.
+	Timeout time.Duration
+	// LookbackDelta is how old the last sample of a series may be to count as present.
+	LookbackDelta time.Duration
+	// MaxConcurrent is the number of queries that run at once; more of them wait.
+	MaxConcurrent int
+	// SubqueryInterval is the step of subqueries that name none. Default 1 minute.
+	SubqueryInterval time.Duration
+	// Registry learns which features are on. Optional.
+	Registry features.Collector
+	// Registerer takes the engine's metrics. Optional.
+	Registerer prometheus.Registerer
+	// Logger is optional.
+	Logger *slog.Logger
+}
+
+// NewEngine returns Prometheus's query engine with a queue in memory. An error names the
+// flag at fault.
+func NewEngine(o EngineOptions) (*promql.Engine, error) {
+	if err := errors.Join(
+		positive("--query.max-samples", o.MaxSamples),
+		positive("--query.timeout", o.Timeout),
+		positive("--query.lookback-delta", o.LookbackDelta),
+		positive("--query.max-concurrency", o.MaxConcurrent),
+	); err != nil {
+		return nil, fmt.Errorf("query engine: %w", err)
+	}
+	if o.Parser == nil {
+		o.Parser = parser.NewParser(o.Features.Parser)
+	}
+	if o.SubqueryInterval <= 0 {
+		o.SubqueryInterval = time.Minute
+	}
+	if o.Registry != nil {
+		o.Parser.RegisterFeatures(o.Registry)
+	}
+	return promql.NewEngine(promql.EngineOpts{
+		Logger:                   o.Logger,
+		Reg:                      o.Registerer,
+		MaxSamples:               o.MaxSamples,
+		Timeout:                  o.Timeout,
+		ActiveQueryTracker:       newQueue(o.MaxConcurrent),
+		LookbackDelta:            o.LookbackDelta,
+		NoStepSubqueryIntervalFn: func(int64) int64 { return o.SubqueryInterval.Milliseconds() },
+		EnableAtModifier:         true,
+		EnableNegativeOffset:     true,
+		EnablePerStepStats:       o.Features.PerStepStats,
+		EnableDelayedNameRemoval: o.Features.DelayedNameRemoval,
+		EnableTypeAndUnitLabels:  o.Features.TypeAndUnitLabels,
+		UseStartTimestamps:       o.Features.UseStartTimestamps,
+		FeatureRegistry:          o.Registry,
+		Parser:                   o.Parser,
+	}), nil
+}
+
+func positive[T int | time.Duration](flag string, v T) error {
+	if v <= 0 {
+		return fmt.Errorf("%s is %v: it has to be greater than zero", flag, v)
+	}
+	return nil
+}
+
+// queue bounds the queries that run at once. Unlike Prometheus's own tracker it keeps no
+// file of the running ones, and tells a query that waited too long to come again.
+type queue struct {
+	gate  *gate.Gate
+	limit int
+}
+
+func newQueue(limit int) *queue { return &queue{gate: gate.New(limit), limit: limit} }
+
+// GetMaxConcurrent implements promql.QueryTracker.
+func (q *queue) GetMaxConcurrent() int { return q.limit }
+
+// Insert implements promql.QueryTracker: it waits for a free slot while ctx lasts.
+func (q *queue) Insert(ctx context.Context, _ string) (int, error) {
+	if err := q.gate.Start(ctx); err != nil {
+		return 0, busy(err)
+	}
+	return 0, nil
+}
+
+// Delete implements promql.QueryTracker.
+func (q *queue) Delete(int) { q.gate.Done() }
+
+// Close implements promql.QueryTracker. There is nothing to close.
+func (*queue) Close() error { return nil }

@@ -1,0 +1,71 @@
+package api
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/pprof"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/prometheus/util/httputil"
+)
+
+// altPrefix serves everything a second time, for clients set up for a system that has
+// Prometheus's API there.
+const altPrefix = "/prometheus"
+
+// routes lays out all paths. A pattern of ours wins over Prometheus's router, which has
+// the rest of the API.
+func (a *API) routes() http.Handler {
+	mux := http.NewServeMux()
+	handle := func(pattern, route string, h http.HandlerFunc) { mux.HandleFunc(pattern, named(route, h)) }
+	get := func(path string, h http.HandlerFunc) { handle("GET "+path, path, h) }
+	compressed := func(h http.HandlerFunc) http.HandlerFunc {
+		return httputil.CompressionHandler{Handler: h}.ServeHTTP
+	}
+
+	mux.Handle(apiPrefix+"/", http.StripPrefix(apiPrefix, a.prometheusRouter()))
+	get(apiPrefix+"/cluster", a.cluster)
+	get(apiPrefix+"/metadata", a.read(readPath{gate: a.readGate}, a.whenReady(compressed(a.metadata))))
+	get(apiPrefix+"/status/tsdb", a.read(readPath{gate: a.readGate}, a.whenReady(compressed(a.tsdbStatus))))
+	get("/federate", a.read(readPath{gate: a.readGate, text: true}, a.whenReady(compressed(a.federate))))
+
+	for _, path := range []string{"/write", "/push", "/receive"} {
+		handle("POST "+apiPrefix+path, apiPrefix+path, a.whenReady(a.opts.Writes.RemoteWrite))
+	}
+	handle("POST "+apiPrefix+"/otlp/v1/metrics", apiPrefix+"/otlp/v1/metrics", a.whenReady(a.opts.Writes.OTLP))
+
+	get("/-/healthy", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "Starling is healthy.") })
+	get("/-/ready", a.ready)
+	get("/metrics", promhttp.HandlerFor(a.opts.Gatherer, promhttp.HandlerOpts{EnableOpenMetrics: true}).ServeHTTP)
+	handle("GET /{$}", "/", a.index)
+
+	handle("/debug/pprof/", "/debug/pprof/", pprof.Index)
+	handle("/debug/pprof/cmdline", "/debug/pprof/", pprof.Cmdline)
+	handle("/debug/pprof/profile", "/debug/pprof/", pprof.Profile)
+	handle("/debug/pprof/symbol", "/debug/pprof/", pprof.Symbol)
+	handle("/debug/pprof/trace", "/debug/pprof/", pprof.Trace)
+
+	outer := http.NewServeMux()
+	outer.Handle(altPrefix+"/", http.StripPrefix(altPrefix, mux))
+	outer.Handle("/", mux)
+	return outer
+}
+
+// ready serves /-/ready for load balancers and supervisors.
+func (a *API) ready(w http.ResponseWriter, _ *http.Request) {
+	if err := a.opts.Ready(); err != nil {
+		http.Error(w, notReady{err}.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	fmt.Fprintln(w, "Starling is ready.")
+}
+
+// index tells people who open the address in a browser where to go.
+func (a *API) index(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	fmt.Fprintf(w, `Starling %s
+
+Query it as a Prometheus at this address; write to /api/v1/write.
+The cluster: /api/v1/cluster   This node: /-/ready, /metrics
+`, a.opts.Info.Version.Version)
+}
