@@ -1,0 +1,329 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/metadata"
+	"github.com/prometheus/prometheus/tsdb"
+	"golang.org/x/sync/semaphore"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/starling-tsdb/starling/internal/series"
+	"github.com/starling-tsdb/starling/internal/table"
+	"github.com/starling-tsdb/starling/internal/transport/peerpb"
+)
+
+var errNoAddress = errors.New("no address is known; has the node ever been seen by gossip?")
+
+// PeersOptions are what Peers works with. All are required but Registerer.
+type PeersOptions struct {
+	// Address finds a peer's RPC address, anew at each dial.
+	Address func(id table.NodeID) (string, bool)
+	Dial    DialFunc
+	Tables  Tables
+	// MaxInFlightBytes bounds what is on its way to one peer, in encoded bytes; more is
+	// refused at once. A peer that hangs must not fill this node's memory.
+	MaxInFlightBytes int64
+	Logger           *slog.Logger
+	Registerer       prometheus.Registerer
+}
+
+// Peers keeps one connection to each peer.
+type Peers struct {
+	opts     PeersOptions
+	duration *prometheus.HistogramVec
+	samples  *prometheus.CounterVec
+
+	mu    sync.Mutex
+	peers map[table.NodeID]*Peer
+	calls map[string]*grpc.ClientConn // by address, for membership messages
+}
+
+// NewPeers opens no connection yet.
+func NewPeers(opts PeersOptions) *Peers {
+	factory := promauto.With(opts.Registerer)
+	return &Peers{
+		opts: opts,
+		duration: factory.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "starling_peer_request_duration_seconds",
+			Help:    "Time that requests to peers took, by peer, method and gRPC code.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 4, 9),
+		}, []string{"peer", "method", "code"}),
+		samples: factory.NewCounterVec(prometheus.CounterOpts{
+			Name: "starling_replication_samples_total",
+			Help: "Samples sent to a peer, by whether the peer confirmed the request.",
+		}, []string{"peer", "confirmed"}),
+		peers: map[table.NodeID]*Peer{},
+		calls: map[string]*grpc.ClientConn{},
+	}
+}
+
+// Peer returns the peer with that ID; connections are made when they are needed.
+func (p *Peers) Peer(id table.NodeID) *Peer {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if peer, ok := p.peers[id]; ok {
+		return peer
+	}
+	conn := p.connect(string(id), func(ctx context.Context, _ string) (net.Conn, error) {
+		address, ok := p.opts.Address(id)
+		if !ok {
+			return nil, errNoAddress
+		}
+		return p.opts.Dial(ctx, address)
+	})
+	peer := &Peer{
+		id: id, owner: p, conn: conn, client: peerpb.NewPeerClient(conn),
+		inFlight: semaphore.NewWeighted(p.opts.MaxInFlightBytes),
+	}
+	p.peers[id] = peer
+	return peer
+}
+
+// Call sends one membership message to whoever listens at an RPC address. It may be
+// called before the cluster is formed, when no node's ID is known.
+func (p *Peers) Call(ctx context.Context, address string, request []byte) ([]byte, error) {
+	p.mu.Lock()
+	conn, ok := p.calls[address]
+	if !ok {
+		conn = p.connect("membership", func(ctx context.Context, _ string) (net.Conn, error) {
+			return p.opts.Dial(ctx, address)
+		})
+		p.calls[address] = conn
+	}
+	p.mu.Unlock()
+	resp, err := peerpb.NewPeerClient(conn).Membership(ctx, &peerpb.MembershipMessage{Payload: request}, grpc.WaitForReady(true))
+	if err != nil {
+		return nil, fmt.Errorf("calling %s: %w", address, err)
+	}
+	return resp.Payload, nil
+}
+
+// Close breaks all connections.
+func (p *Peers) Close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, peer := range p.peers {
+		peer.conn.Close()
+	}
+	for _, conn := range p.calls {
+		conn.Close()
+	}
+}
+
+func (p *Peers) connect(label string, dial func(context.Context, string) (net.Conn, error)) *grpc.ClientConn {
+	// The target is only a name: the dialer finds the address.
+	conn, err := grpc.NewClient("passthrough:///"+label,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(dial),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithIdleTimeout(0),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
+			MinConnectTimeout: 2 * time.Second,
+		}),
+		// A peer that vanished without a word is noticed after Time + Timeout.
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second, PermitWithoutStream: true}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessageBytes), grpc.MaxCallSendMsgSize(maxMessageBytes)),
+		grpc.WithUnaryInterceptor(p.measureUnary(label)),
+	)
+	if err != nil {
+		// NewClient only checks its constant options.
+		panic(fmt.Sprintf("transport: grpc options: %v", err))
+	}
+	return conn
+}
+
+func (p *Peers) measureUnary(peer string) grpc.UnaryClientInterceptor {
+	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		start := time.Now()
+		err := invoke(ctx, method, req, reply, cc, opts...)
+		p.observe(peer, method, start, err)
+		return err
+	}
+}
+
+func (p *Peers) observe(peer, method string, start time.Time, err error) {
+	p.duration.WithLabelValues(peer, method, status.Code(err).String()).Observe(time.Since(start).Seconds())
+}
+
+// Peer is one other node of the cluster. Its methods may be called concurrently.
+type Peer struct {
+	id       table.NodeID
+	owner    *Peers
+	conn     *grpc.ClientConn
+	client   peerpb.PeerClient
+	inFlight *semaphore.Weighted
+}
+
+// Append stores the batch on the peer, as planned by table t. The batch is not kept.
+func (p *Peer) Append(ctx context.Context, t *table.Table, b *series.Batch) (series.Outcome, error) {
+	req, err := batchToProto(b)
+	if err != nil {
+		return series.Outcome{}, err
+	}
+	req.Header = header(t)
+	size := int64(proto.Size(req))
+	if !p.inFlight.TryAcquire(size) {
+		return series.Outcome{}, fmt.Errorf("peer %s: more than %d bytes are on their way to it already", p.id, p.owner.opts.MaxInFlightBytes)
+	}
+	defer p.inFlight.Release(size)
+	resp, err := p.client.Append(ctx, req)
+	p.countSamples(b, err == nil)
+	if err != nil {
+		return series.Outcome{}, p.fail(ctx, t, err)
+	}
+	return outcomeFromProto(resp, b)
+}
+
+func (p *Peer) countSamples(b *series.Batch, confirmed bool) {
+	n := 0
+	for i := range b.Series {
+		n += len(b.Series[i].Samples)
+	}
+	label := "false"
+	if confirmed {
+		label = "true"
+	}
+	p.owner.samples.WithLabelValues(string(p.id), label).Add(float64(n))
+}
+
+// LabelNames returns the peer's label names in [mint, maxt], sorted, and its warnings.
+func (p *Peer) LabelNames(ctx context.Context, t *table.Table, mint, maxt int64, limit int, ms []*labels.Matcher) ([]string, []string, error) {
+	resp, err := p.client.LabelNames(ctx, &peerpb.LabelsRequest{
+		Header: header(t), MinTimeMs: mint, MaxTimeMs: maxt, Limit: int64(limit), Matchers: matchersToProto(ms),
+	})
+	if err != nil {
+		return nil, nil, p.fail(ctx, t, err)
+	}
+	return resp.Values, resp.Warnings, nil
+}
+
+// LabelValues returns the peer's values of a label in [mint, maxt], sorted, and its warnings.
+func (p *Peer) LabelValues(ctx context.Context, t *table.Table, mint, maxt int64, name string, limit int, ms []*labels.Matcher) ([]string, []string, error) {
+	resp, err := p.client.LabelValues(ctx, &peerpb.LabelsRequest{
+		Header: header(t), MinTimeMs: mint, MaxTimeMs: maxt, Name: name, Limit: int64(limit), Matchers: matchersToProto(ms),
+	})
+	if err != nil {
+		return nil, nil, p.fail(ctx, t, err)
+	}
+	return resp.Values, resp.Warnings, nil
+}
+
+// Exemplars returns the peer's exemplars of the series that match any of the sets.
+func (p *Peer) Exemplars(ctx context.Context, t *table.Table, start, end int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error) {
+	req := &peerpb.ExemplarsRequest{Header: header(t), StartMs: start, EndMs: end}
+	for _, set := range sets {
+		req.Sets = append(req.Sets, &peerpb.MatcherSet{Matchers: matchersToProto(set)})
+	}
+	resp, err := p.client.Exemplars(ctx, req)
+	if err != nil {
+		return nil, p.fail(ctx, t, err)
+	}
+	builder := labels.NewScratchBuilder(16)
+	results := make([]exemplar.QueryResult, len(resp.Results))
+	for i, r := range resp.Results {
+		if results[i].SeriesLabels, err = labelsFromPairs(&builder, r.SeriesLabels); err != nil {
+			return nil, fmt.Errorf("peer %s: exemplars: %w", p.id, err)
+		}
+		for _, e := range r.Exemplars {
+			ls, err := labelsFromPairs(&builder, e.Labels)
+			if err != nil {
+				return nil, fmt.Errorf("peer %s: exemplars: %w", p.id, err)
+			}
+			results[i].Exemplars = append(results[i].Exemplars, exemplar.Exemplar{
+				Labels: ls, Value: math.Float64frombits(e.FloatBits), Ts: e.TimestampMs, HasTs: e.HasTimestamp,
+			})
+		}
+	}
+	return results, nil
+}
+
+// Metadata returns the peer's metadata of one family, or of all if family is empty.
+func (p *Peer) Metadata(ctx context.Context, t *table.Table, family string, limit, limitPerMetric int) (map[string][]metadata.Metadata, error) {
+	resp, err := p.client.Metadata(ctx, &peerpb.MetadataRequest{
+		Header: header(t), Family: family, Limit: int64(limit), LimitPerMetric: int64(limitPerMetric),
+	})
+	if err != nil {
+		return nil, p.fail(ctx, t, err)
+	}
+	out := map[string][]metadata.Metadata{}
+	for _, m := range resp.Metadata {
+		out[m.Family] = append(out[m.Family], metadataFromProto(m))
+	}
+	return out, nil
+}
+
+// Stats returns the statistics of the peer's head.
+func (p *Peer) Stats(ctx context.Context, t *table.Table, label string, limit int) (*tsdb.Stats, error) {
+	resp, err := p.client.Stats(ctx, &peerpb.StatsRequest{Header: header(t), LabelName: label, Limit: int64(limit)})
+	if err != nil {
+		return nil, p.fail(ctx, t, err)
+	}
+	return statsFromProto(resp), nil
+}
+
+// fail gives an error its meaning: the caller's own cancellation, another epoch, or a
+// peer that cannot answer.
+func (p *Peer) fail(ctx context.Context, sent *table.Table, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	for _, detail := range status.Convert(err).Details() {
+		m, ok := detail.(*peerpb.EpochMismatch)
+		if !ok {
+			continue
+		}
+		mismatch := &table.MismatchError{Want: sent.Epoch}
+		if len(m.Table) > 0 {
+			have, err := table.Decode(m.Table)
+			if err != nil {
+				return fmt.Errorf("peer %s handed over its table: %w", p.id, err)
+			}
+			mismatch.Have = have
+		}
+		if err := p.reconcile(ctx, mismatch.Have); err != nil {
+			return fmt.Errorf("peer %s: %w (%w)", p.id, mismatch, err)
+		}
+		return fmt.Errorf("peer %s: %w", p.id, mismatch)
+	}
+	return fmt.Errorf("peer %s: %w", p.id, err)
+}
+
+// reconcile makes both sides hold the newer of two tables.
+func (p *Peer) reconcile(ctx context.Context, theirs *table.Table) error {
+	tables := p.owner.opts.Tables
+	ours := tables.Table()
+	switch {
+	case theirs != nil && (ours == nil || theirs.Epoch > ours.Epoch):
+		return tables.Learn(theirs)
+	case theirs == nil || theirs.Epoch < ours.Epoch:
+		encoded, err := table.Encode(ours)
+		if err != nil {
+			return err
+		}
+		_, err = p.client.Handover(ctx, &peerpb.HandoverRequest{Table: encoded})
+		return err
+	}
+	return nil
+}
+
+func header(t *table.Table) *peerpb.Header {
+	return &peerpb.Header{ClusterId: t.ClusterID, Epoch: t.Epoch}
+}

@@ -1,0 +1,405 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net"
+	"runtime/debug"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/metadata"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb"
+	"github.com/prometheus/prometheus/util/annotations"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+
+	"github.com/starling-tsdb/starling/internal/series"
+	"github.com/starling-tsdb/starling/internal/table"
+	"github.com/starling-tsdb/starling/internal/transport/peerpb"
+)
+
+const (
+	// maxMessageBytes bounds one message: an append is at most one client request.
+	maxMessageBytes = 128 << 20
+	// frameBytes is about how much of a Select travels in one message.
+	frameBytes = 256 << 10
+)
+
+// Appender stores what peers send. An epoch other than the node's own is answered with
+// a *table.MismatchError. It must never forward.
+type Appender interface {
+	Append(ctx context.Context, epoch uint64, b *series.Batch) (series.Outcome, error)
+}
+
+// Reader reads what lies on this node.
+type Reader interface {
+	ChunkQuerier(mint, maxt int64) (storage.ChunkQuerier, error)
+	ExemplarQuerier(ctx context.Context) (storage.ExemplarQuerier, error)
+	Metadata(family string, limit, limitPerMetric int) map[string][]metadata.Metadata
+	Stats(statsByLabelName string, limit int) (*tsdb.Stats, error)
+}
+
+// Tables is where a node keeps its table.
+type Tables interface {
+	// Table returns nil before the cluster is formed.
+	Table() *table.Table
+	// Learn takes over a table that a peer handed over, if it is newer.
+	Learn(t *table.Table) error
+}
+
+// Membership answers messages of the membership protocol.
+type Membership interface {
+	Handle(ctx context.Context, request []byte) ([]byte, error)
+}
+
+// ServerOptions are the parts that a Server answers from. All are required but Registerer.
+type ServerOptions struct {
+	Appender   Appender
+	Reader     Reader
+	Tables     Tables
+	Membership Membership
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// Server answers the requests of peers.
+type Server struct {
+	peerpb.UnimplementedPeerServer
+	opts     ServerOptions
+	grpc     *grpc.Server
+	requests *prometheus.CounterVec
+}
+
+// NewServer prepares a server; Serve starts it.
+func NewServer(opts ServerOptions) *Server {
+	s := &Server{
+		opts: opts,
+		requests: promauto.With(opts.Registerer).NewCounterVec(prometheus.CounterOpts{
+			Name: "starling_peer_served_requests_total",
+			Help: "Requests of peers that this node answered, by method and gRPC code.",
+		}, []string{"method", "code"}),
+	}
+	s.grpc = grpc.NewServer(
+		grpc.MaxRecvMsgSize(maxMessageBytes),
+		grpc.MaxSendMsgSize(maxMessageBytes),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 15 * time.Second, Timeout: 5 * time.Second}),
+		grpc.UnaryInterceptor(s.interceptUnary),
+		grpc.StreamInterceptor(s.interceptStream),
+	)
+	peerpb.RegisterPeerServer(s.grpc, s)
+	return s
+}
+
+// Serve answers on l until Stop.
+func (s *Server) Serve(l net.Listener) error { return s.grpc.Serve(l) }
+
+// Stop lets running requests finish within grace, then breaks them.
+func (s *Server) Stop(grace time.Duration) {
+	timer := time.AfterFunc(grace, s.grpc.Stop)
+	defer timer.Stop()
+	s.grpc.GracefulStop()
+}
+
+func (s *Server) interceptUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
+	defer func() { err = s.finish(info.FullMethod, recover(), err) }()
+	return handler(ctx, req)
+}
+
+func (s *Server) interceptStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	defer func() { err = s.finish(info.FullMethod, recover(), err) }()
+	return handler(srv, ss)
+}
+
+// finish turns a panic (a corrupt mapped chunk panics when it is read) and every other
+// error into a status that the client side understands.
+func (s *Server) finish(method string, panicked any, err error) error {
+	if panicked != nil {
+		s.opts.Logger.Error("Request of a peer panicked", "method", method, "panic", panicked, "stack", string(debug.Stack()))
+		err = status.Errorf(codes.Internal, "panic: %v", panicked)
+	}
+	err = toStatus(err)
+	s.requests.WithLabelValues(method, status.Code(err).String()).Inc()
+	return err
+}
+
+func toStatus(err error) error {
+	var mismatch *table.MismatchError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &mismatch):
+		return mismatchStatus(mismatch)
+	case errors.Is(err, context.Canceled):
+		return status.FromContextError(context.Canceled).Err()
+	case errors.Is(err, context.DeadlineExceeded):
+		return status.FromContextError(context.DeadlineExceeded).Err()
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	return status.Error(codes.Unavailable, err.Error())
+}
+
+func mismatchStatus(m *table.MismatchError) error {
+	detail := &peerpb.EpochMismatch{}
+	if m.Have != nil {
+		var err error
+		if detail.Table, err = table.Encode(m.Have); err != nil {
+			return status.Error(codes.Internal, err.Error())
+		}
+	}
+	st, err := status.New(codes.FailedPrecondition, m.Error()).WithDetails(detail)
+	if err != nil {
+		return status.Error(codes.Internal, err.Error())
+	}
+	return st.Err()
+}
+
+// check refuses what another cluster or another epoch sent.
+func (s *Server) check(h *peerpb.Header) error {
+	t := s.opts.Tables.Table()
+	if err := checkCluster(t, h); err != nil {
+		return err
+	}
+	if t == nil || t.Epoch != h.GetEpoch() {
+		return &table.MismatchError{Have: t, Want: h.GetEpoch()}
+	}
+	return nil
+}
+
+func checkCluster(t *table.Table, h *peerpb.Header) error {
+	if t != nil && t.ClusterID != h.GetClusterId() {
+		return status.Errorf(codes.PermissionDenied, "this node belongs to cluster %q, the request to %q", t.ClusterID, h.GetClusterId())
+	}
+	return nil
+}
+
+// Append implements peerpb.PeerServer.
+func (s *Server) Append(ctx context.Context, req *peerpb.AppendRequest) (*peerpb.AppendResponse, error) {
+	if err := checkCluster(s.opts.Tables.Table(), req.Header); err != nil {
+		return nil, err
+	}
+	b, err := batchFromProto(req)
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	outcome, err := s.opts.Appender.Append(ctx, req.Header.GetEpoch(), b)
+	if err != nil {
+		return nil, err
+	}
+	return outcomeToProto(outcome), nil
+}
+
+// Select implements peerpb.PeerServer.
+func (s *Server) Select(req *peerpb.SelectRequest, stream grpc.ServerStreamingServer[peerpb.SelectResponse]) error {
+	if err := s.check(req.Header); err != nil {
+		return err
+	}
+	matchers, err := matchersFromProto(req.Matchers)
+	if err != nil {
+		return status.Error(codes.InvalidArgument, err.Error())
+	}
+	q, err := s.opts.Reader.ChunkQuerier(req.MinTimeMs, req.MaxTimeMs)
+	if err != nil {
+		return err
+	}
+	defer q.Close()
+	set := q.Select(stream.Context(), true, hintsFromProto(req.Hints), matchers...)
+	if err := sendSeries(set, stream, labelsOnly(req.Hints)); err != nil {
+		return err
+	}
+	// The answer holds only for the epoch it was asked for.
+	return s.check(req.Header)
+}
+
+// labelsOnly tells whether a query wants to know which series there are, and no samples.
+func labelsOnly(h *peerpb.Hints) bool { return h.GetFunc() == "series" }
+
+func sendSeries(set storage.ChunkSeriesSet, stream grpc.ServerStreamingServer[peerpb.SelectResponse], labelsOnly bool) error {
+	frame, size := &peerpb.SelectResponse{}, 0
+	for set.Next() {
+		if err := stream.Context().Err(); err != nil {
+			return err
+		}
+		s := &peerpb.ChunkedSeries{Labels: labelsToPairs(set.At().Labels())}
+		for _, l := range s.Labels {
+			size += len(l)
+		}
+		if !labelsOnly {
+			n, err := addChunks(s, set.At())
+			if err != nil {
+				return err
+			}
+			size += n
+		}
+		frame.Series = append(frame.Series, s)
+		if size >= frameBytes {
+			if err := stream.Send(frame); err != nil {
+				return err
+			}
+			frame, size = &peerpb.SelectResponse{}, 0
+		}
+	}
+	if err := set.Err(); err != nil {
+		return err
+	}
+	frame.Warnings = warnings(set.Warnings())
+	if len(frame.Series)+len(frame.Warnings) == 0 {
+		return nil
+	}
+	return stream.Send(frame)
+}
+
+// addChunks puts the chunks of a series into its message and returns their size in bytes.
+func addChunks(to *peerpb.ChunkedSeries, from storage.ChunkSeries) (int, error) {
+	size := 0
+	it := from.Iterator(nil)
+	for it.Next() {
+		meta := it.At()
+		data := meta.Chunk.Bytes()
+		to.Chunks = append(to.Chunks, &peerpb.Chunk{
+			MinTimeMs: meta.MinTime, MaxTimeMs: meta.MaxTime, Encoding: uint32(meta.Chunk.Encoding()), Data: data,
+		})
+		size += len(data) + 16
+	}
+	return size, it.Err()
+}
+
+// LabelNames implements peerpb.PeerServer.
+func (s *Server) LabelNames(ctx context.Context, req *peerpb.LabelsRequest) (*peerpb.LabelsResponse, error) {
+	return s.labels(ctx, req, func(q storage.LabelQuerier, hints *storage.LabelHints, ms []*labels.Matcher) ([]string, annotations.Annotations, error) {
+		return q.LabelNames(ctx, hints, ms...)
+	})
+}
+
+// LabelValues implements peerpb.PeerServer.
+func (s *Server) LabelValues(ctx context.Context, req *peerpb.LabelsRequest) (*peerpb.LabelsResponse, error) {
+	return s.labels(ctx, req, func(q storage.LabelQuerier, hints *storage.LabelHints, ms []*labels.Matcher) ([]string, annotations.Annotations, error) {
+		return q.LabelValues(ctx, req.Name, hints, ms...)
+	})
+}
+
+type labelsFunc func(storage.LabelQuerier, *storage.LabelHints, []*labels.Matcher) ([]string, annotations.Annotations, error)
+
+func (s *Server) labels(_ context.Context, req *peerpb.LabelsRequest, ask labelsFunc) (*peerpb.LabelsResponse, error) {
+	if err := s.check(req.Header); err != nil {
+		return nil, err
+	}
+	matchers, err := matchersFromProto(req.Matchers)
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	q, err := s.opts.Reader.ChunkQuerier(req.MinTimeMs, req.MaxTimeMs)
+	if err != nil {
+		return nil, err
+	}
+	defer q.Close()
+	values, warns, err := ask(q, &storage.LabelHints{Limit: int(req.Limit)}, matchers)
+	if err != nil {
+		return nil, err
+	}
+	// The strings may lie in a mapped block: they are copied out when the response is
+	// marshalled, which is after this function. Copy them before the querier closes.
+	owned := make([]string, len(values))
+	for i, v := range values {
+		owned[i] = string([]byte(v))
+	}
+	return &peerpb.LabelsResponse{Values: owned, Warnings: warnings(warns)}, s.check(req.Header)
+}
+
+// Exemplars implements peerpb.PeerServer.
+func (s *Server) Exemplars(ctx context.Context, req *peerpb.ExemplarsRequest) (*peerpb.ExemplarsResponse, error) {
+	if err := s.check(req.Header); err != nil {
+		return nil, err
+	}
+	sets := make([][]*labels.Matcher, len(req.Sets))
+	for i, set := range req.Sets {
+		var err error
+		if sets[i], err = matchersFromProto(set.Matchers); err != nil {
+			return nil, status.Error(codes.InvalidArgument, err.Error())
+		}
+	}
+	q, err := s.opts.Reader.ExemplarQuerier(ctx)
+	if err != nil {
+		return nil, err
+	}
+	results, err := q.Select(req.StartMs, req.EndMs, sets...)
+	if err != nil {
+		return nil, err
+	}
+	resp := &peerpb.ExemplarsResponse{}
+	for _, r := range results {
+		pr := &peerpb.ExemplarsResponse_Result{SeriesLabels: labelsToPairs(r.SeriesLabels)}
+		for _, e := range r.Exemplars {
+			pr.Exemplars = append(pr.Exemplars, &peerpb.ExemplarsResponse_Item{
+				Labels: labelsToPairs(e.Labels), FloatBits: math.Float64bits(e.Value), TimestampMs: e.Ts, HasTimestamp: e.HasTs,
+			})
+		}
+		resp.Results = append(resp.Results, pr)
+	}
+	return resp, nil
+}
+
+// Metadata implements peerpb.PeerServer.
+func (s *Server) Metadata(_ context.Context, req *peerpb.MetadataRequest) (*peerpb.MetadataResponse, error) {
+	if err := s.check(req.Header); err != nil {
+		return nil, err
+	}
+	resp := &peerpb.MetadataResponse{}
+	for family, ms := range s.opts.Reader.Metadata(req.Family, int(req.Limit), int(req.LimitPerMetric)) {
+		for _, m := range ms {
+			resp.Metadata = append(resp.Metadata, &peerpb.FamilyMetadata{
+				Family: family, Type: string(m.Type), Unit: m.Unit, Help: m.Help,
+			})
+		}
+	}
+	return resp, nil
+}
+
+// Stats implements peerpb.PeerServer.
+func (s *Server) Stats(_ context.Context, req *peerpb.StatsRequest) (*peerpb.StatsResponse, error) {
+	if err := s.check(req.Header); err != nil {
+		return nil, err
+	}
+	stats, err := s.opts.Reader.Stats(req.LabelName, int(req.Limit))
+	if err != nil {
+		return nil, err
+	}
+	return statsToProto(stats), nil
+}
+
+// Handover implements peerpb.PeerServer.
+func (s *Server) Handover(_ context.Context, req *peerpb.HandoverRequest) (*peerpb.HandoverResponse, error) {
+	t, err := table.Decode(req.Table)
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	if err := s.opts.Tables.Learn(t); err != nil {
+		return nil, fmt.Errorf("taking over the table of epoch %d: %w", t.Epoch, err)
+	}
+	return &peerpb.HandoverResponse{}, nil
+}
+
+// Membership implements peerpb.PeerServer.
+func (s *Server) Membership(ctx context.Context, req *peerpb.MembershipMessage) (*peerpb.MembershipMessage, error) {
+	payload, err := s.opts.Membership.Handle(ctx, req.Payload)
+	if err != nil {
+		return nil, err
+	}
+	return &peerpb.MembershipMessage{Payload: payload}, nil
+}
+
+func warnings(a annotations.Annotations) []string {
+	warns, infos := a.AsStrings("", 0, 0)
+	return append(warns, infos...)
+}

@@ -1,0 +1,323 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/metadata"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb"
+	"google.golang.org/grpc"
+
+	"github.com/starling-tsdb/starling/internal/series"
+	"github.com/starling-tsdb/starling/internal/simnet"
+	"github.com/starling-tsdb/starling/internal/table"
+)
+
+// holder is a node's table, and its appender.
+type holder struct {
+	mu       sync.Mutex
+	table    *table.Table
+	appended []*series.Batch
+	refuse   []series.Refusal
+}
+
+func (h *holder) Table() *table.Table {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.table
+}
+
+func (h *holder) Learn(t *table.Table) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.table == nil || t.Epoch > h.table.Epoch {
+		h.table = t
+	}
+	return nil
+}
+
+func (h *holder) Append(_ context.Context, epoch uint64, b *series.Batch) (series.Outcome, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.table.Epoch != epoch {
+		return series.Outcome{}, &table.MismatchError{Have: h.table, Want: epoch}
+	}
+	h.appended = append(h.appended, b)
+	return series.Outcome{Refusals: h.refuse}, nil
+}
+
+func (h *holder) Handle(_ context.Context, request []byte) ([]byte, error) {
+	if string(request) == "panic" {
+		panic("on request")
+	}
+	return append([]byte("re: "), request...), nil
+}
+
+// localReader is a Reader over a real TSDB.
+type localReader struct{ *tsdb.DB }
+
+func (r localReader) Metadata(string, int, int) map[string][]metadata.Metadata {
+	return map[string][]metadata.Metadata{"m": {{Type: "counter", Help: "h"}}}
+}
+
+func (r localReader) Stats(label string, limit int) (*tsdb.Stats, error) {
+	return r.Head().Stats(label, limit), nil
+}
+
+type rig struct {
+	net    *simnet.Net
+	local  *holder // the client's node
+	remote *holder
+	db     *tsdb.DB
+	peers  *Peers
+	raft   net.Listener
+}
+
+func epoch(n uint64) *table.Table {
+	return &table.Table{
+		ClusterID: "c", Epoch: n, KeyVersion: 1, ReplicationFactor: 1, WrittenQuorum: 1,
+		Slots: []table.Slot{{Node: "remote"}},
+	}
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	r := &rig{net: simnet.New(), local: &holder{table: epoch(1)}, remote: &holder{table: epoch(1)}}
+	opts := tsdb.DefaultOptions()
+	opts.EnableExemplarStorage, opts.MaxExemplars = true, 10
+	var err error
+	if r.db, err = tsdb.Open(t.TempDir(), slog.New(slog.DiscardHandler), nil, opts, nil); err != nil {
+		t.Fatal(err)
+	}
+	l, err := r.net.Host("10.0.0.2").Listen(9081)
+	if err != nil {
+		t.Fatal(err)
+	}
+	split := Split(l)
+	r.raft = split.Raft()
+	server := NewServer(ServerOptions{
+		Appender: r.remote, Reader: localReader{r.db}, Tables: r.remote, Membership: r.remote, Logger: slog.New(slog.DiscardHandler),
+	})
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(split.GRPC()) }()
+	r.peers = NewPeers(PeersOptions{
+		Address: func(table.NodeID) (string, bool) { return "10.0.0.2:9081", true },
+		Dial:    r.net.Host("10.0.0.1").Dial, Tables: r.local, MaxInFlightBytes: 1 << 20, Logger: slog.New(slog.DiscardHandler),
+	})
+	t.Cleanup(func() {
+		r.peers.Close()
+		server.Stop(time.Second)
+		// A host that went down took its listener with it.
+		if err := <-served; err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, grpc.ErrServerStopped) {
+			t.Error(err)
+		}
+		split.Close()
+		r.db.Close()
+	})
+	return r
+}
+
+func (r *rig) fill(t *testing.T, n int) {
+	t.Helper()
+	app := r.db.Appender(t.Context())
+	for i := range n {
+		ls := labels.FromStrings("__name__", "m", "i", string(rune('a'+i%26)), "j", string(rune('a'+i/26)))
+		for ts := range int64(10) {
+			if _, err := app.Append(0, ls, ts, float64(ts)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := app.Commit(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+var everything = []*labels.Matcher{labels.MustNewMatcher(labels.MatchRegexp, "__name__", ".+")}
+
+func TestAppendArrivesAndItsRefusalsReturn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.remote.refuse = []series.Refusal{{Series: 1, Item: 0, Reason: series.Invalid, Message: "too old sample"}}
+		b := &series.Batch{Series: []series.Series{
+			{Labels: labels.FromStrings("__name__", "a"), Samples: []series.Sample{{T: 1, V: 2}}},
+			{Labels: labels.FromStrings("__name__", "b"), Samples: []series.Sample{{T: 1, V: 3}}},
+		}}
+		outcome, err := r.peers.Peer("remote").Append(t.Context(), epoch(1), b)
+		if err != nil || len(outcome.Refusals) != 1 || outcome.Refusals[0] != r.remote.refuse[0] {
+			t.Fatalf("Append = %+v, %v", outcome, err)
+		}
+		compareBatches(t, 0, r.remote.appended[0], b)
+	})
+}
+
+func TestSelectStreamsManyFrames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		const n = 600
+		r.fill(t, n)
+		set := r.peers.Peer("remote").Select(t.Context(), epoch(1), 0, 100, &storage.SelectHints{Start: 0, End: 100}, everything)
+		got, samples := 0, 0
+		var last labels.Labels
+		for set.Next() {
+			if got > 0 && labels.Compare(last, set.At().Labels()) >= 0 {
+				t.Fatalf("%s after %s: not sorted", set.At().Labels(), last)
+			}
+			last = set.At().Labels()
+			got++
+			for it := set.At().Iterator(nil); it.Next(); {
+				samples += it.At().Chunk.NumSamples()
+			}
+		}
+		if set.Err() != nil || got != n || samples != 10*n {
+			t.Errorf("%d series and %d samples, %v; want %d and %d", got, samples, set.Err(), n, 10*n)
+		}
+	})
+}
+
+func TestCancelledSelectEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.fill(t, 600)
+		ctx, cancel := context.WithCancel(t.Context())
+		set := r.peers.Peer("remote").Select(ctx, epoch(1), 0, 100, nil, everything)
+		cancel()
+		for set.Next() {
+		}
+		if !errors.Is(set.Err(), context.Canceled) {
+			t.Errorf("Err() = %v, want the caller's cancellation", set.Err())
+		}
+	})
+}
+
+func TestEpochsAreReconciled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		peer := r.peers.Peer("remote")
+		var mismatch *table.MismatchError
+
+		r.remote.table = epoch(3)
+		_, err := peer.Append(t.Context(), epoch(1), &series.Batch{})
+		if !errors.As(err, &mismatch) || mismatch.Have.Epoch != 3 {
+			t.Fatalf("append with an older epoch: %v", err)
+		}
+		if r.local.Table().Epoch != 3 {
+			t.Error("the client did not learn the newer table")
+		}
+
+		r.local.table = epoch(5)
+		_, _, err = peer.LabelNames(t.Context(), epoch(5), 0, 100, 0, nil)
+		if !errors.As(err, &mismatch) {
+			t.Fatalf("read with a newer epoch: %v", err)
+		}
+		if r.remote.Table().Epoch != 5 {
+			t.Error("the peer was not handed the newer table")
+		}
+		if _, _, err = peer.LabelNames(t.Context(), epoch(5), 0, 100, 0, nil); err != nil {
+			t.Errorf("after the hand-over: %v", err)
+		}
+	})
+}
+
+func TestAnotherClusterIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		foreign := epoch(1)
+		foreign.ClusterID = "other"
+		if _, err := r.peers.Peer("remote").Append(t.Context(), foreign, &series.Batch{}); err == nil {
+			t.Error("an append of another cluster was taken")
+		}
+		set := r.peers.Peer("remote").Select(t.Context(), foreign, 0, 1, nil, everything)
+		if set.Next() || set.Err() == nil {
+			t.Error("a read of another cluster was answered")
+		}
+	})
+}
+
+func TestPanicIsAnError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		if _, err := r.peers.Call(t.Context(), "10.0.0.2:9081", []byte("panic")); err == nil {
+			t.Fatal("a panic was answered with success")
+		}
+		answer, err := r.peers.Call(t.Context(), "10.0.0.2:9081", []byte("hello"))
+		if err != nil || string(answer) != "re: hello" {
+			t.Errorf("Call = %q, %v", answer, err)
+		}
+	})
+}
+
+func TestDeadPeerFailsFast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		peer := r.peers.Peer("remote")
+		if _, _, err := peer.LabelNames(t.Context(), epoch(1), 0, 1, 0, nil); err != nil {
+			t.Fatal(err)
+		}
+		r.net.Down("10.0.0.2")
+		start := time.Now()
+		for range 10 {
+			if _, _, err := peer.LabelNames(t.Context(), epoch(1), 0, 1, 0, nil); err == nil {
+				t.Fatal("a dead peer answered")
+			}
+		}
+		if took := time.Since(start); took > 5*time.Second {
+			t.Errorf("ten requests to a dead peer took %s", took)
+		}
+	})
+}
+
+func TestSilentPeerIsNoticed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		peer := r.peers.Peer("remote")
+		if _, _, err := peer.LabelNames(t.Context(), epoch(1), 0, 1, 0, nil); err != nil {
+			t.Fatal(err)
+		}
+		r.net.Partition([]string{"10.0.0.1"}, []string{"10.0.0.2"})
+		start := time.Now()
+		_, _, err := peer.LabelNames(t.Context(), epoch(1), 0, 1, 0, nil)
+		if took := time.Since(start); err == nil || took > 20*time.Second {
+			t.Errorf("a request to a silent peer: %v after %s", err, took)
+		}
+		r.net.Heal()
+		time.Sleep(5 * time.Second)
+		if _, _, err := peer.LabelNames(t.Context(), epoch(1), 0, 1, 0, nil); err != nil {
+			t.Errorf("five seconds after the split healed: %v", err)
+		}
+	})
+}
+
+func TestRaftConnectionsAreSplitOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		go func() {
+			conn, err := DialRaft(t.Context(), r.net.Host("10.0.0.1").Dial, "10.0.0.2:9081")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Close()
+			if _, err := conn.Write([]byte("raft")); err != nil {
+				t.Error(err)
+			}
+		}()
+		conn, err := r.raft.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		buf := make([]byte, 4)
+		if n, err := conn.Read(buf); err != nil || string(buf[:n]) != "raft" {
+			t.Errorf("read %q, %v; the preface belongs to the listener", buf[:n], err)
+		}
+	})
+}
