@@ -1,0 +1,217 @@
+// Package ingest coordinates writes. A batch is cut into one part per owner, the parts
+// are appended on all owners at once, and a write is answered by what its owners said:
+// guarantee by write quorum, per sample.
+//
+// Coordinator is the side that a client's request reaches, Owner the side that stores.
+// The rules are in decide, which is pure.
+package ingest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sort"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/starling-tsdb/starling/internal/series"
+	"github.com/starling-tsdb/starling/internal/table"
+)
+
+// maxPlans bounds how often one write is planned anew because the table changed.
+const maxPlans = 5
+
+// Replica appends to one owner. The batch is shared and must not be changed or kept
+// after the call returns.
+type Replica interface {
+	Append(ctx context.Context, t *table.Table, b *series.Batch) (series.Outcome, error)
+}
+
+// Options are what a Coordinator works with. All are required but Registerer.
+type Options struct {
+	// Table returns the current table with its placement; nil before the cluster is formed.
+	Table func() (*table.Table, Placement)
+	// Replica returns the way to an owner, this node included.
+	Replica func(id table.NodeID) Replica
+	// MarkWritten has the current table marked as taking writes and returns when this
+	// node holds the marked table.
+	MarkWritten func(ctx context.Context) error
+	// Timeout bounds how long owners are waited for.
+	Timeout time.Duration
+	// Grace is how long the remaining owners are waited for once the answer is certain,
+	// so that copies seldom differ.
+	Grace      time.Duration
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// Coordinator writes batches to their owners.
+type Coordinator struct {
+	opts       Options
+	duration   prometheus.Histogram
+	unanswered *prometheus.CounterVec
+	replans    prometheus.Counter
+}
+
+// New returns a coordinator.
+func New(opts Options) *Coordinator {
+	factory := promauto.With(opts.Registerer)
+	return &Coordinator{
+		opts: opts,
+		duration: factory.NewHistogram(prometheus.HistogramOpts{
+			Name:    "starling_ingest_quorum_duration_seconds",
+			Help:    "Time from a batch's arrival until its outcome was certain.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 4, 9),
+		}),
+		unanswered: factory.NewCounterVec(prometheus.CounterOpts{
+			Name: "starling_ingest_unconfirmed_total",
+			Help: "Parts of batches that an owner did not confirm before the write was answered, by owner.",
+		}, []string{"node"}),
+		replans: factory.NewCounter(prometheus.CounterOpts{
+			Name: "starling_ingest_replans_total",
+			Help: "Writes planned anew because the table had changed.",
+		}),
+	}
+}
+
+// ShortError means that samples lack their write quorum. A retry may help.
+type ShortError struct {
+	// Samples counts those that are short, of Total.
+	Samples, Total int
+	// Causes holds one line per owner that did not confirm.
+	Causes []string
+}
+
+// Error implements error.
+func (e *ShortError) Error() string {
+	msg := fmt.Sprintf("%d of %d samples lack their write quorum", e.Samples, e.Total)
+	if len(e.Causes) > 0 {
+		msg += ": " + strings.Join(e.Causes, "; ")
+	}
+	return msg
+}
+
+// Write stores a batch on its owners. Without an error, every sample not refused in the
+// result is confirmed by its write quorum. An error means that some valid sample is not,
+// or that ctx ended first.
+func (c *Coordinator) Write(ctx context.Context, b *series.Batch) (series.Result, error) {
+	start := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, c.opts.Timeout)
+	defer cancel()
+	for plan := 1; ; plan++ {
+		res, err := c.write(ctx, b)
+		var mismatch *table.MismatchError
+		if errors.As(err, &mismatch) && plan < maxPlans && ctx.Err() == nil {
+			c.replans.Inc()
+			continue
+		}
+		c.duration.Observe(time.Since(start).Seconds())
+		return res, err
+	}
+}
+
+// write plans and writes once. A *table.MismatchError asks for another plan.
+func (c *Coordinator) write(ctx context.Context, b *series.Batch) (series.Result, error) {
+	t, placement := c.opts.Table()
+	if t == nil {
+		return series.Result{}, ErrNoTable
+	}
+	if !t.Writable() {
+		if err := c.opts.MarkWritten(ctx); err != nil {
+			return series.Result{}, fmt.Errorf("marking epoch %d as taking writes: %w", t.Epoch, err)
+		}
+		return series.Result{}, &table.MismatchError{Have: t, Want: t.Epoch}
+	}
+	parts := split(b, t, placement)
+	answers := c.send(ctx, t, parts)
+	return c.collect(ctx, newTally(b, t.Copies(), t.WriteQuorum()), parts, answers)
+}
+
+type answer struct {
+	part    *part
+	outcome series.Outcome
+	err     error
+}
+
+// send starts the appends on all owners. They outlive the answer to the client, but not
+// the time-out: a straggler still gets its copy.
+func (c *Coordinator) send(ctx context.Context, t *table.Table, parts []*part) <-chan answer {
+	detached, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.opts.Timeout)
+	answers := make(chan answer, len(parts))
+	var owners sync.WaitGroup
+	for _, p := range parts {
+		owners.Go(func() {
+			outcome, err := c.opts.Replica(p.node).Append(detached, t, p.batch)
+			answers <- answer{part: p, outcome: outcome, err: err}
+		})
+	}
+	go func() {
+		owners.Wait()
+		cancel()
+	}()
+	return answers
+}
+
+func (c *Coordinator) collect(ctx context.Context, t *tally, parts []*part, answers <-chan answer) (series.Result, error) {
+	missing := make(map[*part]error, len(parts))
+	for _, p := range parts {
+		missing[p] = errors.New("no answer in time")
+	}
+	var mismatch *table.MismatchError
+	var grace <-chan time.Time
+	for waiting := len(parts); waiting > 0; {
+		if grace == nil && t.settled() {
+			timer := time.NewTimer(c.opts.Grace)
+			defer timer.Stop()
+			grace = timer.C
+		}
+		select {
+		case a := <-answers:
+			waiting--
+			if a.err == nil {
+				delete(missing, a.part)
+				t.confirm(a.part, a.outcome)
+				continue
+			}
+			missing[a.part] = a.err
+			t.fail(a.part)
+			errors.As(a.err, &mismatch)
+		case <-grace:
+			waiting = 0
+		case <-ctx.Done():
+			waiting = 0
+		}
+	}
+	for p := range missing {
+		c.unanswered.WithLabelValues(string(p.node)).Inc()
+	}
+	return c.conclude(ctx, t, missing, mismatch)
+}
+
+func (c *Coordinator) conclude(ctx context.Context, t *tally, missing map[*part]error, mismatch *table.MismatchError) (series.Result, error) {
+	res, shortOf := t.result()
+	if shortOf == 0 {
+		return res, nil
+	}
+	if mismatch != nil {
+		return res, mismatch
+	}
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return res, ctx.Err()
+	}
+	e := &ShortError{Samples: shortOf}
+	for i := range t.batch.Series {
+		e.Total += len(t.batch.Series[i].Samples)
+	}
+	for p, err := range missing {
+		e.Causes = append(e.Causes, fmt.Sprintf("node %s: %v", p.node, err))
+	}
+	sort.Strings(e.Causes)
+	c.opts.Logger.Warn("Write is short of its quorum", "samples", e.Samples, "of", e.Total, "causes", strings.Join(e.Causes, "; "))
+	return res, e
+}

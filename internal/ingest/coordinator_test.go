@@ -1,0 +1,307 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/starling-tsdb/starling/internal/series"
+	"github.com/starling-tsdb/starling/internal/table"
+)
+
+// node is an owner whose answers a test chooses.
+type node struct {
+	*Owner
+	mu       sync.Mutex
+	delay    time.Duration
+	err      error
+	refusals []series.Refusal
+	stored   []*series.Batch
+}
+
+func (n *node) store(ctx context.Context, b *series.Batch) (series.Outcome, error) {
+	select {
+	case <-time.After(n.delay):
+	case <-ctx.Done():
+		return series.Outcome{}, ctx.Err()
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.err != nil {
+		return series.Outcome{}, n.err
+	}
+	n.stored = append(n.stored, b)
+	return series.Outcome{Refusals: n.refusals}, nil
+}
+
+type storeFunc func(context.Context, *series.Batch) (series.Outcome, error)
+
+func (f storeFunc) Append(ctx context.Context, b *series.Batch) (series.Outcome, error) {
+	return f(ctx, b)
+}
+
+type replicaFunc func(context.Context, *table.Table, *series.Batch) (series.Outcome, error)
+
+func (f replicaFunc) Append(ctx context.Context, t *table.Table, b *series.Batch) (series.Outcome, error) {
+	return f(ctx, t, b)
+}
+
+// modulo places a series on the slots after its number of labels: enough for tests that
+// need parts of different content.
+type modulo struct{ slots, copies int }
+
+func (m modulo) SeriesOwners(s *series.Series, dst []int) []int {
+	dst = dst[:0]
+	start := len(s.Labels.Get("n"))
+	for i := range m.copies {
+		dst = append(dst, (start+i)%m.slots)
+	}
+	return dst
+}
+
+func (m modulo) FamilyOwners(family string, dst []int) []int {
+	dst = dst[:0]
+	for i := range m.copies {
+		dst = append(dst, (len(family)+i)%m.slots)
+	}
+	return dst
+}
+
+type cluster struct {
+	nodes  map[table.NodeID]*node
+	table  *table.Table
+	marked int
+	*Coordinator
+}
+
+func newCluster(size int) *cluster {
+	c := &cluster{nodes: map[table.NodeID]*node{}, table: &table.Table{
+		ClusterID: "c", Epoch: 1, KeyVersion: 1, ReplicationFactor: 3,
+	}}
+	for i := range size {
+		id := table.NodeID(fmt.Sprintf("node-%d", i))
+		n := &node{}
+		n.Owner = NewOwner(storeFunc(n.store))
+		c.nodes[id] = n
+		c.table.Slots = append(c.table.Slots, table.Slot{Node: id})
+	}
+	c.table.WrittenQuorum = c.table.WriteQuorum()
+	c.adopt(c.table)
+	c.Coordinator = New(Options{
+		Table: func() (*table.Table, Placement) { return c.table, modulo{slots: size, copies: c.table.Copies()} },
+		Replica: func(id table.NodeID) Replica {
+			return replicaFunc(func(ctx context.Context, t *table.Table, b *series.Batch) (series.Outcome, error) {
+				return c.nodes[id].Append(ctx, t.Epoch, b)
+			})
+		},
+		MarkWritten: func(context.Context) error {
+			c.marked++
+			next := *c.table
+			next.Epoch++
+			next.WrittenQuorum = next.WriteQuorum()
+			c.adopt(&next)
+			return nil
+		},
+		Timeout: 10 * time.Second,
+		Grace:   50 * time.Millisecond,
+		Logger:  slog.New(slog.DiscardHandler),
+	})
+	return c
+}
+
+func (c *cluster) adopt(t *table.Table) {
+	c.table = t
+	for _, n := range c.nodes {
+		n.Adopt(t)
+	}
+}
+
+func batch(names ...string) *series.Batch {
+	b := &series.Batch{}
+	for _, n := range names {
+		b.Series = append(b.Series, series.Series{
+			Labels:  labels.FromStrings("__name__", "up", "n", n),
+			Samples: []series.Sample{{T: 1000, V: 1}, {T: 2000, V: 2}},
+		})
+	}
+	return b
+}
+
+func TestWriteWaitsForAllOwnersWhenTheyAreWell(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(3)
+		c.nodes["node-2"].delay = 30 * time.Millisecond
+		start := time.Now()
+		res, err := c.Write(t.Context(), batch("a"))
+		if err != nil || res.Written.Samples != 2 {
+			t.Fatalf("Write = %+v, %v", res, err)
+		}
+		if took := time.Since(start); took != 30*time.Millisecond {
+			t.Errorf("answered after %s, want 30ms: within the grace all copies are waited for", took)
+		}
+	})
+}
+
+func TestWriteAnswersAtQuorumAfterGrace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(3)
+		slow := c.nodes["node-2"]
+		slow.delay = 5 * time.Second
+		start := time.Now()
+		if _, err := c.Write(t.Context(), batch("a")); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(start); took != 50*time.Millisecond {
+			t.Errorf("answered after %s, want the grace of 50ms", took)
+		}
+		time.Sleep(5 * time.Second)
+		slow.mu.Lock()
+		defer slow.mu.Unlock()
+		if len(slow.stored) != 1 {
+			t.Error("the straggler lost its copy when the client was answered")
+		}
+	})
+}
+
+func TestWriteIsShortWithTwoOwnersDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(3)
+		c.nodes["node-1"].err = errors.New("disk on fire")
+		c.nodes["node-2"].delay = time.Hour
+		_, err := c.Write(t.Context(), batch("a", "bb"))
+		var short *ShortError
+		if !errors.As(err, &short) || short.Samples != 4 || short.Total != 4 {
+			t.Fatalf("Write: %v, want 4 of 4 samples short", err)
+		}
+		if want := "node node-1: disk on fire"; len(short.Causes) != 2 || short.Causes[0] != want {
+			t.Errorf("causes %q, want %q first", short.Causes, want)
+		}
+	})
+}
+
+// With five nodes and three copies, each series has its own owners.
+func TestWriteCountsPerSeries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(5)
+		c.nodes["node-1"].err = errors.New("down")
+		c.nodes["node-2"].err = errors.New("down")
+		_, err := c.Write(t.Context(), batch("", "1", "22", "333", "4444"))
+		// Owners by slot: 012, 123, 234, 340, 401. The first two have two owners down.
+		var short *ShortError
+		if !errors.As(err, &short) || short.Samples != 4 || short.Total != 10 {
+			t.Fatalf("Write: %v, want 4 of 10 samples short", err)
+		}
+		stored := c.nodes["node-0"].stored[0]
+		if len(stored.Series) != 3 {
+			t.Errorf("node-0 got %d series, want 3", len(stored.Series))
+		}
+	})
+}
+
+func TestWriteRefusesByReadQuorum(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(5)
+		invalid := series.Refusal{Series: 0, Item: 1, Reason: series.Invalid, Message: "too old sample"}
+		// Slots 2, 3, 4 own "22"; on node-2 it is the third series of its part, on node-3 the second.
+		onTwo, onThree := invalid, invalid
+		onTwo.Series, onThree.Series = 2, 1
+		c.nodes["node-2"].refusals = []series.Refusal{onTwo}
+		res, err := c.Write(t.Context(), batch("", "1", "22", "333", "4444"))
+		if err != nil || len(res.Refused) != 0 || res.Written.Samples != 10 {
+			t.Fatalf("one owner refuses: %+v, %v; want all 10 written", res, err)
+		}
+		c.nodes["node-3"].refusals = []series.Refusal{onThree}
+		res, err = c.Write(t.Context(), batch("", "1", "22", "333", "4444"))
+		if err != nil || res.Written.Samples != 9 {
+			t.Fatalf("two owners refuse: %+v, %v; want 9 written", res, err)
+		}
+		if len(res.Refused) != 1 || res.Refused[0].Series != 2 || res.Refused[0].Item != 1 {
+			t.Errorf("refused %+v, want item 1 of series 2", res.Refused)
+		}
+	})
+}
+
+func TestWritePlansAnewWhenTheTableChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(3)
+		next := *c.table
+		next.Epoch++
+		for _, n := range c.nodes {
+			n.Adopt(&next)
+		}
+		old := c.table
+		calls := 0
+		c.opts.Table = func() (*table.Table, Placement) {
+			calls++
+			if calls > 1 {
+				return &next, modulo{3, 3}
+			}
+			return old, modulo{3, 3}
+		}
+		if _, err := c.Write(t.Context(), batch("a")); err != nil || calls != 2 {
+			t.Fatalf("Write: %v after %d plans, want success with the second", err, calls)
+		}
+	})
+}
+
+func TestFirstWriteMarksTheEpoch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(3)
+		unmarked := *c.table
+		unmarked.Epoch, unmarked.WrittenQuorum = 2, 0
+		c.adopt(&unmarked)
+		if _, err := c.nodes["node-0"].Append(t.Context(), 2, batch("a")); err == nil {
+			t.Error("an owner confirmed in an epoch that is not marked as taking writes")
+		}
+		if _, err := c.Write(t.Context(), batch("a")); err != nil {
+			t.Fatal(err)
+		}
+		if c.marked != 1 || c.table.WrittenQuorum != 2 {
+			t.Errorf("marked %d times, written quorum %d; want 1 and 2", c.marked, c.table.WrittenQuorum)
+		}
+	})
+}
+
+func TestOwnerAdoptsAfterOlderAppendsEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(1)
+		n := c.nodes["node-0"]
+		n.delay = time.Second
+		go func() {
+			if _, err := n.Append(t.Context(), 1, batch("a")); err != nil {
+				t.Error(err)
+			}
+		}()
+		synctest.Wait()
+		start := time.Now()
+		next := *c.table
+		next.Epoch = 2
+		n.Adopt(&next)
+		if took := time.Since(start); took != n.delay {
+			t.Errorf("epoch 2 was adopted after %s, want %s: when the append of epoch 1 had ended", took, n.delay)
+		}
+		var mismatch *table.MismatchError
+		if _, err := n.Append(t.Context(), 1, batch("a")); !errors.As(err, &mismatch) {
+			t.Errorf("append of epoch 1 at epoch 2: %v, want a mismatch", err)
+		}
+	})
+}
+
+func TestMetadataAloneNeedsNoQuorum(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(5)
+		for _, n := range c.nodes {
+			n.err = errors.New("down")
+		}
+		if _, err := c.Write(t.Context(), &series.Batch{Metadata: []series.Metadata{{Family: "up"}}}); err != nil {
+			t.Fatal(err)
+		}
+	})
+}

@@ -1,0 +1,96 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/starling-tsdb/starling/internal/series"
+	"github.com/starling-tsdb/starling/internal/table"
+)
+
+// ErrNoTable means that the node is not yet part of a formed cluster.
+var ErrNoTable = errors.New("this node is not yet part of a cluster")
+
+// Store confirms what lies on stable storage.
+type Store interface {
+	// Append stores a batch. An error means that nothing of it is confirmed; without
+	// one, everything but the refusals is.
+	Append(ctx context.Context, b *series.Batch) (series.Outcome, error)
+}
+
+// Owner stores what this node owns, whoever coordinates the write. It is the only way to
+// the store, for this node's own coordinator as for peers, and it cannot forward.
+type Owner struct {
+	store Store
+
+	mu sync.Mutex
+	// ended is signalled, under mu, when the last append of an epoch ends.
+	ended *sync.Cond
+	now   *table.Table
+	// running counts the appends under way, by epoch.
+	running map[uint64]int
+}
+
+// NewOwner returns an owner that refuses everything until it adopts a table.
+func NewOwner(store Store) *Owner {
+	o := &Owner{store: store, running: map[uint64]int{}}
+	o.ended = sync.NewCond(&o.mu)
+	return o
+}
+
+// Adopt refuses appends of older epochs from now on, and returns when those that are
+// under way have ended: then the node may report the new epoch.
+func (o *Owner) Adopt(t *table.Table) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.now == nil || t.Epoch > o.now.Epoch {
+		o.now = t
+	}
+	for o.olderRunning(t.Epoch) {
+		o.ended.Wait()
+	}
+}
+
+func (o *Owner) olderRunning(epoch uint64) bool {
+	for e := range o.running {
+		if e < epoch {
+			return true
+		}
+	}
+	return false
+}
+
+// Append stores a batch that was planned by the given epoch. Another epoch than the
+// node's own is a *table.MismatchError.
+func (o *Owner) Append(ctx context.Context, epoch uint64, b *series.Batch) (series.Outcome, error) {
+	if err := o.begin(epoch); err != nil {
+		return series.Outcome{}, err
+	}
+	defer o.end(epoch)
+	return o.store.Append(ctx, b)
+}
+
+func (o *Owner) begin(epoch uint64) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.now == nil || o.now.Epoch != epoch {
+		return &table.MismatchError{Have: o.now, Want: epoch}
+	}
+	if !o.now.Writable() {
+		return fmt.Errorf("epoch %d is not yet marked as taking writes", epoch)
+	}
+	o.running[epoch]++
+	return nil
+}
+
+func (o *Owner) end(epoch uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.running[epoch]--
+	if o.running[epoch] == 0 {
+		delete(o.running, epoch)
+		o.ended.Broadcast()
+	}
+}
