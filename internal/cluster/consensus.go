@@ -1,0 +1,345 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+
+	"github.com/starling-tsdb/starling/internal/table"
+)
+
+// voters is how many nodes vote in Raft: those in the first occupied slots. Two of five
+// may be lost, and more would only make each change slower.
+const voters = 5
+
+// errNotLeader answers what only Raft's leader can do.
+var errNotLeader = errors.New("this node is not Raft's leader")
+
+// consensus runs Raft on a node that belongs to a cluster.
+type consensus struct {
+	self    table.NodeID
+	store   *raftStore
+	fsm     *machine
+	streams *streams
+	timing  Timing
+	log     *slog.Logger
+	hlog    hclog.Logger
+
+	mu      sync.Mutex
+	raft    *raft.Raft // nil until start
+	trans   *raft.NetworkTransport
+	stopped bool
+	elected bool // electAtOnce did its work
+}
+
+// start begins to take part. founders is set on the founder of the cluster: it writes
+// the first configuration into an empty log, so that those who vouched can elect.
+func (c *consensus) start(founders []founder) (err error) {
+	defer recoverInto(&err, "start Raft")
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.raft != nil || c.stopped {
+		return nil
+	}
+	conf := c.config()
+	trans := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream: c.streams, MaxPool: 3, Timeout: c.timing.Stream, Logger: c.hlog,
+		MsgpackUseNewTimeFormat: true,
+	})
+	if err := c.bootstrap(conf, trans, founders); err != nil {
+		return err
+	}
+	r, err := raft.NewRaft(conf, c.fsm, c.store.log, c.store.log, c.store.snaps, trans)
+	if err != nil {
+		return fmt.Errorf("start Raft: %w", err)
+	}
+	c.raft, c.trans = r, trans
+	return nil
+}
+
+// electAtOnce makes this node a candidate without the wait for a leader that there
+// cannot be: when it is the only voter, or when nothing is in the log but its own first
+// configuration, and all the voters take part. It does so once, and if the election
+// fails Raft's timeouts go on as usual.
+func (c *consensus) electAtOnce(takesPart func(table.NodeID) bool) {
+	c.mu.Lock()
+	r, trans, elected := c.raft, c.trans, c.elected
+	c.mu.Unlock()
+	if r == nil || elected || r.State() != raft.Follower || c.leader() != "" {
+		return
+	}
+	f := r.GetConfiguration()
+	if f.Error() != nil {
+		return
+	}
+	votes, others := false, false
+	for _, s := range f.Configuration().Servers {
+		switch {
+		case s.Suffrage != raft.Voter:
+		case s.ID == raft.ServerID(c.self):
+			votes = true
+		case !takesPart(table.NodeID(s.ID)):
+			return
+		default:
+			others = true
+		}
+	}
+	if !votes || (others && r.LastIndex() > 1) {
+		return
+	}
+	c.mu.Lock()
+	c.elected = true
+	c.mu.Unlock()
+	var resp raft.TimeoutNowResponse
+	err := trans.TimeoutNow(raft.ServerID(c.self), raft.ServerAddress(c.self), &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
+		ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(c.self), Addr: []byte(c.self),
+	}}, &resp)
+	if err != nil {
+		c.log.Debug("the election is left to Raft's timeouts", "err", err)
+	}
+}
+
+func (c *consensus) config() *raft.Config {
+	conf := raft.DefaultConfig()
+	conf.LocalID = raft.ServerID(c.self)
+	conf.Logger = c.hlog
+	conf.HeartbeatTimeout = c.timing.Election
+	conf.ElectionTimeout = c.timing.Election
+	conf.LeaderLeaseTimeout = c.timing.Election * 2 / 3
+	// How soon followers hear of a commit, and how often the leader sends something to
+	// each of them. Peers hand over new tables with their requests, so it may be slow.
+	conf.CommitTimeout = 200 * time.Millisecond
+	conf.SnapshotThreshold, conf.TrailingLogs = 64, 64
+	conf.ShutdownOnRemove = false
+	conf.NoLegacyTelemetry = true
+	return conf
+}
+
+// bootstrap writes the founders into an empty log. A crash may have left the term
+// without the entry; then nothing happened yet and the term is taken back.
+func (c *consensus) bootstrap(conf *raft.Config, trans raft.Transport, founders []founder) error {
+	last, err := c.store.log.LastIndex()
+	if err != nil {
+		return fmt.Errorf("read the Raft log: %w", err)
+	}
+	snaps, err := c.store.snaps.List()
+	if err != nil {
+		return fmt.Errorf("list the Raft snapshots: %w", err)
+	}
+	if len(founders) == 0 || last > 0 || len(snaps) > 0 {
+		return nil
+	}
+	if err := c.store.log.SetUint64([]byte("CurrentTerm"), 0); err != nil {
+		return fmt.Errorf("write the Raft term: %w", err)
+	}
+	var servers raft.Configuration
+	for i, f := range founders {
+		servers.Servers = append(servers.Servers, server(f.ID, i < voters))
+	}
+	if err := raft.BootstrapCluster(conf, c.store.log, c.store.log, c.store.snaps, trans, servers); err != nil {
+		return fmt.Errorf("write the first Raft configuration: %w", err)
+	}
+	return nil
+}
+
+func server(id table.NodeID, voter bool) raft.Server {
+	s := raft.Server{ID: raft.ServerID(id), Address: raft.ServerAddress(id), Suffrage: raft.Nonvoter}
+	if voter {
+		s.Suffrage = raft.Voter
+	}
+	return s
+}
+
+// running returns Raft, or nil before the node is in a cluster.
+func (c *consensus) running() *raft.Raft {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stopped {
+		return nil
+	}
+	return c.raft
+}
+
+func (c *consensus) leading() bool {
+	r := c.running()
+	return r != nil && r.State() == raft.Leader
+}
+
+// leader returns the leader as far as this node knows.
+func (c *consensus) leader() table.NodeID {
+	r := c.running()
+	if r == nil {
+		return ""
+	}
+	_, id := r.LeaderWithID()
+	return table.NodeID(id)
+}
+
+// apply runs a command as the leader and returns the table that includes it. The error
+// is errNotLeader if another node has to be asked, or asked again; what errors.Is finds
+// of package table is final.
+func (c *consensus) apply(cmd table.Command) (*table.Table, error) {
+	r := c.running()
+	if r == nil || r.State() != raft.Leader {
+		return nil, errNotLeader
+	}
+	// Followers may run an older version. Whatever is in the log has to be valid.
+	t, err := c.fsm.table()
+	if err == nil {
+		_, err = table.Apply(t, cmd)
+	}
+	if errors.Is(err, errNewer) { // tend is about to hand over to somebody who knows
+		return nil, fmt.Errorf("%w that can change the table: %w", errNotLeader, err)
+	}
+	if errors.Is(err, table.ErrCommand) {
+		return nil, err
+	}
+	data, err := encodeCommand(cmd)
+	if err != nil {
+		return nil, err
+	}
+	f := r.Apply(data, c.timing.Call)
+	if err := f.Error(); err != nil {
+		return nil, fmt.Errorf("%w: %w", errNotLeader, err)
+	}
+	a, ok := f.Response().(applied)
+	if !ok {
+		return nil, fmt.Errorf("apply to the table: unexpected answer %T", f.Response())
+	}
+	return a.t, a.err
+}
+
+// tend makes one step to bring Raft's servers in line with the table; only the leader
+// does. caughtUp tells whether a server has the log up to an index.
+func (c *consensus) tend(caughtUp func(id table.NodeID, index uint64) bool) error {
+	r := c.running()
+	if r == nil || r.State() != raft.Leader {
+		return nil
+	}
+	t, err := c.fsm.table()
+	if err != nil {
+		return errors.Join(err, r.LeadershipTransfer().Error())
+	}
+	if t == nil {
+		return nil
+	}
+	f := r.GetConfiguration()
+	if err := f.Error(); err != nil {
+		return err
+	}
+	step := nextServer(t.Nodes(), f.Configuration().Servers)
+	id, addr := raft.ServerID(step.id), raft.ServerAddress(step.id)
+	var change raft.IndexFuture
+	switch step.do {
+	case addServer:
+		// Never as a voter at once: until it has the log it would count in the quorum
+		// and confirm nothing.
+		change = r.AddNonvoter(id, addr, f.Index(), c.timing.Stream)
+	case promoteServer:
+		if !caughtUp(step.id, r.CommitIndex()) {
+			return nil
+		}
+		change = r.AddVoter(id, addr, f.Index(), c.timing.Stream)
+	case demoteServer:
+		change = r.DemoteVoter(id, f.Index(), c.timing.Stream)
+	case removeServer:
+		change = r.RemoveServer(id, f.Index(), c.timing.Stream)
+	default:
+		return nil
+	}
+	c.log.Info("change Raft's servers", "do", step.do, "node", step.id)
+	return change.Error()
+}
+
+type serverStep struct {
+	do serverChange
+	id table.NodeID
+}
+
+type serverChange string
+
+const (
+	addServer     serverChange = "add"
+	promoteServer serverChange = "make a voter"
+	demoteServer  serverChange = "make a follower"
+	removeServer  serverChange = "remove"
+)
+
+// nextServer compares the nodes of the table, in slot order, with Raft's servers and
+// returns the most urgent change. New voters come before old ones go, so that the
+// quorum does not shrink in between.
+func nextServer(nodes []table.NodeID, servers []raft.Server) serverStep {
+	has := make(map[table.NodeID]raft.ServerSuffrage)
+	for _, s := range servers {
+		has[table.NodeID(s.ID)] = s.Suffrage
+	}
+	for _, id := range nodes {
+		if _, ok := has[id]; !ok {
+			return serverStep{addServer, id}
+		}
+	}
+	want := nodes[:min(len(nodes), voters)]
+	for _, id := range want {
+		if has[id] != raft.Voter {
+			return serverStep{promoteServer, id}
+		}
+	}
+	for _, s := range servers {
+		id := table.NodeID(s.ID)
+		if !slices.Contains(nodes, id) {
+			return serverStep{removeServer, id}
+		}
+		if s.Suffrage == raft.Voter && !slices.Contains(want, id) {
+			return serverStep{demoteServer, id}
+		}
+	}
+	return serverStep{}
+}
+
+// stop hands leadership over, if there is somebody to take it, and stops Raft.
+func (c *consensus) stop() {
+	c.mu.Lock()
+	r := c.raft
+	c.stopped = true
+	c.mu.Unlock()
+	if r == nil {
+		return
+	}
+	if r.State() == raft.Leader {
+		ctx, cancel := context.WithTimeout(context.Background(), c.timing.Leave)
+		c.handOver(ctx, r)
+		cancel()
+	}
+	if err := r.Shutdown().Error(); err != nil {
+		c.log.Warn("stop Raft", "err", err)
+	}
+}
+
+func (c *consensus) handOver(ctx context.Context, r *raft.Raft) {
+	f := r.GetConfiguration()
+	if f.Error() != nil {
+		return
+	}
+	others := slices.ContainsFunc(f.Configuration().Servers, func(s raft.Server) bool {
+		return s.Suffrage == raft.Voter && s.ID != raft.ServerID(c.self)
+	})
+	if !others {
+		return
+	}
+	done := make(chan error, 1)
+	go func() { done <- r.LeadershipTransfer().Error() }()
+	select {
+	case err := <-done:
+		if err != nil {
+			c.log.Info("Raft's leadership was not handed over; another leader will be elected", "err", err)
+		}
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,112 @@
+package cluster
+
+import (
+	"slices"
+
+	"github.com/starling-tsdb/starling/internal/table"
+)
+
+// MemberState is what gossip says of a node's life.
+type MemberState string
+
+const (
+	// Alive includes nodes that are suspected and not yet given up.
+	Alive MemberState = "alive"
+	// Dead nodes stopped answering; they keep their slot.
+	Dead MemberState = "dead"
+	// Left nodes were stopped in order; they keep their slot, too.
+	Left MemberState = "left"
+	// Unknown nodes are in the table, or remembered, and gossip has not heard of them.
+	Unknown MemberState = "unknown"
+)
+
+// Member is one node as this one sees it.
+type Member struct {
+	ID   table.NodeID
+	Name string
+	// Gossip, RPC and HTTP are host:port, empty if unknown.
+	Gossip, RPC, HTTP string
+	Zone, Version     string
+	State             MemberState
+	// Slot is the node's place in the table, -1 if it has none.
+	Slot int
+	// Epoch is the newest table that the node has said to have.
+	Epoch uint64
+}
+
+// Members returns the nodes of the table and those that gossip knows, by slot and then
+// by ID. It may be called at any time, by anyone.
+func (c *Cluster) Members() []Member {
+	t := c.Table()
+	var list []Member
+	add := func(p peer, listed bool) {
+		m := Member{
+			ID: p.ID, Name: p.Name, Gossip: p.Gossip, RPC: p.RPC, HTTP: p.HTTP,
+			Zone: p.Zone, Version: p.Version, State: p.State, Slot: -1, Epoch: p.Epoch,
+		}
+		if t != nil {
+			if slot, ok := t.SlotOf(p.ID); ok {
+				m.Slot, m.Zone = slot, t.Slots[slot].Zone
+			}
+		}
+		if m.Name == "" {
+			m.Name = string(m.ID)
+		}
+		if listed || m.Slot >= 0 {
+			list = append(list, m)
+		}
+	}
+	add(c.selfPeer(), true)
+	known := map[table.NodeID]bool{c.id.Node: true}
+	own := c.clusterID()
+	for _, p := range c.peers.all() {
+		known[p.ID] = true
+		foreign := own != "" && p.Cluster != "" && p.Cluster != own
+		add(p, !foreign && (p.State == Alive || own == ""))
+	}
+	if t != nil {
+		for _, id := range t.Nodes() {
+			if !known[id] {
+				add(peer{ID: id, State: Unknown}, true)
+			}
+		}
+	}
+	slices.SortFunc(list, func(a, b Member) int {
+		switch {
+		case a.Slot == b.Slot:
+			return cmpID(a.ID, b.ID)
+		case a.Slot < 0, b.Slot >= 0 && b.Slot < a.Slot:
+			return 1
+		}
+		return -1
+	})
+	return list
+}
+
+// selfPeer describes this node as gossip describes the others.
+func (c *Cluster) selfPeer() peer {
+	p := peer{
+		ID: c.id.Node, Boots: c.id.Boots, State: Alive,
+		Name: c.cfg.Advertise.Name, Zone: c.cfg.Advertise.Zone, Version: c.cfg.Advertise.Version,
+		Cluster: c.clusterID(),
+	}
+	if t := c.Table(); t != nil {
+		p.Epoch = t.Epoch
+	}
+	if a := c.advertised.Load(); a != nil {
+		p.Gossip = a.gossip
+		p.RPC = joinHostPort(a.ip.String(), c.cfg.Advertise.RPCPort)
+		p.HTTP = joinHostPort(a.ip.String(), c.cfg.Advertise.HTTPPort)
+	}
+	return p
+}
+
+// Address returns the rpc address of a node, as gossip says or as it was before this
+// node restarted. It may change from one call to the next.
+func (c *Cluster) Address(id table.NodeID) (string, bool) {
+	p, ok := c.peers.get(id)
+	if id == c.id.Node {
+		p, ok = c.selfPeer(), true
+	}
+	return p.RPC, ok && p.RPC != ""
+}
