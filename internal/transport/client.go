@@ -135,7 +135,7 @@ func (p *Peers) connect(label string, dial func(context.Context, string) (net.Co
 		grpc.WithDisableServiceConfig(),
 		grpc.WithIdleTimeout(0),
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
+			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 500 * time.Millisecond},
 			MinConnectTimeout: 2 * time.Second,
 		}),
 		// A peer that vanished without a word is noticed after Time + Timeout.
@@ -181,7 +181,7 @@ func (p *Peer) Append(ctx context.Context, t *table.Table, b *series.Batch) (ser
 	req.Header = header(t)
 	size := int64(proto.Size(req))
 	if !p.inFlight.TryAcquire(size) {
-		return series.Outcome{}, fmt.Errorf("peer %s: more than %d bytes are on their way to it already", p.id, p.owner.opts.MaxInFlightBytes)
+		return series.Outcome{}, fmt.Errorf("more than %d bytes are on their way to the peer already", p.owner.opts.MaxInFlightBytes)
 	}
 	defer p.inFlight.Release(size)
 	resp, err := p.client.Append(ctx, req)
@@ -240,12 +240,12 @@ func (p *Peer) Exemplars(ctx context.Context, t *table.Table, start, end int64, 
 	results := make([]exemplar.QueryResult, len(resp.Results))
 	for i, r := range resp.Results {
 		if results[i].SeriesLabels, err = labelsFromPairs(&builder, r.SeriesLabels); err != nil {
-			return nil, fmt.Errorf("peer %s: exemplars: %w", p.id, err)
+			return nil, fmt.Errorf("decoding exemplars: %w", err)
 		}
 		for _, e := range r.Exemplars {
 			ls, err := labelsFromPairs(&builder, e.Labels)
 			if err != nil {
-				return nil, fmt.Errorf("peer %s: exemplars: %w", p.id, err)
+				return nil, fmt.Errorf("decoding exemplars: %w", err)
 			}
 			results[i].Exemplars = append(results[i].Exemplars, exemplar.Exemplar{
 				Labels: ls, Value: math.Float64frombits(e.FloatBits), Ts: e.TimestampMs, HasTs: e.HasTimestamp,
@@ -280,7 +280,7 @@ func (p *Peer) Stats(ctx context.Context, t *table.Table, label string, limit in
 }
 
 // fail gives an error its meaning: the caller's own cancellation, another epoch, or a
-// peer that cannot answer.
+// peer that cannot answer. Which peer that is the caller knows.
 func (p *Peer) fail(ctx context.Context, sent *table.Table, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -294,16 +294,16 @@ func (p *Peer) fail(ctx context.Context, sent *table.Table, err error) error {
 		if len(m.Table) > 0 {
 			have, err := table.Decode(m.Table)
 			if err != nil {
-				return fmt.Errorf("peer %s handed over its table: %w", p.id, err)
+				return fmt.Errorf("the peer handed over its table: %w", err)
 			}
 			mismatch.Have = have
 		}
 		if err := p.reconcile(ctx, mismatch.Have); err != nil {
-			return fmt.Errorf("peer %s: %w (%w)", p.id, mismatch, err)
+			return fmt.Errorf("%w; bringing both to one epoch: %w", mismatch, err)
 		}
-		return fmt.Errorf("peer %s: %w", p.id, mismatch)
+		return mismatch
 	}
-	return fmt.Errorf("peer %s: %w", p.id, err)
+	return errors.New(status.Convert(err).Message())
 }
 
 // reconcile makes both sides hold the newer of two tables.

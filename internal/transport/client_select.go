@@ -67,7 +67,7 @@ func (s *streamedSet) Next() bool {
 	next := s.frame[0]
 	s.frame = s.frame[1:]
 	if s.current, s.err = s.decode(next); s.err != nil {
-		s.err = fmt.Errorf("peer %s: %w", s.peer.id, s.err)
+		s.err = fmt.Errorf("decoding a frame: %w", s.err)
 		s.done = true
 		return false
 	}

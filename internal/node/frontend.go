@@ -1,0 +1,126 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/common/version"
+	promconfig "github.com/prometheus/prometheus/config"
+	"github.com/prometheus/prometheus/promql/parser"
+	"github.com/prometheus/prometheus/tsdb"
+	"github.com/prometheus/prometheus/util/features"
+	v1 "github.com/prometheus/prometheus/web/api/v1"
+
+	"github.com/starling-tsdb/starling/internal/api"
+	"github.com/starling-tsdb/starling/internal/query"
+	"github.com/starling-tsdb/starling/internal/receive"
+)
+
+// openFrontend builds the query engine, the decoders and the HTTP API.
+func (n *Node) openFrontend(*teardown) error {
+	c := &n.opts.Config
+	has := func(feature string) bool { return slices.Contains(c.Features, feature) }
+	promqlFeatures, err := api.ParsePromQLFeatures(slices.DeleteFunc(slices.Clone(c.Features), func(f string) bool {
+		_, err := api.ParsePromQLFeatures([]string{f})
+		return err != nil
+	}))
+	if err != nil {
+		return err
+	}
+	registry := features.NewRegistry()
+	promqlParser := parser.NewParser(promqlFeatures.Parser)
+	engine, err := api.NewEngine(api.EngineOptions{
+		Parser:        promqlParser,
+		Features:      promqlFeatures,
+		MaxSamples:    c.Query.MaxSamples,
+		Timeout:       time.Duration(c.Query.Timeout),
+		LookbackDelta: time.Duration(c.Query.LookbackDelta),
+		MaxConcurrent: c.Query.MaxConcurrency,
+		Registry:      registry,
+		Registerer:    n.registry,
+		Logger:        n.logger,
+	})
+	if err != nil {
+		return err
+	}
+	writes := api.NewWriteHandlers(api.WriteOptions{
+		Writer: n.writes,
+		Decoder: receive.New(receive.Options{
+			TypeAndUnitLabels: has("type-and-unit-labels"),
+			OTLP:              promconfig.DefaultOTLPConfig,
+			NativeDelta:       has("otlp-native-delta-ingestion"),
+			LookbackDelta:     time.Duration(c.Query.LookbackDelta),
+		}),
+		Logger:     n.logger,
+		Registerer: n.registry,
+	})
+	n.frontend, err = api.New(api.Options{
+		Sources: api.Sources{
+			Engine: engine, Parser: promqlParser, Queryable: n.reads, Exemplars: n.reads, Metadata: n.reads, Stats: clusterStats{n.reads},
+		},
+		Writes: writes,
+		Info: api.Info{
+			Cluster:    status{n},
+			BlockMetas: n.store.BlockMetas,
+			Flags:      n.opts.Flags,
+			Version:    prometheusVersion(),
+			Retention:  n.retention(),
+			Features:   registry,
+		},
+		Limits: api.Limits{
+			QueryTimeout:      time.Duration(c.Query.Timeout),
+			MaxConcurrent:     c.Query.MaxConcurrency,
+			LookbackDelta:     time.Duration(c.Query.LookbackDelta),
+			RemoteReadSamples: c.Query.MaxSamples,
+		},
+		Ready:      n.ready,
+		Gatherer:   n.registry,
+		Registerer: n.registry,
+		Logger:     n.logger,
+	})
+	return err
+}
+
+// clusterStats leaves the warnings to partial.Note: the handler of Prometheus has no
+// place for them.
+type clusterStats struct{ reads *query.Fanout }
+
+// Stats implements api.Stats.
+func (s clusterStats) Stats(ctx context.Context, label string, limit int) (*tsdb.Stats, error) {
+	stats, _, err := s.reads.Stats(ctx, label, limit)
+	return stats, err
+}
+
+func (n *Node) retention() string {
+	c := &n.opts.Config.Storage
+	switch {
+	case c.RetentionSize == 0:
+		return c.RetentionTime.String()
+	case c.RetentionTime == 0:
+		return c.RetentionSize.String()
+	default:
+		return fmt.Sprintf("%s or %s", model.Duration(c.RetentionTime), c.RetentionSize)
+	}
+}
+
+func buildVersion() string {
+	if version.Version == "" {
+		return "devel"
+	}
+	return version.Version
+}
+
+func prometheusVersion() v1.PrometheusVersion {
+	return v1.PrometheusVersion{
+		Version:   buildVersion(),
+		Revision:  version.GetRevision(),
+		Branch:    version.Branch,
+		BuildUser: version.BuildUser,
+		BuildDate: version.BuildDate,
+		GoVersion: runtime.Version(),
+	}
+}

@@ -1,0 +1,307 @@
+// Package node builds a node from its parts and runs it.
+//
+//	HTTP ─ api ─┬─ ingest ──┬─ this node's owner ─ storage
+//	            │           └─ transport ─▶ other nodes' owners
+//	            └─ promql ─ query ─┬─ storage
+//	                               └─ transport ─▶ other nodes' stores
+//	gossip, Raft ─ cluster ─▶ table ─▶ owner, placement, query
+//
+// A test can run several nodes with different settings in one process.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	versioncollector "github.com/prometheus/client_golang/prometheus/collectors/version"
+	"github.com/prometheus/exporter-toolkit/web"
+
+	"github.com/starling-tsdb/starling/internal/api"
+	"github.com/starling-tsdb/starling/internal/cluster"
+	"github.com/starling-tsdb/starling/internal/config"
+	"github.com/starling-tsdb/starling/internal/ingest"
+	"github.com/starling-tsdb/starling/internal/query"
+	"github.com/starling-tsdb/starling/internal/storage"
+	"github.com/starling-tsdb/starling/internal/table"
+	"github.com/starling-tsdb/starling/internal/transport"
+)
+
+const (
+	// writeTimeout is below the 30 s for which Prometheus waits by default.
+	writeTimeout = 10 * time.Second
+	// writeGrace is how long the last owners are waited for when a write is certain.
+	writeGrace = 50 * time.Millisecond
+	// drainTimeout bounds how long a stopping node finishes what it was asked.
+	drainTimeout = 10 * time.Second
+	// peerInFlightBytes bounds what is on its way to one peer.
+	peerInFlightBytes = 64 << 20
+	// selectBytesPerSample turns --query.max-samples into the bytes that one selector may
+	// buffer: incompressible samples take 9 bytes, of up to three copies, and labels.
+	selectBytesPerSample = 32
+)
+
+// Options say what to build. Config is checked by New.
+type Options struct {
+	Config config.Config
+	// Flags are shown by /api/v1/status/flags.
+	Flags  map[string]string
+	Logger *slog.Logger
+	// Network is nil for the machine's own.
+	Network Network
+	// Tune, if set, may change how the store is opened. Tests use it for samples of 1970.
+	Tune func(*storage.Options)
+}
+
+// Node is one member of a cluster: the whole program but for flags and signals.
+type Node struct {
+	opts     Options
+	logger   *slog.Logger
+	registry *prometheus.Registry
+	stopping atomic.Bool
+	placed   atomic.Pointer[placed]
+
+	http     net.Listener
+	rpc      *transport.Listener
+	store    *storage.Store
+	cluster  *cluster.Cluster
+	owner    *ingest.Owner
+	peers    *transport.Peers
+	server   *transport.Server
+	writes   *ingest.Coordinator
+	reads    *query.Fanout
+	frontend *api.API
+}
+
+// New binds the node's addresses, opens its store and builds its parts. Errors name the
+// flag at fault. The caller runs the node, which closes it.
+func New(opts Options) (*Node, error) {
+	if err := opts.Config.Check(); err != nil {
+		return nil, err
+	}
+	if opts.Network == nil {
+		opts.Network = machine{}
+	}
+	n := &Node{opts: opts, logger: opts.Logger, registry: prometheus.NewRegistry()}
+	n.registry.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		versioncollector.NewCollector("starling"),
+	)
+	var built teardown
+	for _, step := range []func(*teardown) error{n.listen, n.openStore, n.joinParts, n.openFrontend} {
+		if err := step(&built); err != nil {
+			return nil, errors.Join(err, built.run(n.logger))
+		}
+	}
+	return n, nil
+}
+
+// listen binds the HTTP and the RPC address.
+func (n *Node) listen(built *teardown) error {
+	c := &n.opts.Config
+	if c.Web.ConfigFile != "" {
+		if err := web.Validate(c.Web.ConfigFile); err != nil {
+			return config.Flagged("web.config.file", err)
+		}
+	}
+	l, err := n.opts.Network.Listen(c.Web.ListenAddress)
+	if err != nil {
+		return config.Flagged("web.listen-address", err)
+	}
+	n.http = l
+	built.add("HTTP listener", l.Close)
+	if l, err = n.opts.Network.Listen(c.Cluster.RPCAddress); err != nil {
+		return config.Flagged("cluster.rpc-address", err)
+	}
+	n.rpc = transport.Split(l)
+	built.add("RPC listener", n.rpc.Close)
+	return nil
+}
+
+func (n *Node) openStore(built *teardown) error {
+	c := &n.opts.Config.Storage
+	o := storage.Options{
+		Dir:              c.Path,
+		RetentionTime:    time.Duration(c.RetentionTime),
+		RetentionSize:    int64(c.RetentionSize),
+		OutOfOrderWindow: time.Duration(c.OutOfOrderWindow),
+		WALSync:          storage.SyncMode(c.WALSync),
+		Logger:           n.logger,
+		Registerer:       n.registry,
+	}
+	for _, f := range n.opts.Config.Features {
+		if storage.SupportsFeature(f) {
+			o.Features = append(o.Features, f)
+		}
+	}
+	if n.opts.Tune != nil {
+		n.opts.Tune(&o)
+	}
+	var err error
+	if n.store, err = storage.Open(o); err != nil {
+		return err
+	}
+	built.add("store", n.store.Close)
+	return nil
+}
+
+// joinParts builds everything between the store and the API.
+func (n *Node) joinParts(built *teardown) error {
+	n.owner = ingest.NewOwner(n.store)
+	n.peers = transport.NewPeers(transport.PeersOptions{
+		Address:          func(id table.NodeID) (string, bool) { return n.cluster.Address(id) },
+		Dial:             n.opts.Network.Dial,
+		Tables:           tables{n},
+		MaxInFlightBytes: peerInFlightBytes,
+		Logger:           n.logger,
+		Registerer:       n.registry,
+	})
+	built.add("peers", func() error { n.peers.Close(); return nil })
+	var err error
+	if n.cluster, err = n.newCluster(); err != nil {
+		return err
+	}
+	built.add("cluster", func() error { n.cluster.Close(); return nil })
+	if t := n.cluster.Table(); t != nil {
+		n.adopt(t)
+	}
+	n.server = transport.NewServer(transport.ServerOptions{
+		Appender: n.owner, Reader: n.store, Tables: tables{n}, Membership: n.cluster,
+		Logger: n.logger, Registerer: n.registry,
+	})
+	n.writes = ingest.New(ingest.Options{
+		Table:       n.placement,
+		Replica:     n.replica,
+		MarkWritten: n.markWritten,
+		Timeout:     writeTimeout,
+		Grace:       writeGrace,
+		Logger:      n.logger,
+		Registerer:  n.registry,
+	})
+	n.reads = query.New(query.Options{
+		View:       n.view,
+		MaxBytes:   int64(n.opts.Config.Query.MaxSamples) * selectBytesPerSample,
+		Logger:     n.logger,
+		Registerer: n.registry,
+	})
+	return nil
+}
+
+func (n *Node) newCluster() (*cluster.Cluster, error) {
+	c := &n.opts.Config.Cluster
+	gossip, err := n.opts.Network.GossipTransport(c.GossipAddress)
+	if err != nil {
+		return nil, config.Flagged("cluster.gossip-address", err)
+	}
+	return cluster.New(cluster.Config{
+		Dir:               filepath.Join(n.opts.Config.Storage.Path, "cluster"),
+		ClusterName:       c.Name,
+		ReplicationFactor: c.ReplicationFactor,
+		Find:              cluster.Find{Join: c.Join, BootstrapExpect: c.BootstrapExpect, LookupHost: n.opts.Network.LookupHost},
+		Advertise: cluster.Advertise{
+			Host:    c.AdvertiseHost,
+			RPCPort: portOf(n.rpc.GRPC().Addr()), HTTPPort: portOf(n.http.Addr()),
+			Zone: c.Zone, Name: n.opts.Network.Hostname(), Version: buildVersion(),
+		},
+		GossipBind:      c.GossipAddress,
+		GossipTransport: gossip,
+		RaftListener:    n.rpc.Raft(),
+		Dial: func(ctx context.Context, address string) (net.Conn, error) {
+			return transport.DialRaft(ctx, n.opts.Network.Dial, address)
+		},
+		Caller:     n.peers,
+		Adopt:      func(_, next *table.Table) { n.adopt(next) },
+		Logger:     n.logger,
+		Registerer: n.registry,
+	})
+}
+
+// Run serves until ctx ends or a part fails, then finishes what it was asked and closes
+// everything.
+func (n *Node) Run(ctx context.Context) error {
+	failed := make(chan error, 3)
+	run := func(name string, f func() error) {
+		go func() { failed <- named(name, f()) }()
+	}
+	clusterCtx, leave := context.WithCancel(context.WithoutCancel(ctx))
+	clusterDone := make(chan struct{})
+	httpServer := n.newHTTPServer()
+
+	run("cluster", func() error { defer close(clusterDone); return n.cluster.Run(clusterCtx) })
+	run("RPC server", func() error { return n.server.Serve(n.rpc.GRPC()) })
+	run("HTTP server", func() error { return n.serveHTTP(httpServer) })
+	n.logger.Info("Serving", "http", n.http.Addr(), "rpc", n.rpc.GRPC().Addr(), "path", n.opts.Config.Storage.Path)
+
+	var cause error
+	select {
+	case <-ctx.Done():
+		n.logger.Info("Stopping: finishing requests", "timeout", drainTimeout)
+	case cause = <-failed:
+		n.logger.Error("Stopping: a part failed", "err", cause)
+	}
+	n.stopping.Store(true)
+
+	// In reverse of the order in which requests pass through them.
+	var stop teardown
+	stop.add("store", n.store.Close)
+	stop.add("peers", func() error { n.peers.Close(); return nil })
+	stop.add("RPC listener", n.rpc.Close)
+	stop.add("RPC server", func() error { n.server.Stop(drainTimeout); return nil })
+	stop.add("cluster", func() error { leave(); <-clusterDone; return nil })
+	stop.add("HTTP server", func() error { return drain(httpServer) })
+	return errors.Join(cause, stop.run(n.logger))
+}
+
+// newHTTPServer bounds how long a slow client can hold on to what its request reserved.
+func (n *Node) newHTTPServer() *http.Server {
+	return &http.Server{
+		Handler:           n.frontend.Handler(),
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       time.Minute,
+		WriteTimeout:      time.Duration(n.opts.Config.Query.Timeout) + time.Minute,
+		IdleTimeout:       5 * time.Minute,
+	}
+}
+
+func (n *Node) serveHTTP(server *http.Server) error {
+	listen := []string{n.opts.Config.Web.ListenAddress}
+	systemd := false
+	err := web.Serve(n.http, server, &web.FlagConfig{
+		WebListenAddresses: &listen,
+		WebSystemdSocket:   &systemd,
+		WebConfigFile:      &n.opts.Config.Web.ConfigFile,
+	}, n.logger)
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// drain lets requests finish, then breaks those that take too long.
+func drain(server *http.Server) error {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	if err := server.Shutdown(ctx); err != nil {
+		return server.Close()
+	}
+	return nil
+}
+
+func named(name string, err error) error {
+	if err == nil {
+		return fmt.Errorf("%s ended", name)
+	}
+	return fmt.Errorf("%s: %w", name, err)
+}
+
+// HTTPAddress returns where the node answers HTTP.
+func (n *Node) HTTPAddress() string { return n.http.Addr().String() }

@@ -1,0 +1,140 @@
+package node
+
+import (
+	"context"
+	"errors"
+
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/metadata"
+	promstorage "github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb"
+	"github.com/prometheus/prometheus/util/annotations"
+
+	"github.com/starling-tsdb/starling/internal/query"
+	"github.com/starling-tsdb/starling/internal/storage"
+	"github.com/starling-tsdb/starling/internal/table"
+	"github.com/starling-tsdb/starling/internal/transport"
+)
+
+// localSource reads this node's own store for a query.
+type localSource struct{ store *storage.Store }
+
+// Select implements query.Source.
+func (s localSource) Select(ctx context.Context, req query.SelectRequest) promstorage.ChunkSeriesSet {
+	q, err := s.store.ChunkQuerier(req.Mint, req.Maxt)
+	if err != nil {
+		return promstorage.ErrChunkSeriesSet(err)
+	}
+	return &closingSet{ChunkSeriesSet: q.Select(ctx, true, req.Hints, req.Matchers...), querier: q}
+}
+
+// LabelNames implements query.Source.
+func (s localSource) LabelNames(ctx context.Context, mint, maxt int64, hints *promstorage.LabelHints, ms ...*labels.Matcher) ([]string, annotations.Annotations, error) {
+	return s.labels(mint, maxt, func(q promstorage.LabelQuerier) ([]string, annotations.Annotations, error) {
+		return q.LabelNames(ctx, hints, ms...)
+	})
+}
+
+// LabelValues implements query.Source.
+func (s localSource) LabelValues(ctx context.Context, name string, mint, maxt int64, hints *promstorage.LabelHints, ms ...*labels.Matcher) ([]string, annotations.Annotations, error) {
+	return s.labels(mint, maxt, func(q promstorage.LabelQuerier) ([]string, annotations.Annotations, error) {
+		return q.LabelValues(ctx, name, hints, ms...)
+	})
+}
+
+func (s localSource) labels(mint, maxt int64, ask func(promstorage.LabelQuerier) ([]string, annotations.Annotations, error)) ([]string, annotations.Annotations, error) {
+	q, err := s.store.ChunkQuerier(mint, maxt)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer q.Close()
+	values, warnings, err := ask(q)
+	owned := make([]string, len(values))
+	for i, v := range values {
+		// The strings may lie in a mapped block, which goes with the querier.
+		owned[i] = string([]byte(v))
+	}
+	return owned, warnings, err
+}
+
+// Exemplars implements query.Source.
+func (s localSource) Exemplars(ctx context.Context, start, end int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error) {
+	q, err := s.store.ExemplarQuerier(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return q.Select(start, end, sets...)
+}
+
+// Metadata implements query.Source.
+func (s localSource) Metadata(_ context.Context, metric string, limit, limitPerMetric int) (map[string][]metadata.Metadata, error) {
+	return s.store.Metadata(metric, limit, limitPerMetric), nil
+}
+
+// Stats implements query.Source.
+func (s localSource) Stats(_ context.Context, label string, limit int) (*tsdb.Stats, error) {
+	return s.store.Stats(label, limit)
+}
+
+// closingSet is closed by its reader, and closes the querier that it reads from.
+type closingSet struct {
+	promstorage.ChunkSeriesSet
+	querier promstorage.ChunkQuerier
+}
+
+// Close implements io.Closer.
+func (s *closingSet) Close() error { return s.querier.Close() }
+
+// peerSource reads a peer's store for a query, at the epoch of one table.
+type peerSource struct {
+	peer  *transport.Peer
+	table *table.Table
+}
+
+// Select implements query.Source.
+func (s peerSource) Select(ctx context.Context, req query.SelectRequest) promstorage.ChunkSeriesSet {
+	return s.peer.Select(ctx, s.table, req.Mint, req.Maxt, req.Hints, req.Matchers)
+}
+
+// LabelNames implements query.Source.
+func (s peerSource) LabelNames(ctx context.Context, mint, maxt int64, hints *promstorage.LabelHints, ms ...*labels.Matcher) ([]string, annotations.Annotations, error) {
+	values, warnings, err := s.peer.LabelNames(ctx, s.table, mint, maxt, limitOf(hints), ms)
+	return values, annotate(warnings), err
+}
+
+// LabelValues implements query.Source.
+func (s peerSource) LabelValues(ctx context.Context, name string, mint, maxt int64, hints *promstorage.LabelHints, ms ...*labels.Matcher) ([]string, annotations.Annotations, error) {
+	values, warnings, err := s.peer.LabelValues(ctx, s.table, mint, maxt, name, limitOf(hints), ms)
+	return values, annotate(warnings), err
+}
+
+// Exemplars implements query.Source.
+func (s peerSource) Exemplars(ctx context.Context, start, end int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error) {
+	return s.peer.Exemplars(ctx, s.table, start, end, sets)
+}
+
+// Metadata implements query.Source.
+func (s peerSource) Metadata(ctx context.Context, metric string, limit, limitPerMetric int) (map[string][]metadata.Metadata, error) {
+	return s.peer.Metadata(ctx, s.table, metric, limit, limitPerMetric)
+}
+
+// Stats implements query.Source.
+func (s peerSource) Stats(ctx context.Context, label string, limit int) (*tsdb.Stats, error) {
+	return s.peer.Stats(ctx, s.table, label, limit)
+}
+
+func limitOf(hints *promstorage.LabelHints) int {
+	if hints == nil {
+		return 0
+	}
+	return hints.Limit
+}
+
+func annotate(warnings []string) annotations.Annotations {
+	var a annotations.Annotations
+	for _, w := range warnings {
+		a.Add(errors.New(w))
+	}
+	return a
+}

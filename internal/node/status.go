@@ -1,0 +1,71 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/starling-tsdb/starling/internal/api"
+	"github.com/starling-tsdb/starling/internal/cluster"
+)
+
+// ready tells why the node cannot serve every request, if it cannot.
+func (n *Node) ready() error {
+	if n.stopping.Load() {
+		return errors.New("the node is stopping")
+	}
+	if err := n.store.Ready(); err != nil {
+		return err
+	}
+	p := n.placed.Load()
+	if p == nil {
+		return errNotFormed
+	}
+	if _, member := p.table.SlotOf(n.cluster.Self()); !member {
+		return fmt.Errorf("node %s has no slot in the table of epoch %d", n.cluster.Self(), p.table.Epoch)
+	}
+	// With so many members missing, neither writes nor queries find a quorum.
+	if missing := n.missing(); len(missing) >= p.table.AnswerQuorum() {
+		return fmt.Errorf("%d of %d members are not reached: %s", len(missing), len(p.table.Nodes()), strings.Join(missing, ", "))
+	}
+	return nil
+}
+
+// missing names the members of the table that gossip does not reach.
+func (n *Node) missing() []string {
+	var missing []string
+	for _, m := range n.cluster.Members() {
+		if m.Slot >= 0 && m.ID != n.cluster.Self() && m.State != cluster.Alive {
+			missing = append(missing, fmt.Sprintf("%s (%s)", m.Name, m.State))
+		}
+	}
+	return missing
+}
+
+// status renders the cluster as this node sees it.
+type status struct{ n *Node }
+
+// Status implements api.Cluster.
+func (s status) Status() api.ClusterStatus {
+	out := api.ClusterStatus{Self: string(s.n.cluster.Self()), Slots: []api.SlotStatus{}, Nodes: []api.NodeStatus{}}
+	if p := s.n.placed.Load(); p != nil {
+		t := p.table
+		out.ClusterID, out.Epoch, out.ReplicationFactor, out.WriteQuorum = t.ClusterID, t.Epoch, t.ReplicationFactor, t.WriteQuorum()
+		for i, slot := range t.Slots {
+			out.Slots = append(out.Slots, api.SlotStatus{
+				Slot: i, Node: string(slot.Node), Zone: slot.Zone, Joining: slot.Joining, Incarnation: slot.Incarnation,
+			})
+		}
+	}
+	for _, m := range s.n.cluster.Members() {
+		node := api.NodeStatus{
+			ID: string(m.ID), Name: m.Name, Zone: m.Zone, State: string(m.State), Version: m.Version, Epoch: m.Epoch,
+			Addresses: api.NodeAddresses{Gossip: m.Gossip, RPC: m.RPC, HTTP: m.HTTP},
+		}
+		if m.Slot >= 0 {
+			node.Slot = &m.Slot
+		}
+		out.Nodes = append(out.Nodes, node)
+	}
+	return out
+}
