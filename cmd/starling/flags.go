@@ -1,0 +1,153 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kingpin/v2"
+	"github.com/alecthomas/units"
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/common/promslog"
+	promslogflag "github.com/prometheus/common/promslog/flag"
+	"github.com/prometheus/common/version"
+
+	"github.com/starling-tsdb/starling/internal/config"
+)
+
+// commandLine is what flags and environment variables said.
+type commandLine struct {
+	app    *kingpin.Application
+	config config.Config
+	log    promslog.Config
+
+	health        *kingpin.CmdClause
+	healthURL     string
+	healthTimeout time.Duration
+}
+
+func newCommandLine() *commandLine {
+	cl := &commandLine{
+		app:    kingpin.New("starling", "A Prometheus-compatible time-series database that runs as a flock of equal nodes."),
+		config: config.Default(),
+	}
+	cl.app.DefaultEnvars()
+	cl.app.Version(version.Print("starling"))
+	cl.app.HelpFlag.Short('h')
+	cl.app.UsageWriter(os.Stderr)
+	cl.app.Command("server", "Run a node. This is what starling does without a command.").Default()
+	cl.health = cl.app.Command("health", "Ask a node whether it is ready; exit status 0 if it is. For container health checks.")
+	cl.health.Flag("url", "What to ask. Default: /-/ready at --web.listen-address on this host.").StringVar(&cl.healthURL)
+	cl.health.Flag("timeout", "How long to wait for an answer.").Default("3s").DurationVar(&cl.healthTimeout)
+	cl.webFlags(&cl.config.Web)
+	cl.storageFlags(&cl.config.Storage)
+	cl.clusterFlags(&cl.config.Cluster)
+	cl.queryFlags(&cl.config.Query)
+	cl.app.Flag("enable-feature", "Prometheus's experimental features, comma-separated or repeated: "+strings.Join(config.Features(), ", ")+".").
+		SetValue(&listValue{dst: &cl.config.Features})
+	promslogflag.AddFlags(cl.app, &cl.log)
+	return cl
+}
+
+func (cl *commandLine) webFlags(c *config.Web) {
+	f := cl.app.Flag
+	f("web.listen-address", "Address of the HTTP API.").Default(c.ListenAddress).StringVar(&c.ListenAddress)
+	f("web.config.file", "File with TLS and authentication settings of the HTTP API, in Prometheus's format.").StringVar(&c.ConfigFile)
+}
+
+func (cl *commandLine) storageFlags(c *config.Storage) {
+	f := cl.app.Flag
+	f("storage.tsdb.path", "Directory of everything that this node keeps.").Default(c.Path).StringVar(&c.Path)
+	cl.value("storage.tsdb.retention.time", "How long samples are kept, e.g. 15d; 0 leaves it to the size.",
+		c.RetentionTime.String(), duration(&c.RetentionTime))
+	cl.value("storage.tsdb.retention.size", "Bytes of blocks that are kept, e.g. 512MB; 0 is no limit.",
+		"0B", parsed(&c.RetentionSize, units.ParseBase2Bytes))
+	cl.value("storage.tsdb.out-of-order-time-window", "How far behind the newest sample of this node a sample may be.",
+		c.OutOfOrderWindow.String(), duration(&c.OutOfOrderWindow))
+	f("storage.wal-sync", "When writes reach stable storage: commit (before they are confirmed), interval (once a second) or off.").
+		Default(c.WALSync).StringVar(&c.WALSync)
+}
+
+func (cl *commandLine) clusterFlags(c *config.Cluster) {
+	f := cl.app.Flag
+	f("cluster.name", "Name of the cluster. Nodes of clusters with other names are refused.").Default(c.Name).StringVar(&c.Name)
+	f("cluster.gossip-address", "Address for gossip, TCP and UDP.").Default(c.GossipAddress).StringVar(&c.GossipAddress)
+	f("cluster.rpc-address", "Address for requests of other nodes.").Default(c.RPCAddress).StringVar(&c.RPCAddress)
+	f("cluster.advertise-host", "Host under which other nodes reach this one. Default: the bound or a private address.").StringVar(&c.AdvertiseHost)
+	f("cluster.join", "Gossip address (host:port) or DNS name of nodes to find. Repeatable; the same list on every node will do.").
+		SetValue(&listValue{dst: &c.Join})
+	cl.value("cluster.bootstrap-expect", "Found a new cluster when this many fresh nodes have found each other.",
+		strconv.Itoa(c.BootstrapExpect), parsed(&c.BootstrapExpect, strconv.Atoi))
+	cl.value("cluster.replication-factor", "Copies of each series. Counts when a cluster is founded.",
+		strconv.Itoa(c.ReplicationFactor), parsed(&c.ReplicationFactor, strconv.Atoi))
+	f("cluster.zone", "Failure domain of this node; copies are spread over zones.").StringVar(&c.Zone)
+}
+
+func (cl *commandLine) queryFlags(c *config.Query) {
+	cl.value("query.timeout", "How long a query may take.", c.Timeout.String(), duration(&c.Timeout))
+	cl.value("query.max-samples", "Samples that one query may hold in memory.", strconv.Itoa(c.MaxSamples), parsed(&c.MaxSamples, strconv.Atoi))
+	cl.value("query.max-concurrency", "Queries that run at the same time; more wait.", strconv.Itoa(c.MaxConcurrency), parsed(&c.MaxConcurrency, strconv.Atoi))
+	cl.value("query.lookback-delta", "How far back an instant looks for a sample.", c.LookbackDelta.String(), duration(&c.LookbackDelta))
+}
+
+// values returns what every flag is set to, as /api/v1/status/flags shows it.
+func (cl *commandLine) values() map[string]string {
+	m := map[string]string{}
+	for _, f := range cl.app.Model().Flags {
+		m[f.Name] = f.Value.String()
+	}
+	return m
+}
+
+// value adds a flag whose error messages carry its name.
+func (cl *commandLine) value(name, help, fallback string, set func(string) error) {
+	cl.app.Flag(name, help).Default(fallback).SetValue(&flagValue{name: name, set: set})
+}
+
+func duration(dst *model.Duration) func(string) error {
+	return parsed(dst, model.ParseDuration)
+}
+
+func parsed[T any](dst *T, parse func(string) (T, error)) func(string) error {
+	return func(s string) (err error) {
+		*dst, err = parse(s)
+		return err
+	}
+}
+
+type flagValue struct {
+	name string
+	text string
+	set  func(string) error
+}
+
+// Set implements kingpin.Value.
+func (v *flagValue) Set(s string) error {
+	v.text = s
+	if err := v.set(s); err != nil {
+		return config.Flagged(v.name, fmt.Errorf("%q: %w", s, err))
+	}
+	return nil
+}
+
+// String implements kingpin.Value.
+func (v *flagValue) String() string { return v.text }
+
+// listValue takes a flag several times, or once with commas.
+type listValue struct{ dst *[]string }
+
+// Set implements kingpin.Value.
+func (v *listValue) Set(s string) error {
+	for part := range strings.FieldsFuncSeq(s, func(r rune) bool { return r == ',' || r == '\n' }) {
+		*v.dst = append(*v.dst, strings.TrimSpace(part))
+	}
+	return nil
+}
+
+// String implements kingpin.Value.
+func (v *listValue) String() string { return strings.Join(*v.dst, ",") }
+
+// IsCumulative tells kingpin that the flag is repeatable.
+func (v *listValue) IsCumulative() bool { return true }

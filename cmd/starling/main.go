@@ -1,0 +1,68 @@
+// Command starling runs one node of a Starling cluster.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/prometheus/common/promslog"
+
+	"github.com/starling-tsdb/starling/internal/config"
+	"github.com/starling-tsdb/starling/internal/node"
+)
+
+// Exit statuses: a wrong command line is 2, everything else that stops a node is 1.
+const (
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+func run(args []string) int {
+	cl := newCommandLine()
+	command, err := cl.app.Parse(args)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "starling: %v\n", err)
+		var wrongValue *config.Error
+		if errors.As(err, &wrongValue) {
+			return exitFailure
+		}
+		fmt.Fprintln(os.Stderr, "starling --help lists commands and flags")
+		return exitUsage
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// A second signal ends the process at once.
+	context.AfterFunc(ctx, stop)
+	defer stop()
+	switch command {
+	case cl.health.FullCommand():
+		err = cl.checkHealth(ctx)
+	default:
+		err = cl.serve(ctx)
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "starling: %v\n", err)
+		return exitFailure
+	}
+	return 0
+}
+
+func (cl *commandLine) serve(ctx context.Context) error {
+	if err := cl.config.Check(); err != nil {
+		return err
+	}
+	n, err := node.New(node.Options{
+		Config: cl.config,
+		Flags:  cl.values(),
+		Logger: promslog.New(&cl.log),
+	})
+	if err != nil {
+		return err
+	}
+	return n.Run(ctx)
+}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/starling-tsdb/starling/internal/config"
+)
+
+func TestFlagsReachTheConfig(t *testing.T) {
+	cl := newCommandLine()
+	_, err := cl.app.Parse([]string{
+		"--web.listen-address=127.0.0.1:1", "--web.config.file=w.yml", "--storage.tsdb.path=p",
+		"--storage.tsdb.retention.time=7d", "--storage.tsdb.retention.size=2GB",
+		"--storage.tsdb.out-of-order-time-window=5h", "--storage.wal-sync=interval",
+		"--cluster.name=n", "--cluster.gossip-address=127.0.0.1:2", "--cluster.rpc-address=127.0.0.1:3",
+		"--cluster.advertise-host=h", "--cluster.join=a:1,b", "--cluster.join=c:2", "--cluster.bootstrap-expect=3",
+		"--cluster.replication-factor=2", "--cluster.zone=z",
+		"--query.timeout=1m", "--query.max-samples=7", "--query.max-concurrency=8", "--query.lookback-delta=9m",
+		"--enable-feature=promql-duration-expr,st-storage", "--log.level=debug", "--log.format=json",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := cl.config
+	for _, check := range []struct {
+		flag string
+		ok   bool
+	}{
+		{"web.listen-address", c.Web.ListenAddress == "127.0.0.1:1"},
+		{"web.config.file", c.Web.ConfigFile == "w.yml"},
+		{"storage.tsdb.path", c.Storage.Path == "p"},
+		{"storage.tsdb.retention.time", time.Duration(c.Storage.RetentionTime) == 7*24*time.Hour},
+		{"storage.tsdb.retention.size", c.Storage.RetentionSize == 2<<30},
+		{"storage.tsdb.out-of-order-time-window", time.Duration(c.Storage.OutOfOrderWindow) == 5*time.Hour},
+		{"storage.wal-sync", c.Storage.WALSync == "interval"},
+		{"cluster.name", c.Cluster.Name == "n"},
+		{"cluster.gossip-address", c.Cluster.GossipAddress == "127.0.0.1:2"},
+		{"cluster.rpc-address", c.Cluster.RPCAddress == "127.0.0.1:3"},
+		{"cluster.advertise-host", c.Cluster.AdvertiseHost == "h"},
+		{"cluster.join", slices.Equal(c.Cluster.Join, []string{"a:1", "b", "c:2"})},
+		{"cluster.bootstrap-expect", c.Cluster.BootstrapExpect == 3},
+		{"cluster.replication-factor", c.Cluster.ReplicationFactor == 2},
+		{"cluster.zone", c.Cluster.Zone == "z"},
+		{"query.timeout", time.Duration(c.Query.Timeout) == time.Minute},
+		{"query.max-samples", c.Query.MaxSamples == 7},
+		{"query.max-concurrency", c.Query.MaxConcurrency == 8},
+		{"query.lookback-delta", time.Duration(c.Query.LookbackDelta) == 9*time.Minute},
+		{"enable-feature", slices.Equal(c.Features, []string{"promql-duration-expr", "st-storage"})},
+		{"log.level", cl.log.Level.String() == "debug"},
+		{"log.format", cl.log.Format.String() == "json"},
+	} {
+		if !check.ok {
+			t.Errorf("--%s did not arrive: %+v", check.flag, c)
+		}
+	}
+}
+
+func TestDefaultsOfTheFlagsAreThoseOfTheConfig(t *testing.T) {
+	cl := newCommandLine()
+	if _, err := cl.app.Parse(nil); err != nil {
+		t.Fatal(err)
+	}
+	want := config.Default()
+	if err := cl.config.Check(); err != nil {
+		t.Error(err)
+	}
+	if cl.config.Storage != want.Storage || cl.config.Web != want.Web || cl.config.Query != want.Query {
+		t.Errorf("without flags: %+v, want %+v", cl.config, want)
+	}
+}
+
+func TestEnvironment(t *testing.T) {
+	t.Setenv("STARLING_CLUSTER_JOIN", "a:1\nb:2")
+	t.Setenv("STARLING_QUERY_TIMEOUT", "7s")
+	cl := newCommandLine()
+	if _, err := cl.app.Parse(nil); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(cl.config.Cluster.Join, []string{"a:1", "b:2"}) || time.Duration(cl.config.Query.Timeout) != 7*time.Second {
+		t.Errorf("environment variables did not arrive: %+v", cl.config)
+	}
+}
+
+func TestExitStatus(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want int
+	}{
+		{[]string{"--no-such-flag"}, exitUsage},
+		{[]string{"no-such-command"}, exitUsage},
+		{[]string{"--query.timeout=soon"}, exitFailure},
+		{[]string{"--storage.wal-sync=always"}, exitFailure},
+		{[]string{"health", "--url=http://127.0.0.1:1/", "--timeout=100ms"}, exitFailure},
+	} {
+		if got := run(c.args); got != c.want {
+			t.Errorf("starling %q exits with %d, want %d", c.args, got, c.want)
+		}
+	}
+}
+
+func TestWrongValueNamesTheFlag(t *testing.T) {
+	_, err := newCommandLine().app.Parse([]string{"--query.max-samples=many"})
+	var flagged *config.Error
+	if !errors.As(err, &flagged) || flagged.Flag != "query.max-samples" {
+		t.Errorf("Parse: %v, want an error that names --query.max-samples", err)
+	}
+}
