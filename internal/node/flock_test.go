@@ -26,13 +26,16 @@ import (
 )
 
 // flock is a cluster in this process: real nodes on a network in memory. It lives in a
-// synctest bubble.
+// synctest bubble, but for the test that cannot.
 type flock struct {
 	*testing.T
 	net   *simnet.Net
 	dir   string
 	tune  func(*storage.Options)
 	nodes map[string]*member
+	// linger is how long the last timers run on when all nodes have stopped: those of
+	// memberlist's probes. A bubble must not end before them.
+	linger time.Duration
 }
 
 // member is one running node.
@@ -48,7 +51,7 @@ type member struct {
 
 func newFlock(t *testing.T) *flock {
 	t.Helper()
-	f := &flock{T: t, net: simnet.New(), dir: t.TempDir(), nodes: map[string]*member{}}
+	f := &flock{T: t, net: simnet.New(), dir: t.TempDir(), nodes: map[string]*member{}, linger: time.Minute}
 	f.net.SetLatency(time.Millisecond)
 	t.Cleanup(f.stopAll)
 	return f
@@ -176,8 +179,7 @@ func (f *flock) stopAll() {
 	for _, m := range f.nodes {
 		<-m.done
 	}
-	// The probes of memberlist end by their timers.
-	<-time.After(time.Minute)
+	<-time.After(f.linger)
 }
 
 // write sends one sample per value, at the present time, and returns the status.
