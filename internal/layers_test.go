@@ -1,0 +1,133 @@
+// Package internal holds no code but the tests of the structure of the packages below it.
+package internal
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/starling-tsdb/starling/internal/"
+
+// vocabulary may be imported by everybody: it is what packages talk to each other in.
+var vocabulary = []string{"series", "table", "partial"}
+
+// layers says, for each package, which others it may import beside the vocabulary. A
+// package that is not listed is a mistake: say here where it belongs.
+var layers = map[string]struct {
+	imports []string
+	reason  string
+}{
+	"series":           {nil, "the vocabulary knows nothing"},
+	"table":            {nil, "the table's state machine is pure"},
+	"partial":          {nil, "the vocabulary knows nothing"},
+	"placement":        {nil, "placement is a pure function"},
+	"config":           {nil, "options do not depend on what they are for"},
+	"storage":          {nil, "the store knows nothing of a cluster"},
+	"receive":          {nil, "decoding needs bytes only"},
+	"cluster":          {nil, "membership knows nothing of data"},
+	"simnet":           {nil, "a network in memory serves every test alike"},
+	"transport":        {[]string{"transport/peerpb"}, "what travels is given to it, and given on by it"},
+	"transport/peerpb": {nil, "generated"},
+	"ingest":           {nil, "the path of a write knows its owners by interfaces"},
+	"query":            {nil, "the path of a query knows its sources by an interface"},
+	"api":              {[]string{"receive"}, "the front door decodes, and hands on by interfaces"},
+	"node": {[]string{"api", "cluster", "config", "ingest", "placement", "query", "receive", "storage", "transport"},
+		"the composition root knows the parts"},
+	"acceptance":          {nil, "it tests from a user's view"},
+	"acceptance/workload": {nil, "it is a program of its own"},
+}
+
+// pure packages neither read clocks, nor start goroutines, nor do I/O, nor log.
+var pure = []string{"series", "table", "placement"}
+
+var impure = []string{"os", "net", "net/http", "time", "sync", "log/slog", "context"}
+
+func TestLayers(t *testing.T) {
+	for dir, files := range sources(t) {
+		layer, listed := layers[dir]
+		if !listed && hasCode(files) {
+			t.Errorf("internal/%s is not in the list of layers", dir)
+			continue
+		}
+		for file, imports := range files {
+			if strings.HasSuffix(file, "_test.go") {
+				continue
+			}
+			for _, path := range imports {
+				own, ours := strings.CutPrefix(path, module)
+				if ours && !slices.Contains(vocabulary, own) && !slices.Contains(layer.imports, own) {
+					t.Errorf("%s must not import internal/%s: %s", file, own, layer.reason)
+				}
+				if slices.Contains(pure, dir) && slices.Contains(impure, path) {
+					t.Errorf("%s must not import %q: %s is pure", file, path, dir)
+				}
+			}
+		}
+	}
+}
+
+func TestEveryPackageIsDocumented(t *testing.T) {
+	for dir, files := range sources(t) {
+		documented := false
+		for file := range files {
+			f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.PackageClauseOnly|parser.ParseComments)
+			if err != nil {
+				t.Fatal(err)
+			}
+			documented = documented || f.Doc != nil
+		}
+		if !documented {
+			t.Errorf("no file of internal/%s says what the package is for", dir)
+		}
+	}
+}
+
+func hasCode(files map[string][]string) bool {
+	for file := range files {
+		if !strings.HasSuffix(file, "_test.go") {
+			return true
+		}
+	}
+	return false
+}
+
+// sources returns the imports of every Go file, by folder and file.
+func sources(t *testing.T) map[string]map[string][]string {
+	t.Helper()
+	found := map[string]map[string][]string{}
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.Contains(path, "testdata") {
+			return err
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		dir := filepath.ToSlash(filepath.Dir(path))
+		if found[dir] == nil {
+			found[dir] = map[string][]string{}
+		}
+		found[dir][path] = []string{}
+		for _, spec := range f.Imports {
+			name, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				return err
+			}
+			found[dir][path] = append(found[dir][path], name)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(found) < len(layers)/2 {
+		t.Fatalf("only %d folders were found", len(found))
+	}
+	return found
+}
