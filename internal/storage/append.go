@@ -8,7 +8,9 @@ import (
 	"time"
 
 	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/metadata"
+	"github.com/prometheus/prometheus/model/value"
 	promstorage "github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
 
@@ -163,6 +165,9 @@ func (w *write) sample(app promstorage.AppenderV2, i, j int, opts promstorage.AO
 		v = 0
 	}
 	ref, err := app.Append(w.refs[i], sr.Labels, p.ST, p.T, v, h, fh, opts)
+	if errors.Is(err, promstorage.ErrDuplicateSampleForTimestamp) && value.IsStaleNaN(v) {
+		ref, err = repeatedMarker(app, w.refs[i], sr.Labels, p)
+	}
 	if err != nil {
 		reason := reasonOf(err)
 		if reason == 0 {
@@ -184,6 +189,18 @@ func (w *write) sample(app promstorage.AppenderV2, i, j int, opts promstorage.AO
 		w.counts.floats++
 	}
 	return nil
+}
+
+// repeatedMarker appends a stale marker again, as the kinds of histogram that the TSDB
+// makes of it in a series of histograms. Senders know one kind of marker only, so the
+// repetition of one that was stored looks to the TSDB like a float that conflicts with
+// a histogram. Equal to what is stored it is a success, and nothing is stored twice.
+func repeatedMarker(app promstorage.AppenderV2, ref promstorage.SeriesRef, ls labels.Labels, p *series.Sample) (promstorage.SeriesRef, error) {
+	got, err := app.Append(ref, ls, p.ST, p.T, 0, &histogram.Histogram{Sum: p.V}, nil, promstorage.AppendV2Options{})
+	if errors.Is(err, promstorage.ErrDuplicateSampleForTimestamp) {
+		got, err = app.Append(ref, ls, p.ST, p.T, 0, nil, &histogram.FloatHistogram{Sum: p.V}, promstorage.AppendV2Options{})
+	}
+	return got, err
 }
 
 // writeExemplars stores the batch's exemplars, in a transaction of their own and through

@@ -120,6 +120,34 @@ func TestHistogramsAreCopiedAndReduced(t *testing.T) {
 	}
 }
 
+// Senders mark a series stale with a float, whatever it holds. The same marker again, as
+// after a lost answer, is a duplicate and no conflict.
+func TestRepeatedStaleMarker(t *testing.T) {
+	marker := math.Float64frombits(value.StaleNaN)
+	for kind, first := range map[string]series.Sample{
+		"floats":           {T: at(0), V: 1},
+		"histograms":       {T: at(0), H: tsdbutil.GenerateTestHistogram(1)},
+		"float histograms": {T: at(0), FH: tsdbutil.GenerateTestFloatHistogram(1)},
+	} {
+		t.Run(kind, func(t *testing.T) {
+			s := mustOpen(t, testOptions(t.TempDir()), hooks{})
+			one := func(p series.Sample) *series.Batch {
+				return batch(series.Series{Labels: name("m"), Samples: []series.Sample{p}})
+			}
+			stale := series.Sample{T: at(time.Minute), V: marker}
+			for i, p := range []series.Sample{first, stale, stale} {
+				if refused := mustAppend(t, s, one(p)); len(refused) > 0 {
+					t.Errorf("sample %d: %+v", i, refused)
+				}
+			}
+			// At the time of another value the marker does conflict.
+			if refused := mustAppend(t, s, one(series.Sample{T: at(time.Minute), V: 7})); len(refused) != 1 || refused[0].Reason != series.Conflict {
+				t.Errorf("a value at the time of the marker: %+v, want a conflict", refused)
+			}
+		})
+	}
+}
+
 func TestExemplars(t *testing.T) {
 	s := mustOpen(t, testOptions(t.TempDir()), hooks{})
 	ex := func(id string, ts int64, v float64) exemplar.Exemplar {
@@ -208,7 +236,7 @@ func TestMovedSeriesIsNoticed(t *testing.T) {
 	mustAppend(t, s, b)
 	w := &write{batch: b, maxTime: at(0), refs: []promstorage.SeriesRef{1 << 40}}
 	app := s.db.AppenderV2(context.Background())
-	defer app.Rollback()
+	defer func() { _ = app.Rollback() }()
 	if err := w.samples(app); !errors.Is(err, errSeriesMoved) {
 		t.Errorf("got %v", err)
 	}
