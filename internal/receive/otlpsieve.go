@@ -55,7 +55,7 @@ func newSieve(l *Limits, o *Options, settings prometheusremotewrite.Settings) *s
 		labelName: otlptranslator.LabelNamer{
 			UTF8Allowed: settings.AllowUTF8,
 			// Deprecated by the translator, but a setting of Prometheus's.
-			UnderscoreLabelSanitization: settings.LabelNameUnderscoreSanitization, //nolint:staticcheck
+			UnderscoreLabelSanitization: settings.LabelNameUnderscoreSanitization, //nolint:staticcheck // see above
 			PreserveMultipleUnderscores: settings.LabelNamePreserveMultipleUnderscores,
 		},
 		promoted:   make(map[string]bool),

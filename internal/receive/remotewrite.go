@@ -41,9 +41,9 @@ type dialect struct {
 	histograms, exemplars, seriesMetadata protowire.Number
 	// startTimes tells whether samples carry start timestamps.
 	startTimes bool
-	// samplesRequired makes a series without any invalid, as the specification of 2.0
+	// contentRequired makes a series without any invalid, as the specification of 2.0
 	// has it. In 1.0 such a series is nothing.
-	samplesRequired bool
+	contentRequired bool
 }
 
 var (
@@ -56,7 +56,7 @@ var (
 		name:    "io.prometheus.write.v2.Request",
 		symbols: 4, series: 5,
 		histograms: 3, exemplars: 4, seriesMetadata: 5,
-		startTimes: true, samplesRequired: true,
+		startTimes: true, contentRequired: true,
 	}
 )
 

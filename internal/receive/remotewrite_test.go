@@ -182,7 +182,8 @@ func TestExemplars(t *testing.T) {
 	}
 }
 
-// In 1.0 a series may carry exemplars only, or nothing. In 2.0 it may not.
+// A series may carry exemplars only: Prometheus sends them so, also in 2.0, whatever the
+// specification says. In 1.0 it may carry nothing.
 func TestSeriesWithoutSamples(t *testing.T) {
 	d := newTestDecoder(t)
 	out := decode1(t, d,
@@ -192,8 +193,12 @@ func TestSeriesWithoutSamples(t *testing.T) {
 		t.Errorf("1.0: got %+v", out)
 	}
 	out = decode2(t, d, request2(writev2.TimeSeries{Exemplars: []writev2.Exemplar{{Value: 1}}}, "__name__", "exemplar"))
-	if len(out.Batch.Series) != 0 || out.InvalidSeries != 1 || out.Lost != (series.Written{Exemplars: 1}) ||
-		out.Invalid[0].Message != `series {__name__="exemplar"}: neither samples nor histograms` {
+	if len(out.Batch.Series) != 1 || len(out.Invalid) != 0 || len(out.Batch.Series[0].Exemplars) != 1 {
+		t.Errorf("2.0: got %+v", out)
+	}
+	out = decode2(t, d, request2(writev2.TimeSeries{}, "__name__", "nothing"))
+	if len(out.Batch.Series) != 0 || out.InvalidSeries != 1 ||
+		out.Invalid[0].Message != `series {__name__="nothing"}: neither samples nor histograms nor exemplars` {
 		t.Errorf("2.0: got %+v", out)
 	}
 }

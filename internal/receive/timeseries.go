@@ -44,14 +44,11 @@ func (r *remoteDecoder) timeSeries(msg []byte) error {
 		r.rejectSeries(head.count, flaw)
 		return nil
 	}
-	if head.count.Samples+head.count.Histograms == 0 {
-		if r.samplesRequired {
-			r.rejectSeries(head.count, "neither samples nor histograms")
-			return nil
+	if head.count == (series.Written{}) {
+		if r.contentRequired {
+			r.rejectSeries(head.count, "neither samples nor histograms nor exemplars")
 		}
-		if head.count.Exemplars == 0 {
-			return nil
-		}
+		return nil
 	}
 	// The name must be read before exemplars make use of the scratch.
 	if r.seriesMetadata != 0 {
