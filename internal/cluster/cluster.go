@@ -192,11 +192,6 @@ func (c *Cluster) release() {
 		c.count.unregister()
 		c.birth.close()
 		c.seat.close()
-		if c.store != nil {
-			if err := c.store.close(); err != nil {
-				c.log.Warn("close the Raft store", "err", err)
-			}
-		}
 		if c.lock != nil {
 			if err := c.lock.Release(); err != nil {
 				c.log.Warn("unlock the cluster directory", "err", err)

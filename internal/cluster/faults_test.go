@@ -206,12 +206,12 @@ func TestDamagedDirectories(t *testing.T) {
 		{"founding damaged", flip(foundingFile), errDamaged, foundingFile},
 		{"founding lost", remove(foundingFile), errLost, foundingFile},
 		{"raft lost", remove(raftDir), errLost, raftDir},
-		{"raft log lost", remove(raftDir + "/log"), errLost, raftDir},
+		{"raft log lost", remove(raftDir + "/" + logFile), errLost, raftDir},
 		{"raft owner damaged", flip(raftDir + "/" + ownerFile), errDamaged, ownerFile},
-		{"raft meta damaged", flip(raftDir + "/log/" + metaFile), errDamaged, metaFile},
-		{"raft meta truncated", func(dir string) error {
-			return os.Truncate(filepath.Join(dir, raftDir, "log", metaFile), 20)
-		}, errDamaged, metaFile},
+		{"raft log damaged", flip(raftDir + "/" + logFile), errDamaged, logFile},
+		{"raft log truncated", func(dir string) error {
+			return os.Truncate(filepath.Join(dir, raftDir, logFile), 20)
+		}, errDamaged, logFile},
 		{"table of another cluster", func(dir string) error {
 			b, err := table.Encode(&table.Table{ClusterID: "x", Epoch: 1, KeyVersion: table.KeyVersion, ReplicationFactor: 1, Slots: []table.Slot{{Node: "n"}}})
 			return errors.Join(err, replaceFile(filepath.Join(dir, tableFile), b))

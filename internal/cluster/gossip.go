@@ -87,7 +87,7 @@ func (g *gossip) start(ctx context.Context) error {
 	}
 	list, err := memberlist.Create(conf)
 	if err != nil {
-		return fmt.Errorf("start gossip on %s: %w", g.cfg.GossipBind, err)
+		return fmt.Errorf("--cluster.gossip-address=%s: %w", g.cfg.GossipBind, err)
 	}
 	g.list = list
 	g.addr = list.LocalNode().Address()

@@ -14,7 +14,6 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/hashicorp/raft"
-	"github.com/hashicorp/raft-wal/types"
 
 	"github.com/starling-tsdb/starling/internal/table"
 )
@@ -163,37 +162,6 @@ func TestMachineStopsAtWhatItDoesNotKnow(t *testing.T) {
 	}
 	if offers != 3 {
 		t.Errorf("%d tables offered, want 3", offers)
-	}
-}
-
-func TestMetaStore(t *testing.T) {
-	dir := t.TempDir()
-	m := &metaStore{}
-	if s, err := m.Load(dir); err != nil || len(s.Segments) != 0 {
-		t.Fatalf("new store: %+v, %v", s, err)
-	}
-	if err := m.SetStable([]byte("vote"), []byte("a")); err != nil {
-		t.Fatal(err)
-	}
-	if err := m.CommitState(types.PersistentState{NextSegmentID: 3, Segments: []types.SegmentInfo{{ID: 2}}}); err != nil {
-		t.Fatal(err)
-	}
-	m = &metaStore{}
-	s, err := m.Load(dir)
-	if err != nil || s.NextSegmentID != 3 || len(s.Segments) != 1 {
-		t.Errorf("state %+v, %v", s, err)
-	}
-	if v, err := m.GetStable([]byte("vote")); err != nil || string(v) != "a" {
-		t.Errorf("vote %q, %v", v, err)
-	}
-	if v, err := m.GetStable([]byte("none")); err != nil || v != nil {
-		t.Errorf("missing key: %q, %v", v, err)
-	}
-	if err := m.SetStable([]byte("vote"), nil); err != nil {
-		t.Fatal(err)
-	}
-	if v, _ := m.GetStable([]byte("vote")); v != nil {
-		t.Errorf("deleted key: %q", v)
 	}
 }
 

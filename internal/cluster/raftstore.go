@@ -10,18 +10,13 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
-	wal "github.com/hashicorp/raft-wal"
 
 	"github.com/starling-tsdb/starling/internal/table"
 )
 
-// segmentSize is that of the log's files. The log holds a few commands of some hundred
-// bytes between two snapshots.
-const segmentSize = 1 << 20
-
 // raftStore is what Raft keeps on disk.
 type raftStore struct {
-	log   *wal.WAL
+	log   *logStore
 	snaps *raft.FileSnapshotStore
 	// wasThere tells that the store was made by an earlier start.
 	wasThere bool
@@ -29,26 +24,20 @@ type raftStore struct {
 
 func openRaftStore(dir string, log hclog.Logger) (s *raftStore, err error) {
 	dir = filepath.Join(dir, raftDir)
-	logDir := filepath.Join(dir, "log")
 	// The libraries panic on some damage; a start has to fail with an error.
 	defer recoverInto(&err, "open the Raft store "+dir)
 	s = &raftStore{}
 	if err := makeDir(dir); err != nil {
 		return nil, fmt.Errorf("open the Raft store: %w", err)
 	}
-	if err := makeDir(logDir); err != nil {
-		return nil, fmt.Errorf("open the Raft store: %w", err)
-	}
-	if s.wasThere, err = metaExists(logDir); err != nil {
+	if s.wasThere, err = logExists(dir); err != nil {
 		return nil, err
 	}
-	s.log, err = wal.Open(logDir, wal.WithMetaStore(&metaStore{}), wal.WithSegmentSize(segmentSize), wal.WithLogger(log))
-	if err != nil {
-		return nil, fmt.Errorf("open the Raft log %s: %w; restore the whole directory from one backup, or empty it and let the node join as a new one", logDir, err)
+	if s.log, err = openLogStore(dir); err != nil {
+		return nil, fmt.Errorf("open the Raft log: %w; restore the whole directory from one backup, or empty it and let the node join as a new one", err)
 	}
 	s.snaps, err = raft.NewFileSnapshotStoreWithLogger(dir, 2, log)
 	if err != nil {
-		_ = s.log.Close()
 		return nil, fmt.Errorf("open the Raft snapshots in %s: %w", dir, err)
 	}
 	return s, nil
@@ -64,8 +53,6 @@ func recoverInto(err *error, doing string) {
 func (s *raftStore) used() (bool, error) {
 	return raft.HasExistingState(s.log, s.log, s.snaps)
 }
-
-func (s *raftStore) close() error { return s.log.Close() }
 
 // machine is Raft's state machine: the table as far as this node has applied the log. It
 // can be behind the adopted table after a restart, and ahead of it for a moment.

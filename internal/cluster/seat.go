@@ -235,7 +235,7 @@ func (c *Cluster) proposeOnce(ctx context.Context, cmd table.Command) (*table.Ta
 	}
 	leader := c.consensus.leader()
 	address, _ := c.Address(leader)
-	last := error(errNotLeader)
+	last := errNotLeader
 	for _, p := range append([]peer{{ID: leader, RPC: address, State: Alive, Cluster: c.clusterID()}}, c.peers.all()...) {
 		if p.State != Alive || p.Cluster != c.clusterID() || asked[p.ID] {
 			continue
