@@ -98,11 +98,12 @@ func (f *flock) start(name, ip string, change func(*config.Cluster)) *member {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	m := &member{Node: n, flock: f, name: name, ip: ip, stop: cancel, done: make(chan error, 1)}
-	// A client that keeps no connections: it may run longer than the node.
-	m.http = &http.Client{Transport: &http.Transport{
+	// A client on the same machine, so that it is never cut off. It keeps no connections,
+	// because it may run longer than the node.
+	m.http = &http.Client{Timeout: 3 * time.Minute, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
-			return f.net.Host("10.9.9.9").Dial(ctx, address)
+			return f.net.Host(ip).Dial(ctx, address)
 		},
 	}}
 	go func() { m.done <- n.Run(ctx) }()
@@ -167,7 +168,9 @@ func (m *member) halt() {
 func (m *member) crash() {
 	m.flock.net.Down(m.ip)
 	m.stop()
-	<-m.done
+	if err := <-m.done; err != nil {
+		m.flock.Logf("%s ended with %v", m.name, err)
+	}
 	delete(m.flock.nodes, m.name)
 	m.flock.net.Up(m.ip)
 }
@@ -177,7 +180,9 @@ func (f *flock) stopAll() {
 		m.stop()
 	}
 	for _, m := range f.nodes {
-		<-m.done
+		if err := <-m.done; err != nil {
+			f.Errorf("%s ended with %v", m.name, err)
+		}
 	}
 	<-time.After(f.linger)
 }

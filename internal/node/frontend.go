@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/prometheus/common/model"
 	"github.com/prometheus/common/version"
 	promconfig "github.com/prometheus/prometheus/config"
 	"github.com/prometheus/prometheus/promql/parser"
@@ -103,7 +102,7 @@ func (n *Node) retention() string {
 	case c.RetentionTime == 0:
 		return c.RetentionSize.String()
 	default:
-		return fmt.Sprintf("%s or %s", model.Duration(c.RetentionTime), c.RetentionSize)
+		return fmt.Sprintf("%s or %s", c.RetentionTime, c.RetentionSize)
 	}
 }
 

@@ -57,6 +57,9 @@ func (l *Listener) Close() error {
 	err := l.base.Close()
 	l.grpc.Close()
 	l.raft.Close()
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
 	return err
 }
 

@@ -1,0 +1,161 @@
+package node
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"strconv"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/starling-tsdb/starling/internal/config"
+)
+
+// What a client remembers: by metric, the greatest value that was acknowledged. Every
+// metric only grows, and each write has a timestamp of its own.
+type memory struct {
+	acknowledged map[string]float64
+	sent         map[string]float64
+}
+
+// Random writes and queries through random nodes, while nodes crash, come back and are
+// cut off: every successful answer holds everything that was acknowledged before it was
+// asked for, and nothing that was never sent. STARLING_FAULT_SEEDS sets how many
+// histories are tried.
+func TestAcknowledgedIsAnswered(t *testing.T) {
+	seeds := 20
+	if s := os.Getenv("STARLING_FAULT_SEEDS"); s != "" {
+		var err error
+		if seeds, err = strconv.Atoi(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for seed := range seeds {
+		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { runHistory(t, uint64(seed)) })
+		})
+	}
+}
+
+func runHistory(t *testing.T, seed uint64) {
+	rng := rand.New(rand.NewPCG(seed, 7))
+	f := newFlock(t)
+	f.fresh("n0", "n1", "n2")
+	h := &history{
+		flock: f, rng: rng, ips: map[string]string{"n0": ip(1), "n1": ip(2), "n2": ip(3)},
+		memory: memory{map[string]float64{}, map[string]float64{}},
+	}
+	for range 150 {
+		h.step()
+		<-time.After(time.Duration(rng.IntN(400)) * time.Millisecond)
+	}
+	if h.writes == 0 || h.answers == 0 {
+		t.Errorf("%d writes were acknowledged and %d queries answered: nothing was tested", h.writes, h.answers)
+	}
+	// Once all faults heal, everything works again.
+	f.net.Heal()
+	for name := range h.ips {
+		h.start(name)
+	}
+	for _, m := range f.nodes {
+		f.eventually(time.Minute, m.name+" answers again", func() error { return h.check(m, true) })
+	}
+	t.Logf("%d writes acknowledged, %d refused; %d queries answered, %d refused", h.writes, h.refusedWrites, h.answers, h.refusedQueries)
+}
+
+// history is one random run.
+type history struct {
+	*flock
+	memory
+	rng                                            *rand.Rand
+	ips                                            map[string]string // by node name
+	writes, refusedWrites, answers, refusedQueries int
+}
+
+func (h *history) step() {
+	switch p := h.rng.IntN(100); {
+	case p < 45:
+		h.write()
+	case p < 85:
+		if err := h.check(h.any(), false); err != nil {
+			h.Fatal(err)
+		}
+	case p < 88:
+		if len(h.nodes) > 1 {
+			h.any().crash()
+		}
+	case p < 94:
+		for name := range h.ips {
+			h.start(name)
+		}
+	case p < 97:
+		h.cut()
+	default:
+		h.net.Heal()
+	}
+}
+
+// any returns a random node that runs.
+func (h *history) any() *member {
+	for {
+		if m := h.nodes[fmt.Sprintf("n%d", h.rng.IntN(len(h.ips)))]; m != nil {
+			return m
+		}
+	}
+}
+
+func (h *history) start(name string) {
+	if h.nodes[name] == nil {
+		h.flock.start(name, h.ips[name], func(c *config.Cluster) { c.Join, c.BootstrapExpect = seeds(3), 3 })
+	}
+}
+
+// cut separates one node from the others; clients reach both sides.
+func (h *history) cut() {
+	lonely := h.ips[fmt.Sprintf("n%d", h.rng.IntN(len(h.ips)))]
+	var others []string
+	for _, ip := range h.ips {
+		if ip != lonely {
+			others = append(others, ip)
+		}
+	}
+	h.net.Partition([]string{lonely}, others)
+}
+
+func (h *history) write() {
+	metric := fmt.Sprintf("m%d", h.rng.IntN(4))
+	h.sent[metric]++
+	value := h.sent[metric]
+	switch code := h.any().write(metric, value); code {
+	case http.StatusNoContent:
+		h.acknowledged[metric] = value
+		h.writes++
+	case 0, http.StatusServiceUnavailable:
+		h.refusedWrites++
+	default:
+		h.Fatalf("write of %s: status %d", metric, code)
+	}
+}
+
+// check asks for every metric's greatest value.
+func (h *history) check(m *member, must bool) error {
+	for metric, sent := range h.sent {
+		acknowledged := h.acknowledged[metric]
+		got := m.query(fmt.Sprintf("max_over_time(%s[1h])", metric))
+		switch {
+		case got.code == http.StatusOK:
+			value, _ := strconv.ParseFloat(got.values["0"], 64)
+			if value < acknowledged || value > sent {
+				return fmt.Errorf("%s answers %v for %s: acknowledged %v, sent %v", m.name, value, metric, acknowledged, sent)
+			}
+			h.answers++
+		case must || got.code != http.StatusServiceUnavailable && got.code != 0:
+			return fmt.Errorf("%s: query of %s: %+v", m.name, metric, got)
+		default:
+			h.refusedQueries++
+		}
+	}
+	return nil
+}
