@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"compress/gzip"
+	"errors"
 	"io"
 	"math"
 	"net/http"
@@ -135,7 +136,7 @@ func (f *fixture) families(query string) []*dto.MetricFamily {
 	for {
 		family := &dto.MetricFamily{}
 		err := dec.Decode(family)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return all
 		}
 		if err != nil {

@@ -227,7 +227,7 @@ func TestCancellation(t *testing.T) {
 			time.AfterFunc(time.Second, cancel)
 			_, _, err := read(ctx, t, hanging(&canceled))
 			synctest.Wait()
-			if err != context.Canceled || canceled.Load() != 3 {
+			if !errors.Is(err, context.Canceled) || canceled.Load() != 3 {
 				t.Errorf("got %v, %d nodes canceled", err, canceled.Load())
 			}
 		})
@@ -239,7 +239,7 @@ func TestCancellation(t *testing.T) {
 			defer cancel()
 			_, _, err := read(ctx, t, hanging(&canceled))
 			synctest.Wait()
-			if err != context.DeadlineExceeded || canceled.Load() != 3 {
+			if !errors.Is(err, context.DeadlineExceeded) || canceled.Load() != 3 {
 				t.Errorf("got %v, %d nodes canceled", err, canceled.Load())
 			}
 		})
@@ -258,7 +258,7 @@ func TestCancellation(t *testing.T) {
 			if canceled.Load() != 3 {
 				t.Errorf("%d nodes canceled", canceled.Load())
 			}
-			if set.Next() || set.Err() != context.Canceled {
+			if set.Next() || !errors.Is(set.Err(), context.Canceled) {
 				t.Errorf("a closed select: got %v", set.Err())
 			}
 		})
