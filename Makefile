@@ -1,0 +1,111 @@
+# Everything but `race` (a C compiler), `image` and `faults` (Docker) needs Go alone.
+# `make help` lists the targets.
+
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+GO ?= go
+# Where `make run` keeps its data; `make cluster` puts its own beside it.
+DATA ?= data
+# Passed on to the node, or to each node: make run ARGS='--log.level=debug'
+ARGS ?=
+# Narrows test, race and bench: make test PKG=./internal/placement/...
+PKG ?= ./...
+IMAGE ?= starling:latest
+GOLANGCI_LINT_VERSION := v2.15.0
+
+VERSION ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),unknown)
+REVISION := $(or $(shell git rev-parse --verify --quiet HEAD 2>/dev/null),unknown)
+BRANCH := $(or $(shell git branch --show-current 2>/dev/null),unknown)
+# The time of the commit, not of the build: the same source gives the same bytes.
+BUILD_DATE := $(or $(shell git log -1 --format=%cd --date=format:%Y%m%d-%H:%M:%S 2>/dev/null),unknown)
+info := github.com/prometheus/common/version
+LDFLAGS := -s -w \
+	-X $(info).Version=$(VERSION) -X $(info).Revision=$(REVISION) \
+	-X $(info).Branch=$(BRANCH) -X $(info).BuildDate=$(BUILD_DATE)
+GO_BUILD = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+
+LINT := bin/tools/golangci-lint-$(GOLANGCI_LINT_VERSION)
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' Makefile
+	@echo
+	@echo "  make cluster CLEAN=1 starts from empty data directories."
+	@echo "  make run ARGS='…' and make cluster ARGS='…' pass flags on to the nodes."
+	@echo "  make test, race and bench take PKG=./internal/…, bench takes BENCH=regexp."
+
+.PHONY: build
+build: ## Build bin/starling
+	$(GO_BUILD) -o bin/starling ./cmd/starling
+
+.PHONY: run
+run: build ## Build and run one node, with its data in ./data
+	exec bin/starling --storage.tsdb.path='$(DATA)' $(ARGS)
+
+# Node n listens on 9n80 (HTTP; the first on 9080), 9n81 (peers) and 9n82 (gossip). The
+# nodes run in the background, where Ctrl-C does not reach them: the trap stops them, so
+# that each ends in its own order and its last lines are still read.
+.PHONY: cluster
+cluster: build ## Run three nodes on 127.0.0.1:9080, 9180 and 9280 until Ctrl-C
+	@[[ -z '$(CLEAN)' ]] || rm -rf '$(DATA)-cluster'
+	@pids=(); \
+	trap 'trap "" INT TERM; kill -TERM "$${pids[@]}" 2>/dev/null || true' INT TERM; \
+	for n in 0 1 2; do \
+	  bin/starling --storage.tsdb.path="$(DATA)-cluster/node-$$n" \
+	    --web.listen-address=127.0.0.1:9$${n}80 \
+	    --cluster.rpc-address=127.0.0.1:9$${n}81 \
+	    --cluster.gossip-address=127.0.0.1:9$${n}82 \
+	    --cluster.advertise-host=127.0.0.1 \
+	    --cluster.join=127.0.0.1:9082 --cluster.join=127.0.0.1:9182 --cluster.join=127.0.0.1:9282 \
+	    --cluster.bootstrap-expect=3 $(ARGS) \
+	    > >(trap '' INT TERM; while IFS= read -r line; do printf 'node-%s | %s\n' "$$n" "$$line"; done) 2>&1 & \
+	  pids+=($$!); \
+	done; \
+	code=0; \
+	for pid in "$${pids[@]}"; do \
+	  until wait "$$pid"; do ended=$$?; kill -0 "$$pid" 2>/dev/null || { code=$$ended; break; }; done; \
+	done; \
+	wait; exit $$code
+
+.PHONY: test
+test: ## Run the tests; what needs Docker is skipped and says so
+	$(GO) test $(PKG)
+
+.PHONY: race
+race: ## Run the tests with the race detector (needs a C compiler)
+	CGO_ENABLED=1 $(GO) test -race -timeout 30m $(PKG)
+
+# Real processes and containers: builds a real Prometheus from the Go module proxy
+# (once, a few minutes; kept in the user's cache directory), starts three nodes by
+# docker-compose.yml, kills one under load and compares every answer with Prometheus's.
+.PHONY: faults
+faults: ## Run the acceptance tests on real processes and containers (needs Docker)
+	STARLING_ACCEPTANCE=1 $(GO) test -count=1 -timeout 30m -v ./internal/acceptance
+
+BENCH ?= .
+.PHONY: bench
+bench: ## Run the micro-benchmarks, with allocations
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem $(PKG)
+
+.PHONY: image
+image: ## Build the container image starling:latest; nothing is pulled
+	rm -rf bin/image
+	mkdir -p bin/image/data
+	GOOS=linux $(GO_BUILD) -o bin/image/starling ./cmd/starling
+	docker build --network none -t '$(IMAGE)' .
+
+.PHONY: lint
+lint: $(LINT) ## Check format and style with golangci-lint
+	$(LINT) run $(PKG)
+
+# The linter's dependencies stay out of go.mod; it is built from the module proxy.
+$(LINT):
+	CGO_ENABLED=0 GOWORK=off GOBIN='$(CURDIR)/bin/tools' $(GO) install \
+	  github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
+	mv bin/tools/golangci-lint '$@'
+
+.PHONY: clean
+clean: ## Delete what was built and the data of run and cluster
+	rm -rf bin '$(DATA)' '$(DATA)-cluster'
