@@ -76,7 +76,7 @@ func (cl *commandLine) clusterFlags(c *config.Cluster) {
 	f("cluster.gossip-address", "Address for gossip, TCP and UDP.").Default(c.GossipAddress).StringVar(&c.GossipAddress)
 	f("cluster.rpc-address", "Address for requests of other nodes.").Default(c.RPCAddress).StringVar(&c.RPCAddress)
 	f("cluster.advertise-host", "Host under which other nodes reach this one. Default: the bound or a private address.").StringVar(&c.AdvertiseHost)
-	f("cluster.join", "Gossip address (host:port) or DNS name of nodes to find. Repeatable; the same list on every node will do.").
+	f("cluster.join", "Gossip address of nodes to find, host or host:port, by name or number. Repeatable; the same list on every node will do.").
 		SetValue(&listValue{dst: &c.Join})
 	cl.value("cluster.bootstrap-expect", "Found a new cluster when this many fresh nodes have found each other.",
 		strconv.Itoa(c.BootstrapExpect), parsed(&c.BootstrapExpect, strconv.Atoi))

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -62,8 +64,8 @@ type Config struct {
 
 // Find says how a node finds its cluster.
 type Find struct {
-	// Join lists gossip addresses, host:port, of any members. Hosts may be names, which
-	// are resolved anew at each attempt. The node's own address does no harm.
+	// Join lists gossip addresses, host or host:port, of any members. Hosts may be names,
+	// which are resolved anew at each attempt. The node's own address does no harm.
 	Join []string
 	// BootstrapExpect is the number of fresh nodes that found a cluster together. It has
 	// to be more than half of the fresh nodes that are started at the same time. 0 with
@@ -107,6 +109,10 @@ type Timing struct {
 	Leave time.Duration
 }
 
+// defaultGossipPort is where a seed without a port gossips, if this node's own port says
+// nothing about it.
+const defaultGossipPort = 7946
+
 const (
 	maxZone    = 64
 	maxName    = 64
@@ -134,7 +140,40 @@ func (c Config) fill() (Config, error) {
 		c.Adopt = func(_, _ *table.Table) {}
 	}
 	c.Timing.fill()
-	return c, c.check()
+	if err := c.check(); err != nil {
+		return c, err
+	}
+	var err error
+	c.Find.Join, err = c.seeds()
+	return c, err
+}
+
+// seeds returns Join with a port everywhere: a name alone is meant to be at the port where
+// this node gossips, since the nodes of a cluster mostly use the same one.
+func (c *Config) seeds() ([]string, error) {
+	_, own, err := splitHostPort(c.GossipBind)
+	if err != nil || own == 0 {
+		own = defaultGossipPort
+	}
+	seeds := make([]string, 0, len(c.Find.Join))
+	for _, seed := range c.Find.Join {
+		if isHost(seed) {
+			seed = net.JoinHostPort(strings.Trim(seed, "[]"), strconv.Itoa(own))
+		}
+		if _, _, err := splitHostPort(seed); err != nil {
+			return nil, fmt.Errorf("--cluster.join %q: %w", seed, err)
+		}
+		seeds = append(seeds, seed)
+	}
+	return seeds, nil
+}
+
+// isHost tells whether a seed is a name or an address without a port.
+func isHost(seed string) bool {
+	if _, err := netip.ParseAddr(strings.Trim(seed, "[]")); err == nil {
+		return true
+	}
+	return seed != "" && !strings.Contains(seed, ":")
 }
 
 func (t *Timing) fill() {
@@ -164,7 +203,7 @@ func (c *Config) check() error {
 	}{
 		{"--cluster.name", c.ClusterName, memberlist.LabelMaxSize},
 		{"--cluster.zone", c.Advertise.Zone, maxZone},
-		{"--cluster.node-name", c.Advertise.Name, maxName},
+		{"the name of this node", c.Advertise.Name, maxName},
 		{"the version", c.Advertise.Version, maxVersion},
 	} {
 		if err := checkText(s.value, s.limit); err != nil {
@@ -180,11 +219,6 @@ func (c *Config) check() error {
 	for _, p := range []int{c.Advertise.RPCPort, c.Advertise.HTTPPort} {
 		if p < 1 || p > 65535 {
 			return fmt.Errorf("cluster: port %d to advertise is not in 1..65535", p)
-		}
-	}
-	for _, seed := range c.Find.Join {
-		if _, _, err := splitHostPort(seed); err != nil {
-			return fmt.Errorf("--cluster.join %q: %w", seed, err)
 		}
 	}
 	if c.GossipTransport == nil {

@@ -35,11 +35,10 @@ func TestConfigNamesTheFlag(t *testing.T) {
 	}{
 		{func(c *Config) { c.Advertise.Zone = strings.Repeat("z", maxZone+1) }, "--cluster.zone"},
 		{func(c *Config) { c.Advertise.Zone = "a\nb" }, "--cluster.zone"},
-		{func(c *Config) { c.Advertise.Name = "<&>" }, "--cluster.node-name"},
+		{func(c *Config) { c.Advertise.Name = "<&>" }, "the name of this node"},
 		{func(c *Config) { c.ClusterName = strings.Repeat("n", 256) }, "--cluster.name"},
 		{func(c *Config) { c.Find.BootstrapExpect = -1 }, "--cluster.bootstrap-expect"},
 		{func(c *Config) { c.Find.BootstrapExpect = maxExpect + 1 }, "--cluster.bootstrap-expect"},
-		{func(c *Config) { c.Find.Join = []string{"host"} }, "--cluster.join"},
 		{func(c *Config) { c.Find.Join = []string{"host:x"} }, "--cluster.join"},
 		{func(c *Config) { c.ReplicationFactor = -1 }, "--cluster.replication-factor"},
 		{func(c *Config) { c.GossipBind = "nowhere" }, "--cluster.gossip-address"},

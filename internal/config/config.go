@@ -72,7 +72,7 @@ type Cluster struct {
 	RPCAddress string
 	// AdvertiseHost is --cluster.advertise-host: the host under which peers reach this node.
 	AdvertiseHost string
-	// Join is --cluster.join: host:port of gossip addresses or DNS names.
+	// Join is --cluster.join: gossip addresses, host or host:port.
 	Join []string
 	// BootstrapExpect is --cluster.bootstrap-expect: how many fresh nodes found a cluster.
 	BootstrapExpect int
