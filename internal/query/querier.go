@@ -69,6 +69,9 @@ func (r *reader) request(hints *storage.SelectHints, matchers []*labels.Matcher)
 	own := storage.SelectHints{Start: r.mint, End: r.maxt}
 	if hints != nil {
 		own = *hints
+		// The reads run on while the engine sorts its own.
+		own.Grouping = slices.Clone(hints.Grouping)
+		own.ProjectionLabels = slices.Clone(hints.ProjectionLabels)
 	}
 	return SelectRequest{Mint: r.mint, Maxt: r.maxt, Hints: &own, Matchers: matchers}
 }
