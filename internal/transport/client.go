@@ -52,7 +52,6 @@ type Peers struct {
 
 	mu    sync.Mutex
 	peers map[table.NodeID]*Peer
-	calls map[string]*grpc.ClientConn // by address, for membership messages
 }
 
 // NewPeers opens no connection yet.
@@ -70,7 +69,6 @@ func NewPeers(opts PeersOptions) *Peers {
 			Help: "Samples sent to a peer, by whether the peer confirmed the request.",
 		}, []string{"peer", "confirmed"}),
 		peers: map[table.NodeID]*Peer{},
-		calls: map[string]*grpc.ClientConn{},
 	}
 }
 
@@ -97,17 +95,13 @@ func (p *Peers) Peer(id table.NodeID) *Peer {
 }
 
 // Call sends one membership message to whoever listens at an RPC address. It may be
-// called before the cluster is formed, when no node's ID is known.
+// called before the cluster is formed, when no node's ID is known. Messages are rare, so
+// each has a connection of its own and no address is kept.
 func (p *Peers) Call(ctx context.Context, address string, request []byte) ([]byte, error) {
-	p.mu.Lock()
-	conn, ok := p.calls[address]
-	if !ok {
-		conn = p.connect("membership", func(ctx context.Context, _ string) (net.Conn, error) {
-			return p.opts.Dial(ctx, address)
-		})
-		p.calls[address] = conn
-	}
-	p.mu.Unlock()
+	conn := p.connect("membership", func(ctx context.Context, _ string) (net.Conn, error) {
+		return p.opts.Dial(ctx, address)
+	})
+	defer conn.Close()
 	resp, err := peerpb.NewPeerClient(conn).Membership(ctx, &peerpb.MembershipMessage{Payload: request}, grpc.WaitForReady(true))
 	if err != nil {
 		return nil, fmt.Errorf("calling %s: %w", address, err)
@@ -121,9 +115,6 @@ func (p *Peers) Close() {
 	defer p.mu.Unlock()
 	for _, peer := range p.peers {
 		peer.conn.Close()
-	}
-	for _, conn := range p.calls {
-		conn.Close()
 	}
 }
 
@@ -172,24 +163,36 @@ type Peer struct {
 	inFlight *semaphore.Weighted
 }
 
-// Append stores the batch on the peer, as planned by table t. The batch is not kept.
+// Append stores the batch on the peer, as planned by table t. The batch is not kept. A
+// large batch travels in several requests, and is confirmed if all of them are.
 func (p *Peer) Append(ctx context.Context, t *table.Table, b *series.Batch) (series.Outcome, error) {
-	req, err := batchToProto(b)
+	requests, err := batchToProto(b)
 	if err != nil {
 		return series.Outcome{}, err
 	}
-	req.Header = header(t)
-	size := int64(proto.Size(req))
+	var outcome series.Outcome
+	for _, req := range requests {
+		req.Header = p.header(t)
+		if err := p.appendOne(ctx, t, req, &outcome); err != nil {
+			p.countSamples(b, false)
+			return series.Outcome{}, err
+		}
+	}
+	p.countSamples(b, true)
+	return outcome, nil
+}
+
+func (p *Peer) appendOne(ctx context.Context, t *table.Table, req appendRequest, outcome *series.Outcome) error {
+	size := min(int64(proto.Size(req.AppendRequest)), p.owner.opts.MaxInFlightBytes)
 	if !p.inFlight.TryAcquire(size) {
-		return series.Outcome{}, fmt.Errorf("more than %d bytes are on their way to the peer already", p.owner.opts.MaxInFlightBytes)
+		return fmt.Errorf("more than %d bytes are on their way to the peer already", p.owner.opts.MaxInFlightBytes)
 	}
 	defer p.inFlight.Release(size)
-	resp, err := p.client.Append(ctx, req)
-	p.countSamples(b, err == nil)
+	resp, err := p.client.Append(ctx, req.AppendRequest)
 	if err != nil {
-		return series.Outcome{}, p.fail(ctx, t, err)
+		return p.fail(ctx, t, err)
 	}
-	return outcomeFromProto(resp, b)
+	return outcomeFromProto(resp, req, outcome)
 }
 
 func (p *Peer) countSamples(b *series.Batch, confirmed bool) {
@@ -207,7 +210,7 @@ func (p *Peer) countSamples(b *series.Batch, confirmed bool) {
 // LabelNames returns the peer's label names in [mint, maxt], sorted, and its warnings.
 func (p *Peer) LabelNames(ctx context.Context, t *table.Table, mint, maxt int64, limit int, ms []*labels.Matcher) ([]string, []string, error) {
 	resp, err := p.client.LabelNames(ctx, &peerpb.LabelsRequest{
-		Header: header(t), MinTimeMs: mint, MaxTimeMs: maxt, Limit: int64(limit), Matchers: matchersToProto(ms),
+		Header: p.header(t), MinTimeMs: mint, MaxTimeMs: maxt, Limit: int64(limit), Matchers: matchersToProto(ms),
 	})
 	if err != nil {
 		return nil, nil, p.fail(ctx, t, err)
@@ -218,7 +221,7 @@ func (p *Peer) LabelNames(ctx context.Context, t *table.Table, mint, maxt int64,
 // LabelValues returns the peer's values of a label in [mint, maxt], sorted, and its warnings.
 func (p *Peer) LabelValues(ctx context.Context, t *table.Table, mint, maxt int64, name string, limit int, ms []*labels.Matcher) ([]string, []string, error) {
 	resp, err := p.client.LabelValues(ctx, &peerpb.LabelsRequest{
-		Header: header(t), MinTimeMs: mint, MaxTimeMs: maxt, Name: name, Limit: int64(limit), Matchers: matchersToProto(ms),
+		Header: p.header(t), MinTimeMs: mint, MaxTimeMs: maxt, Name: []byte(name), Limit: int64(limit), Matchers: matchersToProto(ms),
 	})
 	if err != nil {
 		return nil, nil, p.fail(ctx, t, err)
@@ -228,7 +231,7 @@ func (p *Peer) LabelValues(ctx context.Context, t *table.Table, mint, maxt int64
 
 // Exemplars returns the peer's exemplars of the series that match any of the sets.
 func (p *Peer) Exemplars(ctx context.Context, t *table.Table, start, end int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error) {
-	req := &peerpb.ExemplarsRequest{Header: header(t), StartMs: start, EndMs: end}
+	req := &peerpb.ExemplarsRequest{Header: p.header(t), StartMs: start, EndMs: end}
 	for _, set := range sets {
 		req.Sets = append(req.Sets, &peerpb.MatcherSet{Matchers: matchersToProto(set)})
 	}
@@ -258,7 +261,7 @@ func (p *Peer) Exemplars(ctx context.Context, t *table.Table, start, end int64, 
 // Metadata returns the peer's metadata of one family, or of all if family is empty.
 func (p *Peer) Metadata(ctx context.Context, t *table.Table, family string, limit, limitPerMetric int) (map[string][]metadata.Metadata, error) {
 	resp, err := p.client.Metadata(ctx, &peerpb.MetadataRequest{
-		Header: header(t), Family: family, Limit: int64(limit), LimitPerMetric: int64(limitPerMetric),
+		Header: p.header(t), Family: []byte(family), Limit: int64(limit), LimitPerMetric: int64(limitPerMetric),
 	})
 	if err != nil {
 		return nil, p.fail(ctx, t, err)
@@ -272,7 +275,7 @@ func (p *Peer) Metadata(ctx context.Context, t *table.Table, family string, limi
 
 // Stats returns the statistics of the peer's head.
 func (p *Peer) Stats(ctx context.Context, t *table.Table, label string, limit int) (*tsdb.Stats, error) {
-	resp, err := p.client.Stats(ctx, &peerpb.StatsRequest{Header: header(t), LabelName: label, Limit: int64(limit)})
+	resp, err := p.client.Stats(ctx, &peerpb.StatsRequest{Header: p.header(t), LabelName: label, Limit: int64(limit)})
 	if err != nil {
 		return nil, p.fail(ctx, t, err)
 	}
@@ -318,12 +321,12 @@ func (p *Peer) reconcile(ctx context.Context, theirs *table.Table) error {
 		if err != nil {
 			return err
 		}
-		_, err = p.client.Handover(ctx, &peerpb.HandoverRequest{Table: encoded})
+		_, err = p.client.Handover(ctx, &peerpb.HandoverRequest{Table: encoded, To: string(p.id)})
 		return err
 	}
 	return nil
 }
 
-func header(t *table.Table) *peerpb.Header {
-	return &peerpb.Header{ClusterId: t.ClusterID, Epoch: t.Epoch}
+func (p *Peer) header(t *table.Table) *peerpb.Header {
+	return &peerpb.Header{ClusterId: t.ClusterID, Epoch: t.Epoch, To: string(p.id)}
 }

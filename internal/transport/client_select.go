@@ -24,7 +24,7 @@ import (
 func (p *Peer) Select(ctx context.Context, t *table.Table, mint, maxt int64, hints *storage.SelectHints, ms []*labels.Matcher) storage.ChunkSeriesSet {
 	set := &streamedSet{ctx: ctx, peer: p, table: t, start: time.Now(), builder: labels.NewScratchBuilder(16)}
 	set.stream, set.err = p.client.Select(ctx, &peerpb.SelectRequest{
-		Header: header(t), MinTimeMs: mint, MaxTimeMs: maxt, Matchers: matchersToProto(ms), Hints: hintsToProto(hints),
+		Header: p.header(t), MinTimeMs: mint, MaxTimeMs: maxt, Matchers: matchersToProto(ms), Hints: hintsToProto(hints),
 	})
 	if set.err != nil {
 		set.end(set.err)
@@ -50,6 +50,32 @@ type streamedSet struct {
 
 // Next implements storage.ChunkSeriesSet.
 func (s *streamedSet) Next() bool {
+	next := s.pop()
+	for next != nil && next.More {
+		rest := s.pop()
+		if rest == nil {
+			if s.err == nil {
+				s.err = errors.New("the stream ended in the middle of a series")
+			}
+			return false
+		}
+		next.Chunks = append(next.Chunks, rest.Chunks...)
+		next.More = rest.More
+	}
+	if next == nil {
+		return false
+	}
+	var err error
+	if s.current, err = s.decode(next); err != nil {
+		s.err = fmt.Errorf("decoding a frame: %w", err)
+		s.done = true
+		return false
+	}
+	return true
+}
+
+// pop returns the next entry of the stream, or nil at its end.
+func (s *streamedSet) pop() *peerpb.ChunkedSeries {
 	for !s.done && len(s.frame) == 0 {
 		resp, err := s.stream.Recv()
 		if err != nil {
@@ -62,16 +88,11 @@ func (s *streamedSet) Next() bool {
 		}
 	}
 	if s.done {
-		return false
+		return nil
 	}
 	next := s.frame[0]
 	s.frame = s.frame[1:]
-	if s.current, s.err = s.decode(next); s.err != nil {
-		s.err = fmt.Errorf("decoding a frame: %w", s.err)
-		s.done = true
-		return false
-	}
-	return true
+	return next
 }
 
 func (s *streamedSet) end(err error) {

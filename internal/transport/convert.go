@@ -20,38 +20,99 @@ import (
 
 var errSymbolRange = errors.New("symbol reference out of range")
 
-// batchToProto encodes a batch without changing or keeping it, except that strings are shared.
-func batchToProto(b *series.Batch) (*peerpb.AppendRequest, error) {
-	symbols := symbolTable{index: make(map[string]uint32, 4*len(b.Series)/3+16)}
-	req := &peerpb.AppendRequest{
-		Series:   make([]*peerpb.Series, len(b.Series)),
-		Metadata: metadataToProto(b.Metadata),
+// requestBytes is about how large an append request may grow before the rest of a batch
+// goes into another one. A single series is never cut.
+const requestBytes = 8 << 20
+
+// appendRequest is a part of a batch as it travels. first is the number of its first
+// series in the batch.
+type appendRequest struct {
+	*peerpb.AppendRequest
+	first int
+}
+
+// batchToProto encodes a batch, in one request or more, without changing or keeping it,
+// except that strings are shared.
+func batchToProto(b *series.Batch) ([]appendRequest, error) {
+	var requests []appendRequest
+	e := newEncoder(len(b.Series))
+	cut := func(next int) {
+		requests = append(requests, appendRequest{AppendRequest: e.request(), first: e.first})
+		e = newEncoder(len(b.Series) - next)
+		e.first = next
 	}
 	for i := range b.Series {
-		s := &b.Series[i]
-		ps := &peerpb.Series{
-			Labels:  symbols.labels(s.Labels),
-			Samples: make([]*peerpb.Sample, len(s.Samples)),
+		if e.size > requestBytes {
+			cut(i)
 		}
-		for j := range s.Samples {
-			p, err := sampleToProto(&s.Samples[j])
-			if err != nil {
-				return nil, fmt.Errorf("encoding histogram of series %s: %w", s.Labels, err)
-			}
-			ps.Samples[j] = p
+		if err := e.series(&b.Series[i]); err != nil {
+			return nil, fmt.Errorf("encoding histogram of series %s: %w", b.Series[i].Labels, err)
 		}
-		for _, e := range s.Exemplars {
-			ps.Exemplars = append(ps.Exemplars, &peerpb.Exemplar{
-				Labels:       symbols.labels(e.Labels),
-				FloatBits:    math.Float64bits(e.Value),
-				TimestampMs:  e.Ts,
-				HasTimestamp: e.HasTs,
-			})
-		}
-		req.Series[i] = ps
 	}
-	req.Symbols = symbols.strings
-	return req, nil
+	for _, m := range b.Metadata {
+		if e.size > requestBytes {
+			cut(len(b.Series))
+		}
+		e.metadata(m)
+	}
+	cut(len(b.Series))
+	return requests, nil
+}
+
+// encoder builds one append request.
+type encoder struct {
+	symbols symbolTable
+	req     *peerpb.AppendRequest
+	first   int
+	// size is about the encoded size of what was added, but for the symbols.
+	size int
+}
+
+func newEncoder(series int) *encoder {
+	return &encoder{
+		symbols: symbolTable{index: make(map[string]uint32, series+16)},
+		req:     &peerpb.AppendRequest{Series: make([]*peerpb.Series, 0, series)},
+	}
+}
+
+func (e *encoder) request() *peerpb.AppendRequest {
+	e.req.Symbols = e.symbols.strings
+	return e.req
+}
+
+func (e *encoder) series(s *series.Series) error {
+	before := e.symbols.bytes
+	ps := &peerpb.Series{
+		Labels:  e.symbols.labels(s.Labels),
+		Samples: make([]*peerpb.Sample, len(s.Samples)),
+	}
+	for j := range s.Samples {
+		p, err := sampleToProto(&s.Samples[j])
+		if err != nil {
+			return err
+		}
+		ps.Samples[j] = p
+		e.size += 24 + len(p.Histogram)
+	}
+	for _, x := range s.Exemplars {
+		refs := e.symbols.labels(x.Labels)
+		ps.Exemplars = append(ps.Exemplars, &peerpb.Exemplar{
+			Labels: refs, FloatBits: math.Float64bits(x.Value), TimestampMs: x.Ts, HasTimestamp: x.HasTs,
+		})
+		e.size += 24 + 4*len(refs)
+	}
+	e.size += 8 + 4*len(ps.Labels) + e.symbols.bytes - before
+	e.req.Series = append(e.req.Series, ps)
+	return nil
+}
+
+func (e *encoder) metadata(m series.Metadata) {
+	before := e.symbols.bytes
+	e.req.Metadata = append(e.req.Metadata, &peerpb.FamilyRefs{
+		Family: e.symbols.ref(m.Family), Type: e.symbols.ref(string(m.Type)),
+		Unit: e.symbols.ref(m.Unit), Help: e.symbols.ref(m.Help),
+	})
+	e.size += 24 + e.symbols.bytes - before
 }
 
 func sampleToProto(s *series.Sample) (*peerpb.Sample, error) {
@@ -98,7 +159,14 @@ func batchFromProto(req *peerpb.AppendRequest) (*series.Batch, error) {
 		b.Series[i] = s
 	}
 	for _, m := range req.Metadata {
-		b.Metadata = append(b.Metadata, series.Metadata{Family: m.Family, Metadata: metadataFromProto(m)})
+		for _, ref := range []uint32{m.Family, m.Type, m.Unit, m.Help} {
+			if int(ref) >= len(req.Symbols) {
+				return nil, fmt.Errorf("metadata: %w", errSymbolRange)
+			}
+		}
+		b.Metadata = append(b.Metadata, series.Metadata{Family: req.Symbols[m.Family], Metadata: metadata.Metadata{
+			Type: model.MetricType(req.Symbols[m.Type]), Unit: req.Symbols[m.Unit], Help: req.Symbols[m.Help],
+		}})
 	}
 	return b, nil
 }
@@ -135,37 +203,29 @@ func outcomeToProto(o series.Outcome) *peerpb.AppendResponse {
 	return resp
 }
 
-// outcomeFromProto checks the indexes against the batch that was sent.
-func outcomeFromProto(resp *peerpb.AppendResponse, b *series.Batch) (series.Outcome, error) {
-	var o series.Outcome
+// outcomeFromProto adds the refusals of a request to an outcome, and checks their indexes
+// against what was sent.
+func outcomeFromProto(resp *peerpb.AppendResponse, req appendRequest, o *series.Outcome) error {
 	for _, r := range resp.Refusals {
-		if int(r.Series) >= len(b.Series) {
-			return o, fmt.Errorf("refusal of series %d of %d", r.Series, len(b.Series))
+		if int(r.Series) >= len(req.Series) {
+			return fmt.Errorf("refusal of series %d of %d", r.Series, len(req.Series))
 		}
-		items := len(b.Series[r.Series].Samples)
+		items := len(req.Series[r.Series].Samples)
 		if r.Exemplar {
-			items = len(b.Series[r.Series].Exemplars)
+			items = len(req.Series[r.Series].Exemplars)
 		}
 		if int(r.Item) >= items {
-			return o, fmt.Errorf("refusal of item %d of %d in series %d", r.Item, items, r.Series)
+			return fmt.Errorf("refusal of item %d of %d in series %d", r.Item, items, r.Series)
 		}
 		reason := series.Invalid
 		if r.Reason == peerpb.Refusal_REASON_CONFLICT {
 			reason = series.Conflict
 		}
 		o.Refusals = append(o.Refusals, series.Refusal{
-			Series: int(r.Series), Item: int(r.Item), Exemplar: r.Exemplar, Reason: reason, Message: r.Message,
+			Series: req.first + int(r.Series), Item: int(r.Item), Exemplar: r.Exemplar, Reason: reason, Message: r.Message,
 		})
 	}
-	return o, nil
-}
-
-func metadataToProto(ms []series.Metadata) []*peerpb.FamilyMetadata {
-	out := make([]*peerpb.FamilyMetadata, 0, len(ms))
-	for _, m := range ms {
-		out = append(out, &peerpb.FamilyMetadata{Family: m.Family, Type: string(m.Type), Unit: m.Unit, Help: m.Help})
-	}
-	return out
+	return nil
 }
 
 func metadataFromProto(m *peerpb.FamilyMetadata) metadata.Metadata {
@@ -176,6 +236,7 @@ func metadataFromProto(m *peerpb.FamilyMetadata) metadata.Metadata {
 type symbolTable struct {
 	strings []string
 	index   map[string]uint32
+	bytes   int // of all strings
 }
 
 func (t *symbolTable) ref(s string) uint32 {
@@ -185,6 +246,7 @@ func (t *symbolTable) ref(s string) uint32 {
 	i := uint32(len(t.strings))
 	t.index[s] = i
 	t.strings = append(t.strings, s)
+	t.bytes += len(s) + 4
 	return i
 }
 
@@ -230,7 +292,7 @@ func labelsFromPairs(b *labels.ScratchBuilder, pairs []string) (labels.Labels, e
 func matchersToProto(ms []*labels.Matcher) []*peerpb.Matcher {
 	out := make([]*peerpb.Matcher, len(ms))
 	for i, m := range ms {
-		out[i] = &peerpb.Matcher{Type: peerpb.Matcher_Type(m.Type), Name: m.Name, Value: m.Value}
+		out[i] = &peerpb.Matcher{Type: peerpb.Matcher_Type(m.Type), Name: []byte(m.Name), Value: []byte(m.Value)}
 	}
 	return out
 }
@@ -242,7 +304,7 @@ func matchersFromProto(ms []*peerpb.Matcher) ([]*labels.Matcher, error) {
 			return nil, fmt.Errorf("matcher type %d is not known", m.Type)
 		}
 		var err error
-		if out[i], err = labels.NewMatcher(labels.MatchType(m.Type), m.Name, m.Value); err != nil {
+		if out[i], err = labels.NewMatcher(labels.MatchType(m.Type), string(m.Name), string(m.Value)); err != nil {
 			return nil, err
 		}
 	}
@@ -253,8 +315,12 @@ func hintsToProto(h *storage.SelectHints) *peerpb.Hints {
 	if h == nil {
 		return nil
 	}
+	var grouping [][]byte
+	for _, g := range h.Grouping {
+		grouping = append(grouping, []byte(g))
+	}
 	return &peerpb.Hints{
-		StartMs: h.Start, EndMs: h.End, Limit: int64(h.Limit), StepMs: h.Step, Func: h.Func, Grouping: h.Grouping,
+		StartMs: h.Start, EndMs: h.End, Limit: int64(h.Limit), StepMs: h.Step, Func: h.Func, Grouping: grouping,
 		By: h.By, RangeMs: h.Range, ShardCount: h.ShardCount, ShardIndex: h.ShardIndex, DisableTrimming: h.DisableTrimming,
 	}
 }
@@ -263,8 +329,12 @@ func hintsFromProto(h *peerpb.Hints) *storage.SelectHints {
 	if h == nil {
 		return nil
 	}
+	var grouping []string
+	for _, g := range h.Grouping {
+		grouping = append(grouping, string(g))
+	}
 	return &storage.SelectHints{
-		Start: h.StartMs, End: h.EndMs, Limit: int(h.Limit), Step: h.StepMs, Func: h.Func, Grouping: h.Grouping,
+		Start: h.StartMs, End: h.EndMs, Limit: int(h.Limit), Step: h.StepMs, Func: h.Func, Grouping: grouping,
 		By: h.By, Range: h.RangeMs, ShardCount: h.ShardCount, ShardIndex: h.ShardIndex, DisableTrimming: h.DisableTrimming,
 	}
 }

@@ -1,9 +1,11 @@
 package transport
 
 import (
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/prometheus/common/model"
@@ -60,27 +62,68 @@ func randomSample(r *rand.Rand) series.Sample {
 	return s
 }
 
+// overTheWire encodes a batch, and decodes and joins its requests.
+func overTheWire(t testing.TB, b *series.Batch) (back *series.Batch, requests int) {
+	t.Helper()
+	reqs, err := batchToProto(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	back = &series.Batch{}
+	for _, req := range reqs {
+		if req.first != len(back.Series) {
+			t.Fatalf("a request begins with series %d after %d were sent", req.first, len(back.Series))
+		}
+		wire, err := proto.Marshal(req.AppendRequest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(wire) > 2*requestBytes {
+			t.Fatalf("a request of %d bytes", len(wire))
+		}
+		var got peerpb.AppendRequest
+		if err := proto.Unmarshal(wire, &got); err != nil {
+			t.Fatal(err)
+		}
+		part, err := batchFromProto(&got)
+		if err != nil {
+			t.Fatal(err)
+		}
+		back.Series = append(back.Series, part.Series...)
+		back.Metadata = append(back.Metadata, part.Metadata...)
+	}
+	return back, len(reqs)
+}
+
 func TestBatchSurvivesTheWire(t *testing.T) {
 	for seed := range uint64(500) {
 		b := randomBatch(rand.New(rand.NewPCG(seed, 1)))
-		req, err := batchToProto(b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		wire, err := proto.Marshal(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var back peerpb.AppendRequest
-		if err := proto.Unmarshal(wire, &back); err != nil {
-			t.Fatal(err)
-		}
-		got, err := batchFromProto(&back)
-		if err != nil {
-			t.Fatal(err)
-		}
+		got, _ := overTheWire(t, b)
 		compareBatches(t, seed, got, b)
 	}
+}
+
+// What a small body can ask for, by texts that many series share, fits into requests.
+func TestLargeBatchesAreCut(t *testing.T) {
+	help := strings.Repeat("h", 30<<10)
+	b := &series.Batch{}
+	for i := range 2500 {
+		b.Metadata = append(b.Metadata, series.Metadata{Family: fmt.Sprint(i), Metadata: metadata.Metadata{Help: help}})
+	}
+	if got, requests := overTheWire(t, b); requests != 1 || !reflect.DeepEqual(got.Metadata, b.Metadata) {
+		t.Errorf("shared texts take %d requests", requests)
+	}
+	for i := range 1000 {
+		b.Series = append(b.Series, series.Series{
+			Labels:  labels.FromStrings("__name__", "m", "long", fmt.Sprint(i, help)),
+			Samples: []series.Sample{{T: int64(i)}},
+		})
+	}
+	got, requests := overTheWire(t, b)
+	if requests < 3 {
+		t.Errorf("30 MB of labels in %d requests", requests)
+	}
+	compareBatches(t, 0, got, b)
 }
 
 // compareBatches compares floats bit by bit: NaN is not equal to itself.
@@ -112,15 +155,21 @@ func compareBatches(t *testing.T, seed uint64, got, want *series.Batch) {
 	}
 }
 
-func TestOutcomeIsCheckedAgainstTheBatch(t *testing.T) {
-	b := &series.Batch{Series: []series.Series{{Samples: make([]series.Sample, 2)}}}
-	good := series.Outcome{Refusals: []series.Refusal{{Item: 1, Reason: series.Conflict, Message: "m"}}}
-	back, err := outcomeFromProto(outcomeToProto(good), b)
-	if err != nil || !reflect.DeepEqual(back, good) {
-		t.Errorf("outcome became %+v, %v", back, err)
+func TestOutcomeIsCheckedAgainstTheRequest(t *testing.T) {
+	requests, err := batchToProto(&series.Batch{Series: []series.Series{{Samples: make([]series.Sample, 2)}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	req := requests[0]
+	req.first = 7
+	sent := series.Outcome{Refusals: []series.Refusal{{Item: 1, Reason: series.Conflict, Message: "m"}}}
+	want := series.Outcome{Refusals: []series.Refusal{{Series: 7, Item: 1, Reason: series.Conflict, Message: "m"}}}
+	var got series.Outcome
+	if err := outcomeFromProto(outcomeToProto(sent), req, &got); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("outcome became %+v, %v; want %+v", got, err, want)
 	}
 	for _, bad := range []series.Refusal{{Series: 1}, {Item: 2}, {Item: 0, Exemplar: true}} {
-		if _, err := outcomeFromProto(outcomeToProto(series.Outcome{Refusals: []series.Refusal{bad}}), b); err == nil {
+		if err := outcomeFromProto(outcomeToProto(series.Outcome{Refusals: []series.Refusal{bad}}), req, &got); err == nil {
 			t.Errorf("a refusal of something that was not sent was taken: %+v", bad)
 		}
 	}
@@ -129,11 +178,11 @@ func TestOutcomeIsCheckedAgainstTheBatch(t *testing.T) {
 // FuzzAppendRequest decodes what a broken peer could send.
 func FuzzAppendRequest(f *testing.F) {
 	for seed := range uint64(8) {
-		req, err := batchToProto(randomBatch(rand.New(rand.NewPCG(seed, 2))))
+		requests, err := batchToProto(randomBatch(rand.New(rand.NewPCG(seed, 2))))
 		if err != nil {
 			f.Fatal(err)
 		}
-		wire, err := proto.Marshal(req)
+		wire, err := proto.Marshal(requests[0].AppendRequest)
 		if err != nil {
 			f.Fatal(err)
 		}

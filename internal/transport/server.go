@@ -63,6 +63,8 @@ type Membership interface {
 
 // ServerOptions are the parts that a Server answers from. All are required but Registerer.
 type ServerOptions struct {
+	// Self is this node: requests that are meant for another are refused.
+	Self       table.NodeID
 	Appender   Appender
 	Reader     Reader
 	Tables     Tables
@@ -111,11 +113,15 @@ func (s *Server) Stop(grace time.Duration) {
 }
 
 func (s *Server) interceptUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
+	// A mapped file that lost its end raises a fault: a panic of this request, not the
+	// end of the process.
+	debug.SetPanicOnFault(true)
 	defer func() { err = s.finish(info.FullMethod, recover(), err) }()
 	return handler(ctx, req)
 }
 
 func (s *Server) interceptStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	debug.SetPanicOnFault(true)
 	defer func() { err = s.finish(info.FullMethod, recover(), err) }()
 	return handler(srv, ss)
 }
@@ -165,28 +171,40 @@ func mismatchStatus(m *table.MismatchError) error {
 	return st.Err()
 }
 
-// check refuses what another cluster or another epoch sent.
+// check refuses what is meant for another node, cluster or epoch.
 func (s *Server) check(h *peerpb.Header) error {
-	t := s.opts.Tables.Table()
-	if err := checkCluster(t, h); err != nil {
+	if err := s.checkAddressee(h); err != nil {
 		return err
 	}
+	t := s.opts.Tables.Table()
 	if t == nil || t.Epoch != h.GetEpoch() {
 		return &table.MismatchError{Have: t, Want: h.GetEpoch()}
 	}
 	return nil
 }
 
-func checkCluster(t *table.Table, h *peerpb.Header) error {
-	if t != nil && t.ClusterID != h.GetClusterId() {
+func (s *Server) checkAddressee(h *peerpb.Header) error {
+	if err := s.checkSelf(h.GetTo()); err != nil {
+		return err
+	}
+	if t := s.opts.Tables.Table(); t != nil && t.ClusterID != h.GetClusterId() {
 		return status.Errorf(codes.PermissionDenied, "this node belongs to cluster %q, the request to %q", t.ClusterID, h.GetClusterId())
+	}
+	return nil
+}
+
+// checkSelf refuses what was sent to an address that another node had before: counted as
+// that node's, the answer of this one would count twice.
+func (s *Server) checkSelf(to string) error {
+	if to != string(s.opts.Self) {
+		return status.Errorf(codes.Unavailable, "node %s answers at this address, the request is meant for %s", s.opts.Self, to)
 	}
 	return nil
 }
 
 // Append implements peerpb.PeerServer.
 func (s *Server) Append(ctx context.Context, req *peerpb.AppendRequest) (*peerpb.AppendResponse, error) {
-	if err := checkCluster(s.opts.Tables.Table(), req.Header); err != nil {
+	if err := s.checkAddressee(req.Header); err != nil {
 		return nil, err
 	}
 	b, err := batchFromProto(req)
@@ -225,54 +243,72 @@ func (s *Server) Select(req *peerpb.SelectRequest, stream grpc.ServerStreamingSe
 // labelsOnly tells whether a query wants to know which series there are, and no samples.
 func labelsOnly(h *peerpb.Hints) bool { return h.GetFunc() == "series" }
 
+// frames sends series in messages of about frameBytes.
+type frames struct {
+	stream grpc.ServerStreamingServer[peerpb.SelectResponse]
+	next   *peerpb.SelectResponse
+	size   int
+}
+
+func (f *frames) flush() error {
+	if len(f.next.Series)+len(f.next.Warnings) == 0 {
+		return nil
+	}
+	err := f.stream.Send(f.next)
+	f.next, f.size = &peerpb.SelectResponse{}, 0
+	return err
+}
+
 func sendSeries(set storage.ChunkSeriesSet, stream grpc.ServerStreamingServer[peerpb.SelectResponse], labelsOnly bool) error {
-	frame, size := &peerpb.SelectResponse{}, 0
+	f := &frames{stream: stream, next: &peerpb.SelectResponse{}}
 	for set.Next() {
 		if err := stream.Context().Err(); err != nil {
 			return err
 		}
-		s := &peerpb.ChunkedSeries{Labels: labelsToPairs(set.At().Labels())}
-		for _, l := range s.Labels {
-			size += len(l)
-		}
-		if !labelsOnly {
-			n, err := addChunks(s, set.At())
-			if err != nil {
-				return err
-			}
-			size += n
-		}
-		frame.Series = append(frame.Series, s)
-		if size >= frameBytes {
-			if err := stream.Send(frame); err != nil {
-				return err
-			}
-			frame, size = &peerpb.SelectResponse{}, 0
+		if err := f.add(set.At(), labelsOnly); err != nil {
+			return err
 		}
 	}
 	if err := set.Err(); err != nil {
 		return err
 	}
-	frame.Warnings = warnings(set.Warnings())
-	if len(frame.Series)+len(frame.Warnings) == 0 {
-		return nil
-	}
-	return stream.Send(frame)
+	f.next.Warnings = warnings(set.Warnings())
+	return f.flush()
 }
 
-// addChunks puts the chunks of a series into its message and returns their size in bytes.
-func addChunks(to *peerpb.ChunkedSeries, from storage.ChunkSeries) (int, error) {
-	size := 0
-	it := from.Iterator(nil)
-	for it.Next() {
-		meta := it.At()
-		data := meta.Chunk.Bytes()
-		to.Chunks = append(to.Chunks, &peerpb.Chunk{
-			MinTimeMs: meta.MinTime, MaxTimeMs: meta.MaxTime, Encoding: uint32(meta.Chunk.Encoding()), Data: data,
-		})
-		size += len(data) + 16
+// add puts a series into the next message, or into several if its chunks do not fit.
+func (f *frames) add(from storage.ChunkSeries, labelsOnly bool) error {
+	s := &peerpb.ChunkedSeries{Labels: labelsToPairs(from.Labels())}
+	for _, l := range s.Labels {
+		f.size += len(l)
 	}
-	return size, it.Err()
+	f.next.Series = append(f.next.Series, s)
+	if !labelsOnly {
+		it := from.Iterator(nil)
+		for it.Next() {
+			if f.size >= frameBytes && len(s.Chunks) > 0 {
+				s.More = true
+				if err := f.flush(); err != nil {
+					return err
+				}
+				s = &peerpb.ChunkedSeries{}
+				f.next.Series = append(f.next.Series, s)
+			}
+			meta := it.At()
+			data := meta.Chunk.Bytes()
+			s.Chunks = append(s.Chunks, &peerpb.Chunk{
+				MinTimeMs: meta.MinTime, MaxTimeMs: meta.MaxTime, Encoding: uint32(meta.Chunk.Encoding()), Data: data,
+			})
+			f.size += len(data) + 16
+		}
+		if err := it.Err(); err != nil {
+			return err
+		}
+	}
+	if f.size >= frameBytes {
+		return f.flush()
+	}
+	return nil
 }
 
 // LabelNames implements peerpb.PeerServer.
@@ -285,7 +321,7 @@ func (s *Server) LabelNames(ctx context.Context, req *peerpb.LabelsRequest) (*pe
 // LabelValues implements peerpb.PeerServer.
 func (s *Server) LabelValues(ctx context.Context, req *peerpb.LabelsRequest) (*peerpb.LabelsResponse, error) {
 	return s.labels(ctx, req, func(q storage.LabelQuerier, hints *storage.LabelHints, ms []*labels.Matcher) ([]string, annotations.Annotations, error) {
-		return q.LabelValues(ctx, req.Name, hints, ms...)
+		return q.LabelValues(ctx, string(req.Name), hints, ms...)
 	})
 }
 
@@ -356,7 +392,7 @@ func (s *Server) Metadata(_ context.Context, req *peerpb.MetadataRequest) (*peer
 		return nil, err
 	}
 	resp := &peerpb.MetadataResponse{}
-	for family, ms := range s.opts.Reader.Metadata(req.Family, int(req.Limit), int(req.LimitPerMetric)) {
+	for family, ms := range s.opts.Reader.Metadata(string(req.Family), int(req.Limit), int(req.LimitPerMetric)) {
 		for _, m := range ms {
 			resp.Metadata = append(resp.Metadata, &peerpb.FamilyMetadata{
 				Family: family, Type: string(m.Type), Unit: m.Unit, Help: m.Help,
@@ -380,6 +416,9 @@ func (s *Server) Stats(_ context.Context, req *peerpb.StatsRequest) (*peerpb.Sta
 
 // Handover implements peerpb.PeerServer.
 func (s *Server) Handover(_ context.Context, req *peerpb.HandoverRequest) (*peerpb.HandoverResponse, error) {
+	if err := s.checkSelf(req.To); err != nil {
+		return nil, err
+	}
 	t, err := table.Decode(req.Table)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -104,6 +106,7 @@ func newRig(t *testing.T) *rig {
 	split := Split(l)
 	r.raft = split.Raft()
 	server := NewServer(ServerOptions{
+		Self:     "remote",
 		Appender: r.remote, Reader: localReader{r.db}, Tables: r.remote, Membership: r.remote, Logger: slog.New(slog.DiscardHandler),
 	})
 	served := make(chan error, 1)
@@ -223,6 +226,77 @@ func TestEpochsAreReconciled(t *testing.T) {
 		}
 		if _, _, err = peer.LabelNames(t.Context(), epoch(5), 0, 100, 0, nil); err != nil {
 			t.Errorf("after the hand-over: %v", err)
+		}
+	})
+}
+
+// A series larger than a message travels in several.
+func TestSelectCutsLongSeries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		const n = 400_000
+		app := r.db.Appender(t.Context())
+		rng := rand.New(rand.NewPCG(1, 1))
+		for ts := range int64(n) {
+			if _, err := app.Append(0, labels.FromStrings("__name__", "long"), ts, rng.Float64()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := app.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		r.fill(t, 3)
+		set := r.peers.Peer("remote").Select(t.Context(), epoch(1), 0, n, nil, everything)
+		var samples []int
+		for set.Next() {
+			count := 0
+			for it := set.At().Iterator(nil); it.Next(); {
+				count += it.At().Chunk.NumSamples()
+			}
+			samples = append(samples, count)
+		}
+		if set.Err() != nil || !slices.Equal(samples, []int{n, 10, 10, 10}) {
+			t.Errorf("samples %v, %v", samples, set.Err())
+		}
+	})
+}
+
+// PromQL takes matchers that are no valid UTF-8, though no series can have them.
+func TestMatchersNeedNoUTF8(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.fill(t, 2)
+		ms := append(slices.Clone(everything), labels.MustNewMatcher(labels.MatchNotEqual, "i", "\xff"))
+		set := r.peers.Peer("remote").Select(t.Context(), epoch(1), 0, 100, &storage.SelectHints{Grouping: []string{"\xff"}}, ms)
+		n := 0
+		for set.Next() {
+			n++
+		}
+		if set.Err() != nil || n != 2 {
+			t.Errorf("%d series, %v", n, set.Err())
+		}
+		if _, _, err := r.peers.Peer("remote").LabelValues(t.Context(), epoch(1), 0, 100, "\xff", 0, ms); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// An address passes from one node to another: the answer of the new one must not count
+// as the old one's.
+func TestAnotherNodeAtTheAddressIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		gone := r.peers.Peer("gone")
+		if _, err := gone.Append(t.Context(), epoch(1), &series.Batch{}); err == nil || len(r.remote.appended) > 0 {
+			t.Errorf("an append meant for another node was taken: %v", err)
+		}
+		set := gone.Select(t.Context(), epoch(1), 0, 1, nil, everything)
+		if set.Next() || set.Err() == nil {
+			t.Error("a read meant for another node was answered")
+		}
+		var mismatch *table.MismatchError
+		if errors.As(set.Err(), &mismatch) {
+			t.Error("planning anew does not help against a wrong address")
 		}
 	})
 }
