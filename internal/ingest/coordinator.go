@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"sort"
 	"strings"
 	"sync"
@@ -23,8 +24,13 @@ import (
 	"github.com/starling-tsdb/starling/internal/table"
 )
 
-// maxPlans bounds how often one write is planned anew because the table changed.
-const maxPlans = 5
+// firstBackoff is how long a write waits before it is planned anew by the same table: a
+// node that is behind learns the table meanwhile, or this node adopts the newer one. It
+// doubles with each further plan, up to maxBackoff.
+const (
+	firstBackoff = 10 * time.Millisecond
+	maxBackoff   = 200 * time.Millisecond
+)
 
 // Replica appends to one owner. The batch is shared and must not be changed or kept
 // after the call returns.
@@ -103,15 +109,29 @@ func (c *Coordinator) Write(ctx context.Context, b *series.Batch) (series.Result
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, c.opts.Timeout)
 	defer cancel()
-	for plan := 1; ; plan++ {
+	for backoff := firstBackoff; ; backoff = min(2*backoff, maxBackoff) {
 		res, err := c.write(ctx, b)
 		var mismatch *table.MismatchError
-		if errors.As(err, &mismatch) && plan < maxPlans && ctx.Err() == nil {
+		if errors.As(err, &mismatch) && c.awaitTable(ctx, mismatch.Want, backoff) {
 			c.replans.Inc()
 			continue
 		}
 		c.duration.Observe(time.Since(start).Seconds())
 		return res, err
+	}
+}
+
+// awaitTable waits before another plan, unless the table has changed already. It returns
+// false if ctx ends first.
+func (c *Coordinator) awaitTable(ctx context.Context, epoch uint64, backoff time.Duration) bool {
+	if t, _ := c.opts.Table(); t != nil && t.Epoch > epoch {
+		return ctx.Err() == nil
+	}
+	select {
+	case <-time.After(backoff):
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
@@ -146,7 +166,7 @@ func (c *Coordinator) send(ctx context.Context, t *table.Table, parts []*part) <
 	var owners sync.WaitGroup
 	for _, p := range parts {
 		owners.Go(func() {
-			outcome, err := c.opts.Replica(p.node).Append(detached, t, p.batch)
+			outcome, err := c.append(detached, t, p)
 			answers <- answer{part: p, outcome: outcome, err: err}
 		})
 	}
@@ -155,6 +175,17 @@ func (c *Coordinator) send(ctx context.Context, t *table.Table, parts []*part) <
 		cancel()
 	}()
 	return answers
+}
+
+// append asks one owner. A panic is that owner's failure: no request may end the process.
+func (c *Coordinator) append(ctx context.Context, t *table.Table, p *part) (o series.Outcome, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			c.opts.Logger.Error("Append panicked", "node", p.node, "panic", r, "stack", string(debug.Stack()))
+			err = fmt.Errorf("panic: %v", r)
+		}
+	}()
+	return c.opts.Replica(p.node).Append(ctx, t, p.batch)
 }
 
 func (c *Coordinator) collect(ctx context.Context, t *tally, parts []*part, answers <-chan answer) (series.Result, error) {

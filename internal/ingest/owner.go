@@ -10,6 +10,10 @@ import (
 	"github.com/starling-tsdb/starling/internal/table"
 )
 
+// maxRunningBytes bounds, by estimate, the batches that are being appended: where the disk
+// hangs, they must not pile up.
+const maxRunningBytes = 512 << 20
+
 // ErrNoTable means that the node is not yet part of a formed cluster.
 var ErrNoTable = errors.New("this node is not yet part of a cluster")
 
@@ -31,6 +35,8 @@ type Owner struct {
 	now   *table.Table
 	// running counts the appends under way, by epoch.
 	running map[uint64]int
+	// bytes is the size of their batches.
+	bytes int64
 }
 
 // NewOwner returns an owner that refuses everything until it adopts a table.
@@ -65,14 +71,15 @@ func (o *Owner) olderRunning(epoch uint64) bool {
 // Append stores a batch that was planned by the given epoch. Another epoch than the
 // node's own is a *table.MismatchError.
 func (o *Owner) Append(ctx context.Context, epoch uint64, b *series.Batch) (series.Outcome, error) {
-	if err := o.begin(epoch); err != nil {
+	size := b.Bytes()
+	if err := o.begin(epoch, size); err != nil {
 		return series.Outcome{}, err
 	}
-	defer o.end(epoch)
+	defer o.end(epoch, size)
 	return o.store.Append(ctx, b)
 }
 
-func (o *Owner) begin(epoch uint64) error {
+func (o *Owner) begin(epoch uint64, size int64) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.now == nil || o.now.Epoch != epoch {
@@ -81,13 +88,18 @@ func (o *Owner) begin(epoch uint64) error {
 	if !o.now.Writable() {
 		return fmt.Errorf("epoch %d is not yet marked as taking writes", epoch)
 	}
+	if o.bytes > 0 && o.bytes+size > maxRunningBytes {
+		return fmt.Errorf("%d bytes of samples wait for the store already", o.bytes)
+	}
 	o.running[epoch]++
+	o.bytes += size
 	return nil
 }
 
-func (o *Owner) end(epoch uint64) {
+func (o *Owner) end(epoch uint64, size int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.bytes -= size
 	o.running[epoch]--
 	if o.running[epoch] == 0 {
 		delete(o.running, epoch)

@@ -18,6 +18,26 @@ type Batch struct {
 	Metadata []Metadata
 }
 
+// Bytes estimates the memory that the batch takes.
+func (b *Batch) Bytes() int64 {
+	const (
+		perSeries, perSample, perExemplar = 96, 48, 96
+		// perHistogram allows for some twenty buckets.
+		perHistogram = 512
+	)
+	var n int64
+	for i := range b.Series {
+		s := &b.Series[i]
+		n += perSeries + int64(s.Labels.ByteSize()) + perSample*int64(len(s.Samples)) + perExemplar*int64(len(s.Exemplars))
+		for j := range s.Samples {
+			if s.Samples[j].IsHistogram() {
+				n += perHistogram
+			}
+		}
+	}
+	return n
+}
+
 // Series carries what one request holds for one label set.
 type Series struct {
 	// Labels are canonical: sorted, unique, without empty values, with a metric name.
