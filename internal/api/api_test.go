@@ -201,6 +201,21 @@ func TestCrossOrigin(t *testing.T) {
 	}
 }
 
+// A node that is cut off answers what it can: whether that is enough is for each read and
+// write to find out.
+func TestUnreadyNodeThatServesIsAsked(t *testing.T) {
+	f := newFixture(t, func(o *Options) {
+		o.Ready = func() error { return errors.New("cut off") }
+		o.Serving = func() error { return nil }
+	})
+	if res := f.get("/-/ready"); res.status != http.StatusServiceUnavailable {
+		t.Errorf("/-/ready: got %d", res.status)
+	}
+	if res := f.get("/api/v1/query?query=up"); res.status != http.StatusOK {
+		t.Errorf("query: got %d %q", res.status, res.body)
+	}
+}
+
 func TestNewNamesMissingOptions(t *testing.T) {
 	f := newFixture(t, nil)
 	for want, spoil := range map[string]func(*Options){
@@ -208,6 +223,7 @@ func TestNewNamesMissingOptions(t *testing.T) {
 		"Sources.Metadata":  func(o *Options) { o.Sources.Metadata = nil },
 		"Writes":            func(o *Options) { o.Writes = nil },
 		"Ready":             func(o *Options) { o.Ready = nil },
+		"Serving":           func(o *Options) { o.Serving = nil },
 		"--query.timeout":   func(o *Options) { o.Limits.QueryTimeout = -1 },
 		"read-sample-limit": func(o *Options) { o.Limits.RemoteReadSamples = -1 },
 	} {

@@ -87,12 +87,8 @@ func newFixture(t *testing.T, change func(*Options)) *fixture {
 			Version:    v1.PrometheusVersion{Version: "1.2.3"},
 			Retention:  "15d",
 		},
-		Ready: func() error {
-			if err := f.ready.Load(); err != nil {
-				return *err
-			}
-			return nil
-		},
+		Serving:  f.whether,
+		Ready:    f.whether,
 		Gatherer: f.reg, Registerer: f.reg,
 		Logger: slog.New(slog.NewTextHandler(f.log, nil)),
 		Now:    func() time.Time { return now },
@@ -111,6 +107,14 @@ func newFixture(t *testing.T, change func(*Options)) *fixture {
 }
 
 // load appends the samples that all tests read.
+// whether tells why the node is not ready, if a test says that it is not.
+func (f *fixture) whether() error {
+	if err := f.ready.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
 func (f *fixture) load() {
 	f.t.Helper()
 	app := f.db.Appender(f.t.Context())

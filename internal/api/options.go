@@ -44,8 +44,11 @@ type Options struct {
 	Info Info
 	// Limits bound the reads; zero fields take their default.
 	Limits Limits
-	// Ready returns nil if the node can serve reads and writes, and otherwise why not.
-	// It is called with every request, so it must be quick.
+	// Serving returns nil if the node can take part in reads and writes, and otherwise why
+	// not. It is called with every request, so it must be quick.
+	Serving func() error
+	// Ready returns nil if the node is a good place to send requests to, and otherwise why
+	// not. It is what /-/ready says.
 	Ready func() error
 	// Gatherer is what /metrics shows. Optional.
 	Gatherer prometheus.Gatherer
@@ -160,6 +163,7 @@ func (o *Options) fill() error {
 		{"Sources.Stats", o.Sources.Stats != nil},
 		{"Writes", o.Writes != nil},
 		{"Info.Cluster", o.Info.Cluster != nil},
+		{"Serving", o.Serving != nil},
 		{"Ready", o.Ready != nil},
 	} {
 		if !required.set {

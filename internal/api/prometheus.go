@@ -40,7 +40,7 @@ func (a *API) prometheusRouter() *route.Router {
 		func() config.Config { return config.DefaultConfig },
 		o.Info.Flags,
 		v1.GlobalURLOptions{},
-		a.whenReady,
+		a.whenServing,
 		localStats{&o.Info},
 		"",    // No directory: snapshots need the admin API.
 		false, // The admin API would reach one node only.

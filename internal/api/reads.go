@@ -102,10 +102,10 @@ func busy(err error) error {
 	return busyError{fmt.Errorf("waiting for other reads: too many run at once, try again later: %w", err)}
 }
 
-// whenReady answers 503 in place of the handler while the node is not ready.
-func (a *API) whenReady(next http.HandlerFunc) http.HandlerFunc {
+// whenServing answers 503 in place of the handler while the node cannot serve.
+func (a *API) whenServing(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if err := a.opts.Ready(); err != nil {
+		if err := a.opts.Serving(); err != nil {
 			w.Header().Set("Retry-After", "5")
 			a.answerError(w, notReady{err})
 			return

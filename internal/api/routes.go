@@ -25,14 +25,14 @@ func (a *API) routes() http.Handler {
 
 	mux.Handle(apiPrefix+"/", http.StripPrefix(apiPrefix, a.prometheusRouter()))
 	get(apiPrefix+"/cluster", a.cluster)
-	get(apiPrefix+"/metadata", a.read(readPath{gate: a.readGate}, a.whenReady(compressed(a.metadata))))
-	get(apiPrefix+"/status/tsdb", a.read(readPath{gate: a.readGate}, a.whenReady(compressed(a.tsdbStatus))))
-	get("/federate", a.read(readPath{gate: a.readGate, text: true}, a.whenReady(compressed(a.federate))))
+	get(apiPrefix+"/metadata", a.read(readPath{gate: a.readGate}, a.whenServing(compressed(a.metadata))))
+	get(apiPrefix+"/status/tsdb", a.read(readPath{gate: a.readGate}, a.whenServing(compressed(a.tsdbStatus))))
+	get("/federate", a.read(readPath{gate: a.readGate, text: true}, a.whenServing(compressed(a.federate))))
 
 	for _, path := range []string{"/write", "/push", "/receive"} {
-		handle("POST "+apiPrefix+path, apiPrefix+path, a.whenReady(a.opts.Writes.RemoteWrite))
+		handle("POST "+apiPrefix+path, apiPrefix+path, a.whenServing(a.opts.Writes.RemoteWrite))
 	}
-	handle("POST "+apiPrefix+"/otlp/v1/metrics", apiPrefix+"/otlp/v1/metrics", a.whenReady(a.opts.Writes.OTLP))
+	handle("POST "+apiPrefix+"/otlp/v1/metrics", apiPrefix+"/otlp/v1/metrics", a.whenServing(a.opts.Writes.OTLP))
 
 	get("/-/healthy", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "Starling is healthy.") })
 	get("/-/ready", a.ready)

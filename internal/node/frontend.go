@@ -76,6 +76,7 @@ func (n *Node) openFrontend(*teardown) error {
 			LookbackDelta:     time.Duration(c.Query.LookbackDelta),
 			RemoteReadSamples: c.Query.MaxSamples,
 		},
+		Serving:    n.serving,
 		Ready:      n.ready,
 		Gatherer:   n.registry,
 		Registerer: n.registry,

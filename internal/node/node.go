@@ -175,7 +175,7 @@ func (n *Node) joinParts(built *teardown) error {
 		n.adopt(t)
 	}
 	n.server = transport.NewServer(transport.ServerOptions{
-		Appender: n.owner, Reader: n.store, Tables: tables{n}, Membership: n.cluster,
+		Self: n.cluster.Self(), Appender: n.owner, Reader: n.store, Tables: tables{n}, Membership: n.cluster,
 		Logger: n.logger, Registerer: n.registry,
 	})
 	n.writes = ingest.New(ingest.Options{

@@ -9,8 +9,10 @@ import (
 	"github.com/starling-tsdb/starling/internal/cluster"
 )
 
-// ready tells why the node cannot serve every request, if it cannot.
-func (n *Node) ready() error {
+// serving tells why the node cannot take part in requests, if it cannot. Whether enough
+// others can is judged by each request: it depends on what it touches, and on what its
+// sender allows.
+func (n *Node) serving() error {
 	if n.stopping.Load() {
 		return errors.New("the node is stopping")
 	}
@@ -24,9 +26,18 @@ func (n *Node) ready() error {
 	if _, member := p.table.SlotOf(n.cluster.Self()); !member {
 		return fmt.Errorf("node %s has no slot in the table of epoch %d", n.cluster.Self(), p.table.Epoch)
 	}
-	// With so many members missing, neither writes nor queries find a quorum.
-	if missing := n.missing(); len(missing) >= p.table.AnswerQuorum() {
-		return fmt.Errorf("%d of %d members are not reached: %s", len(missing), len(p.table.Nodes()), strings.Join(missing, ", "))
+	return nil
+}
+
+// ready tells why this node is no good place to send requests to, if it is not: it cannot
+// serve, or it is cut off from half of the members or more.
+func (n *Node) ready() error {
+	if err := n.serving(); err != nil {
+		return err
+	}
+	members := len(n.placed.Load().table.Nodes())
+	if missing := n.missing(); 2*len(missing) >= members && len(missing) > 0 {
+		return fmt.Errorf("%d of %d members are not reached: %s", len(missing), members, strings.Join(missing, ", "))
 	}
 	return nil
 }
