@@ -39,8 +39,10 @@ func newCommandLine() *commandLine {
 	cl.app.UsageWriter(os.Stderr)
 	cl.app.Command("server", "Run a node. This is what starling does without a command.").Default()
 	cl.health = cl.app.Command("health", "Ask a node whether it is ready; exit status 0 if it is. For container health checks.")
-	cl.health.Flag("url", "What to ask. Default: /-/ready at --web.listen-address on this host.").StringVar(&cl.healthURL)
-	cl.health.Flag("timeout", "How long to wait for an answer.").Default("3s").DurationVar(&cl.healthTimeout)
+	cl.health.Flag("url", "What to ask. Default: /-/ready at --web.listen-address on this host, without TLS.").
+		Envar("STARLING_HEALTH_URL").StringVar(&cl.healthURL)
+	cl.health.Flag("timeout", "How long to wait for an answer.").
+		Envar("STARLING_HEALTH_TIMEOUT").Default("3s").DurationVar(&cl.healthTimeout)
 	cl.webFlags(&cl.config.Web)
 	cl.storageFlags(&cl.config.Storage)
 	cl.clusterFlags(&cl.config.Cluster)

@@ -7,17 +7,22 @@ import (
 	"net"
 	"net/http"
 	"strings"
+
+	"github.com/starling-tsdb/starling/internal/config"
 )
 
 // checkHealth asks a node whether it is ready.
 func (cl *commandLine) checkHealth(ctx context.Context) error {
 	url := cl.healthURL
 	if url == "" {
-		_, port, err := net.SplitHostPort(cl.config.Web.ListenAddress)
+		host, port, err := net.SplitHostPort(cl.config.Web.ListenAddress)
 		if err != nil {
-			return fmt.Errorf("--web.listen-address: %w", err)
+			return config.Flagged("web.listen-address", err)
 		}
-		url = "http://" + net.JoinHostPort("127.0.0.1", port) + "/-/ready"
+		if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+			host = "127.0.0.1"
+		}
+		url = "http://" + net.JoinHostPort(host, port) + "/-/ready"
 	}
 	ctx, cancel := context.WithTimeout(ctx, cl.healthTimeout)
 	defer cancel()

@@ -49,7 +49,7 @@ type NodeStatus struct {
 	Name      string        `json:"name,omitempty"`
 	Addresses NodeAddresses `json:"addresses"`
 	Zone      string        `json:"zone,omitempty"`
-	// State is in the words of the cluster: "alive", "suspect", "dead", ….
+	// State is in the words of the cluster: "alive", "dead", "left", ….
 	State   string `json:"state"`
 	Version string `json:"version,omitempty"`
 	// Epoch is the newest table that the node has said to have.

@@ -9,15 +9,12 @@ import (
 	"github.com/starling-tsdb/starling/internal/cluster"
 )
 
-// serving tells why the node cannot take part in requests, if it cannot. Whether enough
-// others can is judged by each request: it depends on what it touches, and on what its
-// sender allows.
+// serving tells why the node cannot coordinate requests, if it cannot. Whether enough
+// owners confirm or answer is judged by each request: it depends on what it touches, and
+// on what its sender allows. A store that takes no writes is one owner that fails.
 func (n *Node) serving() error {
 	if n.stopping.Load() {
 		return errors.New("the node is stopping")
-	}
-	if err := n.store.Ready(); err != nil {
-		return err
 	}
 	p := n.placed.Load()
 	if p == nil {
@@ -32,7 +29,7 @@ func (n *Node) serving() error {
 // ready tells why this node is no good place to send requests to, if it is not: it cannot
 // serve, or it is cut off from half of the members or more.
 func (n *Node) ready() error {
-	if err := n.serving(); err != nil {
+	if err := errors.Join(n.serving(), n.store.Ready()); err != nil {
 		return err
 	}
 	members := len(n.placed.Load().table.Nodes())
