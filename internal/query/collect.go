@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"sync/atomic"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
@@ -17,19 +16,6 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunks"
 	"github.com/prometheus/prometheus/util/annotations"
 )
-
-// budget bounds what one read buffers. Several goroutines take from it.
-type budget struct {
-	limit int64
-	used  atomic.Int64
-}
-
-func (b *budget) take(n int64) error {
-	if b.used.Add(n) > b.limit {
-		return &TooManyBytesError{Limit: b.limit}
-	}
-	return nil
-}
 
 // Estimates of what buffering costs beside the bytes of labels and chunks.
 const (
@@ -70,20 +56,13 @@ type answer struct {
 
 // collect buffers the answer of a source. It copies the chunks, since those of a local
 // store are mapped files that may go away with its querier.
-func collect(ctx context.Context, s Source, req SelectRequest, b *budget) (answer, error) {
-	c := collector{budget: b, labelsOnly: req.Hints.Func == "series"}
-	a, err := c.read(ctx, s.Select(ctx, req))
-	if err != nil {
-		// What failed is dropped, and must not fail the others.
-		b.used.Add(-c.taken)
-		return answer{}, err
-	}
-	return a, nil
+func collect(ctx context.Context, s Source, req SelectRequest, sh *share) (answer, error) {
+	c := collector{share: sh, labelsOnly: req.Hints.Func == "series"}
+	return c.read(ctx, s.Select(ctx, req))
 }
 
 type collector struct {
-	budget     *budget
-	taken      int64
+	share      *share
 	labelsOnly bool
 	slab       []byte  // what is kept of chunks' bytes lies at its end
 	lists      []chunk // what is kept of lists of chunks lies at its end
@@ -104,7 +83,7 @@ func (c *collector) read(ctx context.Context, set storage.ChunkSeriesSet) (a ans
 		if n := len(a.series); n > 0 && labels.Compare(a.series[n-1].labels, s.labels) >= 0 {
 			return answer{}, fmt.Errorf("series %s follows %s: out of order", s.labels, a.series[n-1].labels)
 		}
-		if err := c.take(int64(s.labels.ByteSize()) + seriesOverhead); err != nil {
+		if err := c.share.take(int64(s.labels.ByteSize()) + seriesOverhead); err != nil {
 			return answer{}, err
 		}
 		if !c.labelsOnly {
@@ -118,11 +97,6 @@ func (c *collector) read(ctx context.Context, set storage.ChunkSeriesSet) (a ans
 	return a, set.Err()
 }
 
-func (c *collector) take(n int64) error {
-	c.taken += n
-	return c.budget.take(n)
-}
-
 func (c *collector) readChunks(cs storage.ChunkSeries) ([]chunk, error) {
 	c.chunks = c.chunks[:0]
 	for c.it = cs.Iterator(c.it); c.it.Next(); {
@@ -134,7 +108,7 @@ func (c *collector) readChunks(cs storage.ChunkSeries) ([]chunk, error) {
 		if numSamples(data) == 0 {
 			continue
 		}
-		if err := c.take(int64(len(data)) + chunkOverhead); err != nil {
+		if err := c.share.take(int64(len(data)) + chunkOverhead); err != nil {
 			return nil, err
 		}
 		c.chunks = append(c.chunks, chunk{

@@ -76,7 +76,7 @@ func writeReasons(b *strings.Builder, missing []NodeError) {
 	}
 }
 
-// TooManyBytesError ends a query that would buffer more than it may. It is the query's
+// TooManyBytesError ends a query that would hold more than it may. It is the query's
 // fault, not the cluster's: HTTP 422.
 type TooManyBytesError struct {
 	// Limit is in bytes.
@@ -85,5 +85,5 @@ type TooManyBytesError struct {
 
 // Error implements error.
 func (e *TooManyBytesError) Error() string {
-	return fmt.Sprintf("query processing would load too many bytes into memory in one selector: the limit is %d bytes, of labels and chunks over all copies", e.Limit)
+	return fmt.Sprintf("query processing would load too many bytes into memory: the limit of one query is %d bytes, of labels and chunks over all its selectors and all copies", e.Limit)
 }

@@ -19,7 +19,7 @@ type exemplarQuerier struct {
 // in label order and by timestamp. The result has no place for a warning, so what a
 // partial answer lacks is noted in the context only.
 func (q *exemplarQuerier) Select(start, end int64, matchers ...[]*labels.Matcher) ([]exemplar.QueryResult, error) {
-	g, err := gather(q.ctx, q.f, "exemplars", func(ctx context.Context, s Source, _ *budget) ([]exemplar.QueryResult, error) {
+	g, err := gather(q.ctx, q.f, q.f.newBudget(), "exemplars", func(ctx context.Context, s Source, _ *share) ([]exemplar.QueryResult, error) {
 		own := make([][]*labels.Matcher, len(matchers))
 		for i := range matchers {
 			own[i] = slices.Clone(matchers[i])

@@ -9,7 +9,7 @@
 // never put together: a read that meets another epoch begins again.
 //
 // Data flows through three steps. collect buffers the answer of one node, within the
-// byte limit of the read. merge walks the buffered answers in label order and reduces
+// byte limit of the query. merge walks the buffered answers in label order and reduces
 // the copies of each series to lanes: lists of chunks that do not overlap. One lane is
 // the usual case, since copies are mostly the same bytes, and is iterated as it is
 // stored. Several lanes are merged sample by sample, one value for each timestamp.
@@ -43,8 +43,9 @@ type Options struct {
 	// Several goroutines call it.
 	View func() (View, error)
 
-	// MaxBytes bounds the labels and chunks that one selector may buffer, over all
-	// nodes and hence over all copies. 0 is 800 MB.
+	// MaxBytes bounds the labels and chunks that all reads of one querier, which is to
+	// say all selectors of a query, hold together, over all nodes and hence over all
+	// copies. What was read counts until the querier is closed. 0 is 800 MB.
 	MaxBytes int64
 
 	// Timeout is how long a node may take to answer before it counts as failed. 0
@@ -95,6 +96,8 @@ func New(opts Options) *Fanout {
 	}
 	return &Fanout{opts: opts, metrics: newMetrics(opts.Registerer)}
 }
+
+func (f *Fanout) newBudget() *budget { return &budget{limit: f.opts.MaxBytes} }
 
 // Querier implements storage.Queryable. The range is inclusive, in milliseconds.
 func (f *Fanout) Querier(mint, maxt int64) (storage.Querier, error) {

@@ -25,9 +25,9 @@ const (
 
 var errTimeout = errors.New("no answer within the time allowed to a node")
 
-// question is what a fan-out asks of each source. The budget is shared by all sources
-// of one attempt.
-type question[T any] func(ctx context.Context, s Source, b *budget) (T, error)
+// question is what a fan-out asks of each source. It takes the bytes of the answer from
+// the share before it holds them.
+type question[T any] func(ctx context.Context, s Source, sh *share) (T, error)
 
 // gathered is the answers that a read goes on with, in the order of the table.
 type gathered[T any] struct {
@@ -38,22 +38,20 @@ type gathered[T any] struct {
 
 // gather asks all nodes and returns their answers if they are complete, or partial and
 // allowed to be. Then a warning says so, and what is missing is noted in the context too,
-// for those whose answers have no room for warnings.
-func gather[T any](ctx context.Context, f *Fanout, operation string, q question[T]) (gathered[T], error) {
-	g, err := gatherAttempts(ctx, f, q)
+// for those whose answers have no room for warnings. The answers it returns, and nothing
+// else, stay counted in the budget.
+func gather[T any](ctx context.Context, f *Fanout, b *budget, operation string, q question[T]) (gathered[T], error) {
+	g, err := gatherAttempts(ctx, f, b, q)
 	f.metrics.requests.WithLabelValues(operation, result(err, len(g.warnings) > 0)).Inc()
 	return g, err
 }
 
-func gatherAttempts[T any](ctx context.Context, f *Fanout, q question[T]) (gathered[T], error) {
+func gatherAttempts[T any](ctx context.Context, f *Fanout, b *budget, q question[T]) (gathered[T], error) {
 	view, err := f.view()
 	for n := 1; err == nil; n++ {
-		var r *round[T]
-		if r, err = runRound(ctx, f, view, n == maxAttempts, q); err != nil {
-			break
-		}
-		if !r.restart() || n == maxAttempts {
-			return r.conclude(ctx)
+		r := newRound[T](f, view, b, n == maxAttempts)
+		if g, again, err := r.run(ctx, q); !again {
+			return g, err
 		}
 		f.metrics.restarts.Inc()
 		view, err = f.nextView(ctx, view.Epoch, firstBackoff<<(n-1))
@@ -96,36 +94,73 @@ type reply[T any] struct {
 // round is one attempt: all nodes of one view, asked once.
 type round[T any] struct {
 	tally
+	f       *Fanout
 	view    View
+	last    bool        // there will be no further attempt
+	shares  []share     // by node
 	replies []*reply[T] // by node, nil while there is none
 	behind  bool        // a node refused because its own table is older
 }
 
-// runRound asks all nodes of the view. It returns when every node has answered or
-// failed, a grace after the answers are complete, or when they cannot become complete
-// and a partial answer is not wanted. Questions still open are canceled and not waited
-// for: what they would return is dropped.
-func runRound[T any](ctx context.Context, f *Fanout, view View, last bool, q question[T]) (*round[T], error) {
+func newRound[T any](f *Fanout, view View, b *budget, last bool) *round[T] {
+	r := &round[T]{
+		tally:   tally{nodes: len(view.Nodes), quorum: view.WrittenQuorum},
+		f:       f,
+		view:    view,
+		last:    last,
+		shares:  make([]share, len(view.Nodes)),
+		replies: make([]*reply[T], len(view.Nodes)),
+	}
+	for i := range r.shares {
+		r.shares[i].budget = b
+	}
+	return r
+}
+
+// run asks all nodes and turns what became of it into a result, unless the read has to
+// begin again.
+func (r *round[T]) run(ctx context.Context, q question[T]) (g gathered[T], again bool, err error) {
+	used := false
+	defer func() { r.closeShares(used) }()
+	if err := r.ask(ctx, q); err != nil {
+		return gathered[T]{}, false, err
+	}
+	if r.restart() {
+		return gathered[T]{}, true, nil
+	}
+	g, err = r.conclude(ctx)
+	used = err == nil
+	return g, false, err
+}
+
+// closeShares ends what the nodes take, and gives back what is not part of an answer
+// that is used: what the questions still open hold is garbage as soon as they notice.
+func (r *round[T]) closeShares(used bool) {
+	var taken int64
+	for i, rep := range r.replies {
+		taken += r.shares[i].close(used && rep != nil && rep.err == nil)
+	}
+	r.f.metrics.bytes.Add(float64(taken))
+}
+
+// ask asks all nodes of the view. It returns when every node has answered or failed, a
+// grace after the answers are complete, or when they cannot become complete and a
+// partial answer is not wanted. Questions still open are canceled and not waited for:
+// what they would return is dropped.
+func (r *round[T]) ask(ctx context.Context, q question[T]) error {
 	actx, cancel := context.WithCancel(ctx)
 	defer cancel()
 
-	replies := make(chan *reply[T], len(view.Nodes))
-	b := &budget{limit: f.opts.MaxBytes}
-	for i, node := range view.Nodes {
+	replies := make(chan *reply[T], r.nodes)
+	for i, node := range r.view.Nodes {
 		go func() {
-			value, err := askNode(actx, f, node, b, q)
+			value, err := askNode(actx, r.f, node, &r.shares[i], q)
 			replies <- &reply[T]{node: i, value: value, err: err}
 		}()
 	}
-	defer func() { f.metrics.bytes.Add(float64(b.used.Load())) }()
 
-	r := &round[T]{
-		tally:   tally{nodes: len(view.Nodes), quorum: view.WrittenQuorum},
-		view:    view,
-		replies: make([]*reply[T], len(view.Nodes)),
-	}
 	wantAll := partial.Allowed(ctx)
-	timeout := time.NewTimer(f.opts.Timeout)
+	timeout := time.NewTimer(r.f.opts.Timeout)
 	defer timeout.Stop()
 	var grace <-chan time.Time
 	for !r.settled() {
@@ -133,34 +168,34 @@ func runRound[T any](ctx context.Context, f *Fanout, view View, last bool, q que
 		case rep := <-replies:
 			// A canceled read makes nodes fail: that is not their fault.
 			if err := ctx.Err(); err != nil {
-				return nil, err
+				return err
 			}
-			if err := r.add(f, rep); err != nil {
-				return nil, err
+			if err := r.add(rep); err != nil {
+				return err
 			}
 		case <-grace:
-			f.metrics.abandoned.Add(float64(r.nodes - r.answered - r.failed))
-			return r, nil
+			r.f.metrics.abandoned.Add(float64(r.nodes - r.answered - r.failed))
+			return nil
 		case <-timeout.C:
-			r.failOpen(f, errTimeout)
+			r.failOpen(errTimeout)
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return ctx.Err()
 		}
 		switch {
-		case r.ahead && !last, r.hopeless() && (!wantAll || r.behind && !last):
-			return r, nil
+		case r.ahead && !r.last, r.hopeless() && (!wantAll || r.behind && !r.last):
+			return nil
 		case r.complete() && grace == nil:
-			timer := time.NewTimer(f.opts.Grace)
+			timer := time.NewTimer(r.f.opts.Grace)
 			defer timer.Stop()
 			grace = timer.C
 		}
 	}
-	return r, nil
+	return nil
 }
 
 // askNode asks one node. A panic is that node's failure: corrupt data that is mapped
 // into memory shows itself in this way.
-func askNode[T any](ctx context.Context, f *Fanout, node Node, b *budget, q question[T]) (value T, err error) {
+func askNode[T any](ctx context.Context, f *Fanout, node Node, sh *share, q question[T]) (value T, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends a stream that was not read to its end
 
@@ -168,17 +203,23 @@ func askNode[T any](ctx context.Context, f *Fanout, node Node, b *budget, q ques
 	// the goroutine asks for a panic.
 	debug.SetPanicOnFault(true)
 	defer func() {
+		if err != nil {
+			// What failed is dropped, and must not fail the others.
+			sh.close(false)
+		}
+	}()
+	defer func() {
 		if p := recover(); p != nil {
 			f.opts.Logger.Error("panic while reading from a node",
 				"node", node.ID, "panic", p, "stack", string(debug.Stack()))
 			err = fmt.Errorf("panic while reading: %v", p)
 		}
 	}()
-	return q(ctx, node.Source, b)
+	return q(ctx, node.Source, sh)
 }
 
 // add takes a reply into account. It returns an error that ends the read as a whole.
-func (r *round[T]) add(f *Fanout, rep *reply[T]) error {
+func (r *round[T]) add(rep *reply[T]) error {
 	r.replies[rep.node] = rep
 	if rep.err == nil {
 		r.answered++
@@ -194,17 +235,17 @@ func (r *round[T]) add(f *Fanout, rep *reply[T]) error {
 		r.behind = r.behind || behind
 		r.ahead = r.ahead || !behind
 	}
-	f.fail(r.view.Nodes[rep.node], reason, rep.err)
+	r.f.fail(r.view.Nodes[rep.node], reason, rep.err)
 	return nil
 }
 
 // failOpen fails all nodes that have not answered.
-func (r *round[T]) failOpen(f *Fanout, err error) {
+func (r *round[T]) failOpen(err error) {
 	for i := range r.replies {
 		if r.replies[i] == nil {
 			r.replies[i] = &reply[T]{node: i, err: err}
 			r.failed++
-			f.fail(r.view.Nodes[i], "timeout", err)
+			r.f.fail(r.view.Nodes[i], "timeout", err)
 		}
 	}
 }
@@ -215,9 +256,10 @@ func (f *Fanout) fail(n Node, reason string, err error) {
 }
 
 // restart tells whether the read has to begin again. A node that is behind is no more
-// than missing: if the others are enough, nobody waits for it.
+// than missing: if the others are enough, nobody waits for it. The last attempt counts
+// whatever came of it.
 func (r *round[T]) restart() bool {
-	return r.ahead || r.behind && !r.complete()
+	return !r.last && (r.ahead || r.behind && !r.complete())
 }
 
 // conclude turns the round into a result.

@@ -369,9 +369,31 @@ func TestEpochs(t *testing.T) {
 
 func TestViewError(t *testing.T) {
 	errNoTable := errors.New("no table yet")
-	_, _, err := read(t.Context(), t, New(Options{View: func() (View, error) { return View{}, errNoTable }}))
-	if !errors.Is(err, errNoTable) || !strings.HasPrefix(err.Error(), "reading the table of nodes: ") {
-		t.Errorf("got %v", err)
+	for _, c := range []struct {
+		name string
+		good int // views before the error
+	}{
+		{"at first", 0},
+		{"when the read begins again", 1},
+		{"after the backoff", 2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := 0
+				_, _, err := read(t.Context(), t, New(Options{View: func() (View, error) {
+					if n++; n > c.good {
+						return View{}, errNoTable
+					}
+					return View{Epoch: 5, WrittenQuorum: 1, Nodes: nodesOf(refusal(6))}, nil
+				}}))
+				if !errors.Is(err, errNoTable) || !strings.HasPrefix(err.Error(), "reading the table of nodes: ") {
+					t.Errorf("got %v", err)
+				}
+				if n != c.good+1 {
+					t.Errorf("asked %d times for the table", n)
+				}
+			})
+		})
 	}
 }
 

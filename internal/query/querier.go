@@ -9,11 +9,12 @@ import (
 	"github.com/prometheus/prometheus/util/annotations"
 )
 
-// reader is what queriers of samples and of chunks have in common: a range, and a way
-// to end everything they began.
+// reader is what queriers of samples and of chunks have in common: a range, a limit to
+// what they hold, and a way to end everything they began.
 type reader struct {
 	f          *Fanout
 	mint, maxt int64
+	budget     *budget
 	// closed ends the selects that are still running when the querier is closed. It
 	// carries nothing else.
 	closed context.Context
@@ -21,7 +22,7 @@ type reader struct {
 }
 
 func newReader(f *Fanout, mint, maxt int64) reader {
-	r := reader{f: f, mint: mint, maxt: maxt}
+	r := reader{f: f, mint: mint, maxt: maxt, budget: f.newBudget()}
 	r.closed, r.close = context.WithCancel(context.Background())
 	return r
 }
@@ -50,11 +51,11 @@ func (r *reader) start(ctx context.Context, req SelectRequest) *pending {
 		defer close(p.done)
 		defer cancel()
 		defer unlink()
-		g, err := gather(ctx, r.f, "select", func(ctx context.Context, s Source, b *budget) (answer, error) {
+		g, err := gather(ctx, r.f, r.budget, "select", func(ctx context.Context, s Source, sh *share) (answer, error) {
 			own := req
 			hints := *req.Hints
 			own.Hints, own.Matchers = &hints, slices.Clone(req.Matchers)
-			return collect(ctx, s, own, b)
+			return collect(ctx, s, own, sh)
 		})
 		p.answers, p.warnings, p.err = g.answers, g.warnings, err
 		for _, a := range g.answers {
@@ -105,7 +106,7 @@ func (r *reader) union(ctx context.Context, operation string, hints *storage.Lab
 		strings  []string
 		warnings annotations.Annotations
 	}
-	g, err := gather(ctx, r.f, operation, func(ctx context.Context, s Source, b *budget) (found, error) {
+	g, err := gather(ctx, r.f, r.budget, operation, func(ctx context.Context, s Source, sh *share) (found, error) {
 		own := limit
 		strings, warnings, err := ask(ctx, s, &own)
 		if err != nil {
@@ -115,7 +116,7 @@ func (r *reader) union(ctx context.Context, operation string, hints *storage.Lab
 		for _, s := range strings {
 			size += int64(len(s)) + stringOverhead
 		}
-		return found{strings, warnings}, b.take(size)
+		return found{strings, warnings}, sh.take(size)
 	})
 	if err != nil {
 		return nil, nil, err

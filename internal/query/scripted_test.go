@@ -57,28 +57,13 @@ type scripted struct {
 }
 
 func (s scripted) Select(ctx context.Context, _ SelectRequest) storage.ChunkSeriesSet {
-	wait := time.After(s.delay)
-	if s.hang {
-		wait = nil
-	}
-	select {
-	case <-wait:
-	case <-ctx.Done():
-		if s.canceled != nil {
-			s.canceled.Add(1)
-		}
-		return storage.ErrChunkSeriesSet(ctx.Err())
+	if err := s.wait(ctx); err != nil {
+		return storage.ErrChunkSeriesSet(err)
 	}
 	if s.panics {
 		panic("corrupt chunk")
 	}
-	c := chunkenc.NewXORChunk()
-	app, err := c.Appender()
-	if err != nil {
-		return storage.ErrChunkSeriesSet(err)
-	}
-	app.Append(0, s.id, float64(s.id))
-	set := &listSet{err: s.after, series: []storage.ChunkSeries{chunkList(labels.FromStrings(labels.MetricName, "m"), chunks.Meta{MinTime: s.id, MaxTime: s.id, Chunk: c})}}
+	set := &listSet{err: s.after, series: []storage.ChunkSeries{chunkList(labels.FromStrings(labels.MetricName, "m"), smallChunk(s.id))}}
 	if s.size > 0 {
 		big := chunkenc.NewXORChunk()
 		data := make([]byte, s.size)
@@ -87,6 +72,39 @@ func (s scripted) Select(ctx context.Context, _ SelectRequest) storage.ChunkSeri
 		set.series = append(set.series, chunkList(labels.FromStrings(labels.MetricName, "n"), chunks.Meta{Chunk: big}))
 	}
 	return set
+}
+
+// wait makes no timer that has expired at once: several goroutines of a synctest bubble
+// that select on such timers crash the race detector of Go 1.26.
+func (s scripted) wait(ctx context.Context) error {
+	var over <-chan time.Time
+	switch {
+	case s.hang:
+	case s.delay > 0:
+		over = time.After(s.delay)
+	default:
+		return ctx.Err()
+	}
+	select {
+	case <-over:
+		return nil
+	case <-ctx.Done():
+		if s.canceled != nil {
+			s.canceled.Add(1)
+		}
+		return ctx.Err()
+	}
+}
+
+// smallChunk holds one sample.
+func smallChunk(t int64) chunks.Meta {
+	c := chunkenc.NewXORChunk()
+	app, err := c.Appender()
+	if err != nil {
+		panic(err)
+	}
+	app.Append(0, t, float64(t))
+	return chunks.Meta{MinTime: t, MaxTime: t, Chunk: c}
 }
 
 func chunkList(ls labels.Labels, metas ...chunks.Meta) storage.ChunkSeries {
