@@ -44,9 +44,9 @@ const (
 	drainTimeout = 10 * time.Second
 	// peerInFlightBytes bounds what is on its way to one peer.
 	peerInFlightBytes = 64 << 20
-	// selectBytesPerSample turns --query.max-samples into the bytes that one selector may
+	// readBytesPerSample turns --query.max-samples into the bytes that the reads of one query may
 	// buffer: incompressible samples take 9 bytes, of up to three copies, and labels.
-	selectBytesPerSample = 32
+	readBytesPerSample = 32
 )
 
 // Options say what to build. Config is checked by New.
@@ -189,7 +189,7 @@ func (n *Node) joinParts(built *teardown) error {
 	})
 	n.reads = query.New(query.Options{
 		View:       n.view,
-		MaxBytes:   int64(n.opts.Config.Query.MaxSamples) * selectBytesPerSample,
+		MaxBytes:   int64(n.opts.Config.Query.MaxSamples) * readBytesPerSample,
 		Logger:     n.logger,
 		Registerer: n.registry,
 	})
