@@ -247,6 +247,8 @@ func (n *Node) Run(ctx context.Context) error {
 		n.logger.Info("Stopping: finishing requests", "timeout", drainTimeout)
 	case cause = <-failed:
 		n.logger.Error("Stopping: a part failed", "err", cause)
+	case cause = <-n.store.Fatal():
+		n.logger.Error("Stopping: the store cannot go on in this process", "err", cause)
 	}
 	n.stopping.Store(true)
 

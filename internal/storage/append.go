@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -28,12 +29,15 @@ const maxAttempts = 10
 // at the newest timestamp of a series. Exemplars are best effort: the TSDB recognises a
 // repeated one, except the smaller of two at the same timestamp.
 //
+// Waiting for others and for the sync ends with ctx, with its cause. A panic within the
+// TSDB is answered by an error that wraps ErrFenced; see Fatal.
+//
 // The batch is only read, but its strings may be kept. Metadata is best effort.
 func (s *Store) Append(ctx context.Context, b *series.Batch) (series.Outcome, error) {
-	if err := s.life.enter(); err != nil {
+	if err := s.appends.enter(); err != nil {
 		return series.Outcome{}, err
 	}
-	defer s.life.leave()
+	defer s.appends.leave()
 	if err := s.fence.check(); err != nil {
 		return series.Outcome{}, err
 	}
@@ -63,7 +67,8 @@ func (s *Store) confirm(ctx context.Context, w *write) error {
 // write is one batch on its way into the TSDB.
 type write struct {
 	batch    *series.Batch
-	maxTime  int64 // the newest timestamp that is taken, in milliseconds
+	minTime  int64 // the oldest and the newest timestamp that the TSDB is asked to take, in milliseconds
+	maxTime  int64
 	ahead    time.Duration
 	refs     []promstorage.SeriesRef // by index into the batch, 0 for unknown
 	metadata map[string]metadata.Metadata
@@ -75,9 +80,11 @@ type counts struct{ floats, histograms, exemplars int }
 
 // write commits a batch, without syncing it.
 func (s *Store) write(ctx context.Context, b *series.Batch) (*write, error) {
+	now := s.opts.Now()
 	w := &write{
 		batch:   b,
-		maxTime: s.opts.Now().Add(s.opts.MaxFuture).UnixMilli(),
+		minTime: s.oldest(now),
+		maxTime: now.Add(s.opts.MaxFuture).UnixMilli(),
 		ahead:   s.opts.MaxFuture,
 	}
 	if s.walMetadata {
@@ -98,10 +105,11 @@ func (s *Store) writeSamples(ctx context.Context, w *write) error {
 	if err != nil {
 		return err
 	}
-	if err := w.samples(app); err != nil {
-		return errors.Join(err, s.rollback(app))
+	err = s.fence.guard("append to the TSDB", func() error { return w.samples(app) })
+	if err != nil {
+		return s.undo(app, err)
 	}
-	return s.commit(app)
+	return s.commit(ctx, app)
 }
 
 // commit makes an appender's samples part of the head and of the logs, one appender at a
@@ -109,22 +117,37 @@ func (s *Store) writeSamples(ctx context.Context, w *write) error {
 // insert in the other order than they log. A sample that was in order in memory and comes
 // late in the log is not in the out-of-order log either, and a replay drops it.
 //
-// A log that cannot be written fences the store. The TSDB also panics in here, holding
-// locks, when it cannot write a chunk file: a server that recovers from panics must not go
-// on confirming after that.
-func (s *Store) commit(app promstorage.AppenderTransaction) error {
-	s.commits.Lock()
-	defer s.commits.Unlock()
-	defer func() {
-		if p := recover(); p != nil {
-			_ = s.fence.raise(fmt.Errorf("commit to the TSDB panicked: %v", p))
-			panic(p)
-		}
-	}()
-	if err := app.Commit(); err != nil {
+// A log that cannot be written fences the store. After an error the appender is closed,
+// except in a dead store.
+func (s *Store) commit(ctx context.Context, app promstorage.AppenderTransaction) error {
+	if err := s.commits.take(ctx, s.fence); err != nil {
+		return s.undo(app, err)
+	}
+	defer s.commits.give()
+	err := s.fence.guard("commit to the TSDB", app.Commit)
+	if err != nil && !errors.Is(err, ErrFenced) {
 		return s.fence.raise(fmt.Errorf("commit to the TSDB: %w", err))
 	}
-	return nil
+	return err
+}
+
+// lowest is the oldest timestamp that is taken whatever the options: differences of it and
+// any other that is taken, or any window, do not overflow.
+const lowest = math.MinInt64 / 2
+
+// oldest returns the oldest timestamp that is handed to the TSDB, in milliseconds. A head
+// with samples judges by the out-of-order window behind the newest of them. An empty one
+// takes whatever comes first, or goes by the end of the newest block, however long ago that
+// was; so that its answers are those of its co-owners, the clock stands for the newest
+// sample there, with the duration of a block to spare for senders that are behind.
+func (s *Store) oldest(now time.Time) int64 {
+	head := s.db.Head()
+	if _, ok := head.AppendableMinValidTime(); ok && head.NumSeries() > 0 {
+		return lowest
+	}
+	// One after the other, as their sum may overflow.
+	t := now.Add(-s.opts.OutOfOrderWindow).Add(-s.opts.MinBlockDuration)
+	return max(lowest, t.UnixMilli())
 }
 
 // samples hands all samples to app. It returns an error if they must be rolled back.
@@ -151,8 +174,12 @@ func (w *write) sample(app promstorage.AppenderV2, i, j int, opts promstorage.AO
 	refuse := func(r series.Reason, msg string) {
 		w.refusals = append(w.refusals, series.Refusal{Series: i, Item: j, Reason: r, Message: msg})
 	}
-	if p.T > w.maxTime {
+	switch {
+	case p.T > w.maxTime:
 		refuse(series.Invalid, w.tooFarAhead(p.T))
+		return nil
+	case p.T < w.minTime:
+		refuse(series.Invalid, tooOld(p.T))
 		return nil
 	}
 	h, fh, err := ownHistogram(p)
@@ -175,7 +202,7 @@ func (w *write) sample(app promstorage.AppenderV2, i, j int, opts promstorage.AO
 		}
 		msg := err.Error()
 		if errors.Is(err, promstorage.ErrTooOldSample) {
-			msg += fmt.Sprintf(": timestamp %s lies before the out-of-order window", formatTime(p.T))
+			msg = tooOld(p.T)
 		}
 		refuse(reason, msg)
 		return nil
@@ -209,17 +236,31 @@ func repeatedMarker(app promstorage.AppenderV2, ref promstorage.SeriesRef, ls la
 // refused.
 func (s *Store) writeExemplars(ctx context.Context, w *write) error {
 	var app promstorage.Appender
+	err := s.fence.guard("append exemplars to the TSDB", func() error {
+		app = w.exemplars(func() promstorage.Appender { return s.db.Appender(ctx) })
+		return nil
+	})
+	if err != nil || app == nil {
+		return err
+	}
+	return s.commit(ctx, app)
+}
+
+// exemplars hands all exemplars to an appender, which is nil if there are none.
+func (w *write) exemplars(open func() promstorage.Appender) (app promstorage.Appender) {
 	for i := range w.batch.Series {
 		sr := &w.batch.Series[i]
 		for j := range sr.Exemplars {
 			if app == nil {
-				app = s.db.Appender(ctx)
+				app = open()
 			}
 			e := sr.Exemplars[j]
 			var err error
 			switch {
 			case e.Ts > w.maxTime:
 				err = errors.New(w.tooFarAhead(e.Ts))
+			case e.Ts < w.minTime:
+				err = errors.New(tooOld(e.Ts))
 			case w.refs[i] == 0:
 				err = errors.New("exemplar of a series without recent samples")
 			default:
@@ -234,14 +275,15 @@ func (s *Store) writeExemplars(ctx context.Context, w *write) error {
 			w.counts.exemplars++
 		}
 	}
-	if app == nil {
-		return nil
-	}
-	return s.commit(app)
+	return app
 }
 
 func (w *write) tooFarAhead(t int64) string {
 	return fmt.Sprintf("timestamp %s is more than %s ahead of this node's clock", formatTime(t), w.ahead)
+}
+
+func tooOld(t int64) string {
+	return fmt.Sprintf("%s: timestamp %s lies before the out-of-order window", promstorage.ErrTooOldSample, formatTime(t))
 }
 
 func formatTime(ms int64) string {

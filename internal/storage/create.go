@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -94,14 +95,23 @@ func (s *Store) appender(ctx context.Context, w *write) (promstorage.AppenderV2,
 		if err := s.createClaimed(ctx, w, l); err != nil {
 			return nil, err
 		}
-		for _, c := range l.wait {
-			select {
-			case <-c.done:
-			case <-ctx.Done():
-				return nil, fmt.Errorf("wait for a series to be created: %w", context.Cause(ctx))
-			}
+		if err := s.await(ctx, l.wait); err != nil {
+			return nil, err
 		}
 	}
+}
+
+// await returns when all claims have been released.
+func (s *Store) await(ctx context.Context, claims []*claim) error {
+	for _, c := range claims {
+		select {
+		case <-c.done:
+		case <-s.fence.dead:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for a series to be created: %w", context.Cause(ctx))
+		}
+	}
+	return s.fence.death()
 }
 
 // find looks all series up and claims those that have to be created.
@@ -141,34 +151,58 @@ func (s *Store) createClaimed(ctx context.Context, w *write, l *lookup) error {
 		return nil
 	}
 	defer s.creator.release(l.hashes, l.own)
+	// Taken before a series exists that has to be logged, whatever ctx says.
+	if err := s.creations.take(ctx, s.fence); err != nil {
+		return err
+	}
+	defer s.creations.give()
 	app := s.db.AppenderV2(ctx)
 	if l.tried == nil {
 		l.tried = make(map[int]bool, len(l.create))
 	}
-	for _, i := range l.create {
-		sr := &w.batch.Series[i]
-		l.tried[i] = true
-		// The head keeps the labels for the life of the series: a copy does not keep
-		// the memory of a whole request alive. An error is met again, and answered,
-		// when the sample itself is appended.
-		_, _ = app.Append(0, sr.Labels.Copy(), 0, w.firstStorable(sr).T, 0, nil, nil, promstorage.AOptions{})
+	err := s.fence.guard("create series in the TSDB", func() error {
+		for _, i := range l.create {
+			sr := &w.batch.Series[i]
+			l.tried[i] = true
+			// The head keeps the labels for the life of the series: a copy does not
+			// keep the memory of a whole request alive. An error is met again, and
+			// answered, when the sample itself is appended.
+			_, _ = app.Append(0, sr.Labels.Copy(), 0, w.firstStorable(sr).T, 0, nil, nil, promstorage.AOptions{})
+		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	return s.rollback(app)
 }
 
 // rollback gives an appender up. It writes to the log, so its failure fences the store.
+// In a dead store it does nothing but say so.
 func (s *Store) rollback(app promstorage.AppenderTransaction) error {
-	if err := app.Rollback(); err != nil {
+	if err := s.fence.death(); err != nil {
+		return err
+	}
+	err := s.fence.guard("roll back in the TSDB", app.Rollback)
+	if err != nil && !errors.Is(err, ErrFenced) {
 		return s.fence.raise(fmt.Errorf("write new series to the write-ahead log: %w", err))
 	}
-	return nil
+	return err
 }
 
-// firstStorable returns the first sample that is not too far ahead, or nil: such a one
-// would move the head's time window for everybody.
+// undo rolls app back because of err, and returns err.
+func (s *Store) undo(app promstorage.AppenderTransaction, err error) error {
+	if failed := s.rollback(app); failed != nil && !errors.Is(err, failed) {
+		return errors.Join(err, failed)
+	}
+	return err
+}
+
+// firstStorable returns the first sample that is neither too far ahead nor too old, or nil:
+// such a one would move the head's time window for everybody.
 func (w *write) firstStorable(sr *series.Series) *series.Sample {
 	for i := range sr.Samples {
-		if sr.Samples[i].T <= w.maxTime {
+		if t := sr.Samples[i].T; w.minTime <= t && t <= w.maxTime {
 			return &sr.Samples[i]
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"strings"
 	"sync"
 
@@ -15,18 +16,59 @@ import (
 // What was written behind a torn record is not replayed, and a page that could not be
 // written is marked clean by the kernel: nothing but a replay of the logs tells what is
 // really stored.
+//
+// A panic within the TSDB, as on a full disk when it writes a chunk file, leaves more
+// behind: locks that are never released. Whoever needs one of them hangs, so the store is
+// dead then: it calls the TSDB for no write again, and the process has to end.
 type fence struct {
 	dir      string
 	failures *failureCounters
 	logger   *slog.Logger
 	gauge    prometheus.Gauge
+	dead     chan struct{} // closed after the first panic, when killer is set
+	report   chan error    // receives killer, once
 
-	mu    sync.Mutex
-	cause error
+	mu     sync.Mutex
+	cause  error
+	killer error
 }
 
 func newFence(dir string, failures *failureCounters, logger *slog.Logger, gauge prometheus.Gauge) *fence {
-	return &fence{dir: dir, failures: failures, logger: logger, gauge: gauge}
+	return &fence{
+		dir: dir, failures: failures, logger: logger, gauge: gauge,
+		dead: make(chan struct{}), report: make(chan error, 1),
+	}
+}
+
+// guard runs f, which writes to the TSDB. A panic of f becomes an error and kills the store.
+func (f *fence) guard(operation string, write func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = f.kill(fmt.Errorf("%s: panic: %v", operation, p), debug.Stack())
+		}
+	}()
+	return write()
+}
+
+// kill declares the store dead and returns what death does from now on.
+func (f *fence) kill(cause error, stack []byte) error {
+	f.logger.Error("Write to the TSDB panicked: its locks may be held for ever, so the process must end", "err", cause, "stack", string(stack))
+	_ = f.raise(cause)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.killer == nil {
+		f.killer = fmt.Errorf("%w: %w; the process must be restarted with a usable disk at --storage.tsdb.path=%s", ErrFenced, cause, f.dir)
+		f.report <- f.killer
+		close(f.dead)
+	}
+	return f.killer
+}
+
+// death returns why the TSDB's locks cannot be trusted, or nil. It wraps ErrFenced.
+func (f *fence) death() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.killer
 }
 
 // raise fences the store, for the first cause it is given, and returns what check does

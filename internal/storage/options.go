@@ -91,7 +91,8 @@ func featureNames() []string {
 	}
 }
 
-// complete fills in the defaults and checks the options; errors name the flag at fault.
+// complete fills in the defaults and checks the options; errors name the flag at fault, or
+// the field where there is no flag.
 func (o *Options) complete() error {
 	if o.Dir == "" {
 		return errors.New("--storage.tsdb.path: a directory is required")
@@ -109,7 +110,7 @@ func (o *Options) complete() error {
 		o.MinBlockDuration = defaultBlockDuration
 	}
 	if o.MinBlockDuration < time.Second {
-		return fmt.Errorf("--storage.tsdb.min-block-duration=%s: must be at least 1s", o.MinBlockDuration)
+		return fmt.Errorf("MinBlockDuration=%s: must be at least 1s", o.MinBlockDuration)
 	}
 	if least := o.MinBlockDuration / 2; o.OutOfOrderWindow < least {
 		return fmt.Errorf("--storage.tsdb.out-of-order-time-window=%s: must be at least %s, half the duration of a block, or overlapping writes to a series could lose samples", o.OutOfOrderWindow, least)
@@ -122,13 +123,13 @@ func (o *Options) complete() error {
 		return fmt.Errorf("--storage.wal-sync=%q: must be %s, %s or %s", string(o.WALSync), SyncCommit, SyncInterval, SyncOff)
 	}
 	if o.MaxExemplars < 0 {
-		return fmt.Errorf("--storage.exemplars.max-exemplars=%d: must not be negative", o.MaxExemplars)
+		return fmt.Errorf("MaxExemplars=%d: must not be negative", o.MaxExemplars)
 	}
 	if o.MaxExemplars == 0 {
 		o.MaxExemplars = defaultMaxExemplars
 	}
 	if o.MaxFuture < 0 {
-		return fmt.Errorf("--storage.max-future=%s: must not be negative", o.MaxFuture)
+		return fmt.Errorf("MaxFuture=%s: must not be negative", o.MaxFuture)
 	}
 	if o.MaxFuture == 0 {
 		o.MaxFuture = defaultMaxFuture

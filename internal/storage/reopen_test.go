@@ -48,7 +48,7 @@ func TestCompaction(t *testing.T) {
 	o := testOptions(t.TempDir())
 	o.MinBlockDuration = time.Minute
 	o.OutOfOrderWindow = 10 * time.Minute
-	o.Now = func() time.Time { return start.Add(time.Hour) }
+	o.MaxFuture = time.Hour
 	s := mustOpen(t, o, hooks{segmentSize: 32 << 10})
 	const rounds, perRound = 6, 60
 	for r := range rounds {

@@ -9,16 +9,16 @@
 package storage
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/prometheus/prometheus/model/metadata"
-	promstorage "github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/tsdb/wlog"
 )
@@ -45,13 +45,17 @@ type Store struct {
 	// walMetadata mirrors the feature metadata-wal-records.
 	walMetadata bool
 	creator     creator
+	// creations bounds how many create series at a time, and so how many hang in a log
+	// that stalls.
+	creations *slots
 	// commits orders commits. It is held over writes to the page cache, as the mutex of
 	// the TSDB's log is, and never over a sync.
-	commits  sync.Mutex
+	commits  *slots
 	sync     *groupSync
 	families *families
 	flusher  *flusher
-	life     life
+	appends  gate
+	readers  gate
 	closing  sync.Once
 	closeErr error
 }
@@ -91,6 +95,9 @@ func openIn(o Options, hk hooks) (_ *Store, err error) {
 		stats:    tsdb.NewDBStats(),
 		metrics:  m,
 		families: newFamilies(m.metadataDropped),
+
+		creations: newSlots(runtime.GOMAXPROCS(0)),
+		commits:   newSlots(1),
 	}
 	topts := o.tsdbOptions()
 	topts.WALSegmentSize = hk.segmentSize
@@ -158,44 +165,73 @@ func openTSDB(o *Options, topts *tsdb.Options, stats *tsdb.DBStats) (*tsdb.DB, *
 // Ready is nil as long as the store can confirm what is appended, and says why not
 // otherwise.
 func (s *Store) Ready() error {
-	if s.life.ended() {
+	if s.appends.isShut() {
 		return ErrClosed
 	}
 	return s.fence.check()
 }
 
-// Close waits for appends that are under way, syncs and closes the store. Queriers must
-// have been closed before. Closing again does nothing.
+// Fatal returns a channel that receives one error if the TSDB panics in a write, and
+// nothing otherwise. Reads and Close may wait for ever then for what the panic left locked,
+// so the receiver ends the process, with a status that has it restarted. There is one
+// receiver. The store refuses all appends by then.
+func (s *Store) Fatal() <-chan error { return s.fence.report }
+
+// closeTimeout bounds how long Close waits for queriers, whose requests have been told to
+// end by then.
+const closeTimeout = 10 * time.Second
+
+// Close refuses what is new, waits for appends that are under way and, for at most 10 s,
+// for queriers, then syncs and closes the store. Closing again does nothing.
+//
+// Two things make it leave the TSDB, its directory's lock included, to the end of the
+// process, and say so by an error: a panic in a write (see Fatal), after which the TSDB's
+// locks cannot be trusted, and queriers that are still open, since closing waits for
+// readers of a block without end and takes the head's memory away beneath the others. What
+// was confirmed is on disk in both cases.
 func (s *Store) Close() error {
-	s.closing.Do(func() {
-		s.life.end()
-		s.sync.stop()
-		flushErr := s.flusher.stop()
-		dbErr := s.db.Close()
-		// The TSDB logs an error of its last sync and goes on: this round returns it.
-		syncErr := s.sync.closing()
-		s.sync.release()
-		s.closeErr = errors.Join(flushErr, dbErr, syncErr)
-	})
+	s.closing.Do(func() { s.closeErr = s.close() })
 	return s.closeErr
 }
 
-// Querier returns a querier over samples of mint to maxt, both inclusive, in milliseconds
-// since the epoch. The caller closes it.
-func (s *Store) Querier(mint, maxt int64) (promstorage.Querier, error) {
-	return s.db.Querier(mint, maxt)
+func (s *Store) close() error {
+	appended, read := s.appends.shut(), s.readers.shut()
+	select {
+	case <-appended:
+	case <-s.fence.dead:
+	}
+	s.awaitReaders(read)
+	s.sync.stop()
+	flushErr := s.flusher.stop()
+	dbErr := s.closeTSDB()
+	// The TSDB logs an error of its last sync and goes on: this round returns it.
+	syncErr := s.sync.closing()
+	s.sync.release()
+	return errors.Join(flushErr, dbErr, syncErr)
 }
 
-// ChunkQuerier returns a querier over the chunks, as stored, that overlap mint to maxt,
-// in milliseconds since the epoch. The caller closes it.
-func (s *Store) ChunkQuerier(mint, maxt int64) (promstorage.ChunkQuerier, error) {
-	return s.db.ChunkQuerier(mint, maxt)
+// awaitReaders returns when all queriers are closed, or nobody should wait for them longer.
+func (s *Store) awaitReaders(read <-chan struct{}) {
+	timeout := time.NewTimer(closeTimeout)
+	defer timeout.Stop()
+	select {
+	case <-read:
+	case <-s.fence.dead:
+	case <-timeout.C:
+	}
 }
 
-// ExemplarQuerier returns a querier over the exemplars, which live in memory and in the
-// write-ahead log only.
-func (s *Store) ExemplarQuerier(ctx context.Context) (promstorage.ExemplarQuerier, error) {
-	return s.db.ExemplarQuerier(ctx)
+// closeTSDB closes the TSDB if that ends.
+func (s *Store) closeTSDB() error {
+	if err := s.fence.death(); err != nil {
+		return fmt.Errorf("TSDB is not closed: %w", err)
+	}
+	if n := s.readers.count(); n > 0 {
+		err := fmt.Errorf("TSDB is not closed: queriers still open after %s: %d", closeTimeout, n)
+		s.opts.Logger.Error("Closing the storage without its TSDB, which the end of the process closes", "err", err)
+		return err
+	}
+	return s.fence.guard("close TSDB", s.db.Close)
 }
 
 // Metadata returns what is known of one metric family, or of all if family is empty.
@@ -264,35 +300,3 @@ func oneLine(err error) error { return lineError{err} }
 
 func (e lineError) Error() string { return strings.ReplaceAll(e.error.Error(), "\n", "; ") }
 func (e lineError) Unwrap() error { return e.error }
-
-// life counts the appends that are under way, so that Close can wait for them.
-type life struct {
-	mu     sync.Mutex
-	closed bool
-	wg     sync.WaitGroup // Add under mu only, so that no Add races with Wait
-}
-
-func (l *life) enter() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed {
-		return ErrClosed
-	}
-	l.wg.Add(1)
-	return nil
-}
-
-func (l *life) leave() { l.wg.Done() }
-
-func (l *life) ended() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.closed
-}
-
-func (l *life) end() {
-	l.mu.Lock()
-	l.closed = true
-	l.mu.Unlock()
-	l.wg.Wait()
-}

@@ -207,9 +207,9 @@ func TestOptionsNameTheFlagAtFault(t *testing.T) {
 		{"--storage.tsdb.out-of-order-time-window", func(o *Options) { o.OutOfOrderWindow = time.Hour - 1 }},
 		{"--storage.wal-sync", func(o *Options) { o.WALSync = "never" }},
 		{"--enable-feature=search-api", func(o *Options) { o.Features = []string{"search-api"} }},
-		{"--storage.exemplars.max-exemplars", func(o *Options) { o.MaxExemplars = -1 }},
-		{"--storage.max-future", func(o *Options) { o.MaxFuture = -1 }},
-		{"--storage.tsdb.min-block-duration", func(o *Options) { o.MinBlockDuration = 1 }},
+		{"MaxExemplars=-1", func(o *Options) { o.MaxExemplars = -1 }},
+		{"MaxFuture=-1ns", func(o *Options) { o.MaxFuture = -1 }},
+		{"MinBlockDuration=1ns", func(o *Options) { o.MinBlockDuration = 1 }},
 	} {
 		o := testOptions(t.TempDir())
 		tc.change(&o)

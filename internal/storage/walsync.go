@@ -79,7 +79,7 @@ func (g *groupSync) opening(dataDir string) error {
 // start begins serving rounds.
 func (g *groupSync) start() { go g.loop() }
 
-// stop ends the loop. Nobody may wait for a round any more.
+// stop ends the loop. Who still waits for a round, in a dead store, gets an error.
 func (g *groupSync) stop() {
 	close(g.quit)
 	<-g.done
@@ -101,7 +101,7 @@ func (g *groupSync) release() {
 }
 
 // wait returns nil when a round that began after the call ended without an error. It
-// returns earlier, with an error, when ctx ends.
+// returns earlier, with an error, when ctx ends or nobody serves rounds any more.
 func (g *groupSync) wait(ctx context.Context) error {
 	g.mu.Lock()
 	r := g.next
@@ -113,6 +113,8 @@ func (g *groupSync) wait(ctx context.Context) error {
 	select {
 	case <-r.done:
 		return r.err
+	case <-g.done:
+		return ErrClosed
 	case <-ctx.Done():
 		return fmt.Errorf("wait for the write-ahead log's sync: %w", context.Cause(ctx))
 	}

@@ -1,0 +1,123 @@
+package storage
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+)
+
+// gate counts who is inside, so that Close can wait for them, and lets nobody in once it
+// is shut. The zero value is open.
+type gate struct {
+	mu     sync.Mutex
+	inside int
+	empty  chan struct{} // nil while open; closed when shut and left by all
+}
+
+// enter lets the caller in, who leaves again, or returns ErrClosed.
+func (g *gate) enter() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.empty != nil {
+		return ErrClosed
+	}
+	g.inside++
+	return nil
+}
+
+func (g *gate) leave() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.inside--
+	if g.empty != nil && g.inside == 0 {
+		close(g.empty)
+	}
+}
+
+// shut refuses newcomers and returns a channel that is closed when all have left.
+// It is called once.
+func (g *gate) shut() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.empty = make(chan struct{})
+	if g.inside == 0 {
+		close(g.empty)
+	}
+	return g.empty
+}
+
+func (g *gate) isShut() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.empty != nil
+}
+
+// count returns how many are inside.
+func (g *gate) count() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.inside
+}
+
+// slots is a semaphore that can be waited for with an end, unlike a mutex: a disk that
+// stalls holds those who write to it, in the kernel, and nobody else.
+//
+// Who is woken competes with who comes. Handing a place over would leave it unused until
+// its new owner gets a CPU, which costs the commits of many senders a fifth.
+type slots struct {
+	free atomic.Int64
+	wake chan struct{} // holds a token while a place may be free that somebody waits for
+}
+
+func newSlots(n int) *slots {
+	sl := &slots{wake: make(chan struct{}, 1)}
+	sl.free.Store(int64(n))
+	return sl
+}
+
+// take waits for a place, until ctx ends or the store is dead. The caller gives it back,
+// except after an error.
+func (sl *slots) take(ctx context.Context, f *fence) error {
+	for !sl.try() {
+		select {
+		case <-sl.wake:
+		case <-f.dead:
+			return f.death()
+		case <-ctx.Done():
+			return fmt.Errorf("wait for earlier appends: %w", context.Cause(ctx))
+		}
+	}
+	if sl.free.Load() > 0 {
+		sl.signal() // of two places given back at once only one was signalled
+	}
+	if err := f.death(); err != nil {
+		sl.give()
+		return err
+	}
+	return nil
+}
+
+func (sl *slots) try() bool {
+	for {
+		n := sl.free.Load()
+		if n == 0 {
+			return false
+		}
+		if sl.free.CompareAndSwap(n, n-1) {
+			return true
+		}
+	}
+}
+
+func (sl *slots) give() {
+	sl.free.Add(1)
+	sl.signal()
+}
+
+func (sl *slots) signal() {
+	select {
+	case sl.wake <- struct{}{}:
+	default: // whoever takes that token finds this place as well, or passes it on
+	}
+}
