@@ -167,6 +167,13 @@ func (c *consensus) running() *raft.Raft {
 	return c.raft
 }
 
+// caughtUp waits until this leader has applied all that was agreed on before, and tells
+// whether it came to that.
+func (c *consensus) caughtUp(within time.Duration) bool {
+	r := c.running()
+	return r != nil && r.Barrier(within).Error() == nil
+}
+
 func (c *consensus) leading() bool {
 	r := c.running()
 	return r != nil && r.State() == raft.Leader

@@ -291,8 +291,12 @@ func (c *Cluster) lead(ctx context.Context) {
 		case <-time.After(2 * c.cfg.Timing.Poll):
 		}
 		if now := c.consensus.leading(); now != leading {
+			c.log.Info("Raft leadership", "leading", now, "leader", c.consensus.leader())
+			// What the leaders before this one agreed on has to be applied here first.
+			if now && !c.consensus.caughtUp(c.cfg.Timing.Call) {
+				continue
+			}
 			leading = now
-			c.log.Info("Raft leadership", "leading", leading, "leader", c.consensus.leader())
 		}
 		if _, err := c.consensus.fsm.table(); err != nil && c.quiet.allow("newer") {
 			c.log.Error("this node cannot follow Raft; it takes tables from its peers", "err", err)
