@@ -63,8 +63,8 @@ func (g *gate) count() int {
 // slots is a semaphore that can be waited for with an end, unlike a mutex: a disk that
 // stalls holds those who write to it, in the kernel, and nobody else.
 //
-// Who is woken competes with who comes. Handing a place over would leave it unused until
-// its new owner gets a CPU, which costs the commits of many senders a fifth.
+// Who is woken competes with who comes, as with a mutex: a place that is handed over stays
+// unused until its new owner gets a CPU, and with many senders each commit pays for that.
 type slots struct {
 	free atomic.Int64
 	wake chan struct{} // holds a token while a place may be free that somebody waits for
