@@ -45,13 +45,13 @@ run: build ## Build and run one node, with its data in ./data
 	exec bin/starling --storage.tsdb.path='$(DATA)' $(ARGS)
 
 # Node n listens on 9n80 (HTTP; the first on 9080), 9n81 (peers) and 9n82 (gossip). The
-# nodes run in the background, where Ctrl-C does not reach them: the trap stops them, so
-# that each ends in its own order and its last lines are still read.
+# nodes run in process groups of their own, where Ctrl-C does not reach them: the trap
+# stops them, so that each ends in its own order and its last lines are still read.
 .PHONY: cluster
 cluster: build ## Run three nodes on 127.0.0.1:9080, 9180 and 9280 until Ctrl-C
 	@[[ -z '$(CLEAN)' ]] || rm -rf '$(DATA)-cluster'
-	@pids=(); \
-	trap 'trap "" INT TERM; kill -TERM "$${pids[@]}" 2>/dev/null || true' INT TERM; \
+	@set -m; pids=(); \
+	trap 'trap "" INT TERM HUP; kill -TERM "$${pids[@]}" 2>/dev/null || true' INT TERM HUP; \
 	for n in 0 1 2; do \
 	  bin/starling --storage.tsdb.path="$(DATA)-cluster/node-$$n" \
 	    --web.listen-address=127.0.0.1:9$${n}80 \

@@ -49,8 +49,14 @@ func newCommandLine() *commandLine {
 	cl.queryFlags(&cl.config.Query)
 	cl.app.Flag("enable-feature", "Prometheus's experimental features, comma-separated or repeated: "+strings.Join(config.Features(), ", ")+".").
 		SetValue(&listValue{dst: &cl.config.Features})
-	promslogflag.AddFlags(cl.app, &cl.log)
+	cl.logFlags()
 	return cl
+}
+
+func (cl *commandLine) logFlags() {
+	cl.log.Level, cl.log.Format = promslog.NewLevel(), promslog.NewFormat()
+	cl.value(promslogflag.LevelFlagName, promslogflag.LevelFlagHelp, "info", cl.log.Level.Set)
+	cl.value(promslogflag.FormatFlagName, promslogflag.FormatFlagHelp, "logfmt", cl.log.Format.Set)
 }
 
 func (cl *commandLine) webFlags(c *config.Web) {

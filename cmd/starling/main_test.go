@@ -93,6 +93,8 @@ func TestExitStatus(t *testing.T) {
 		{[]string{"no-such-command"}, exitUsage},
 		{[]string{"--query.timeout=soon"}, exitFailure},
 		{[]string{"--storage.wal-sync=always"}, exitFailure},
+		{[]string{"--log.level=loud"}, exitFailure},
+		{[]string{"--log.format=xml"}, exitFailure},
 		{[]string{"health", "--url=http://127.0.0.1:1/", "--timeout=100ms"}, exitFailure},
 	} {
 		if got := run(c.args); got != c.want {

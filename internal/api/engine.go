@@ -31,7 +31,8 @@ type PromQLFeatures struct {
 // ParsePromQLFeatures reads Prometheus's names for features. Names that have nothing to
 // do with queries are an error, and so are unknown ones.
 func ParsePromQLFeatures(names []string) (PromQLFeatures, error) {
-	var f PromQLFeatures
+	// Duration expressions are always on, as they are in Prometheus by now.
+	f := PromQLFeatures{Parser: parser.Options{ExperimentalDurationExpr: true}}
 	for _, name := range names {
 		switch name {
 		case "promql-experimental-functions":
@@ -41,7 +42,7 @@ func ParsePromQLFeatures(names []string) (PromQLFeatures, error) {
 		case "promql-binop-fill-modifiers":
 			f.Parser.EnableBinopFillModifiers = true
 		case "promql-duration-expr":
-			// Always on by now; the name is accepted as Prometheus accepts it.
+			// The name is accepted as Prometheus accepts it.
 		case "promql-per-step-stats":
 			f.PerStepStats = true
 		case "promql-delayed-name-removal":

@@ -39,7 +39,7 @@ func TestFeatures(t *testing.T) {
 		"promql-per-step-stats", "promql-delayed-name-removal", "use-start-timestamps", "type-and-unit-labels",
 	})
 	want := PromQLFeatures{
-		Parser:       parser.Options{EnableExperimentalFunctions: true, EnableExtendedRangeSelectors: true, EnableBinopFillModifiers: true},
+		Parser:       parser.Options{EnableExperimentalFunctions: true, ExperimentalDurationExpr: true, EnableExtendedRangeSelectors: true, EnableBinopFillModifiers: true},
 		PerStepStats: true, DelayedNameRemoval: true, UseStartTimestamps: true, TypeAndUnitLabels: true,
 	}
 	if err != nil || got != want {

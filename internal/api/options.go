@@ -174,7 +174,7 @@ func (o *Options) fill() error {
 		return err
 	}
 	if o.Sources.Parser == nil {
-		o.Sources.Parser = parser.NewParser(parser.Options{})
+		o.Sources.Parser = parser.NewParser(parser.Options{ExperimentalDurationExpr: true})
 	}
 	if o.Info.BlockMetas == nil {
 		o.Info.BlockMetas = func() ([]tsdb.BlockMeta, error) { return []tsdb.BlockMeta{}, nil }

@@ -37,6 +37,9 @@ type dialect struct {
 	// series and metadata are fields of the request, the latter 0 if metadata belongs
 	// to series.
 	series, metadata protowire.Number
+	// foreign are the fields of the other message's request. That one's body, sent under
+	// this one's name, would otherwise be an empty request, stored with success.
+	foreign [2]protowire.Number
 	// histograms, exemplars and seriesMetadata are fields of a series.
 	histograms, exemplars, seriesMetadata protowire.Number
 	// startTimes tells whether samples carry start timestamps.
@@ -49,12 +52,12 @@ type dialect struct {
 var (
 	remoteWrite1 = dialect{
 		name:   "prometheus.WriteRequest",
-		series: 1, metadata: 3,
+		series: 1, metadata: 3, foreign: [...]protowire.Number{4, 5},
 		histograms: 4, exemplars: 3,
 	}
 	remoteWrite2 = dialect{
 		name:    "io.prometheus.write.v2.Request",
-		symbols: 4, series: 5,
+		symbols: 4, series: 5, foreign: [...]protowire.Number{1, 3},
 		histograms: 3, exemplars: 4, seriesMetadata: 5,
 		startTimes: true, contentRequired: true,
 	}
@@ -155,6 +158,8 @@ func (r *remoteDecoder) request(msg []byte) error {
 		case r.dialect.symbols:
 			nSymbols++
 		case r.metadata:
+		case r.foreign[0], r.foreign[1]:
+			return errorf(Malformed, "field %d is none of this message's: is the body of the other version of remote write than its Content-Type says?", f.num)
 		default:
 			return nil
 		}

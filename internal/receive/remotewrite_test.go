@@ -203,6 +203,25 @@ func TestSeriesWithoutSamples(t *testing.T) {
 	}
 }
 
+// A body under the other version's name must not pass for an empty request.
+func TestBodyOfTheOtherVersion(t *testing.T) {
+	d := newTestDecoder(t)
+	one, err := (&prompb.WriteRequest{Timeseries: []prompb.TimeSeries{{Labels: pairs("__name__", "m"), Samples: []prompb.Sample{{Value: 1}}}}}).Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := request2(writev2.TimeSeries{Samples: []writev2.Sample{{Value: 1}}}, "__name__", "m").Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.RemoteWrite2(snappy.Encode(nil, one), nil); KindOf(err) != Malformed {
+		t.Errorf("1.0 as 2.0: %v", err)
+	}
+	if _, err := d.RemoteWrite1(snappy.Encode(nil, two), nil); KindOf(err) != Malformed {
+		t.Errorf("2.0 as 1.0: %v", err)
+	}
+}
+
 // The same series twice keeps the order in which it was sent.
 func TestOrderIsKept(t *testing.T) {
 	out := decode1(t, newTestDecoder(t),
