@@ -36,7 +36,7 @@ func (c *Cluster) admit(ctx context.Context) {
 	if len(nodes) == 0 {
 		return
 	}
-	if _, err := c.consensus.apply(table.Command{Kind: table.Admit, Nodes: nodes}); err != nil {
+	if _, err := c.consensus.apply(ctx, table.Command{Kind: table.Admit, Nodes: nodes}); err != nil {
 		if ctx.Err() == nil {
 			c.log.Warn("admit nodes that joined; it is tried again", "nodes", nodes, "err", err)
 		}

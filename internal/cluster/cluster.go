@@ -75,7 +75,7 @@ func New(cfg Config) (*Cluster, error) {
 		describe: c.metadata, table: c.Table, change: make(chan struct{}, 1), dialing: make(map[string]bool),
 	}
 	c.consensus = &consensus{
-		self: c.id.Node, store: c.store, timing: cfg.Timing, log: c.log, hlog: c.raftLogger(),
+		self: c.id.Node, store: c.store, patient: newPatientStore(c.store.log, cfg.Timing.Complain, c.log), timing: cfg.Timing, log: c.log, hlog: c.raftLogger(),
 		fsm: &machine{offer: c.seat.offer},
 		streams: &streams{
 			listener: cfg.RaftListener, dial: cfg.Dial, address: c.Address, cluster: c.clusterID,

@@ -26,6 +26,7 @@ var errNotLeader = errors.New("this node is not Raft's leader")
 type consensus struct {
 	self    table.NodeID
 	store   *raftStore
+	patient *patientStore // store.log as Raft uses it
 	fsm     *machine
 	streams *streams
 	timing  Timing
@@ -37,31 +38,41 @@ type consensus struct {
 	trans   *raft.NetworkTransport
 	stopped bool
 	elected bool // electAtOnce did its work
+
+	caughtUp uint64 // the last term that catchUp waited in; only catchUp uses it
 }
 
 // start begins to take part. founders is set on the founder of the cluster: it writes
-// the first configuration into an empty log, so that those who vouched can elect.
-func (c *consensus) start(founders []founder) (err error) {
-	defer recoverInto(&err, "start Raft")
+// the first configuration into an empty log, so that those who vouched can elect. If it
+// cannot be written, start may be called again; other errors are fatal.
+func (c *consensus) start(founders []founder) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.raft != nil || c.stopped {
 		return nil
 	}
 	conf := c.config()
-	trans := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream: c.streams, MaxPool: 3, Timeout: c.timing.Stream, Logger: c.hlog,
-		MsgpackUseNewTimeFormat: true,
-	})
-	if err := c.bootstrap(conf, trans, founders); err != nil {
+	if c.trans == nil {
+		c.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+			Stream: c.streams, MaxPool: 3, Timeout: c.timing.Stream, Logger: c.hlog,
+			MsgpackUseNewTimeFormat: true,
+		})
+	}
+	if err := c.bootstrap(conf, c.trans, founders); err != nil {
 		return err
 	}
-	r, err := raft.NewRaft(conf, c.fsm, c.store.log, c.store.log, c.store.snaps, trans)
+	r, err := c.newRaft(conf)
 	if err != nil {
-		return fmt.Errorf("start Raft: %w", err)
+		return &fatalError{fmt.Errorf("start Raft: %w", err)}
 	}
-	c.raft, c.trans = r, trans
+	c.raft = r
 	return nil
+}
+
+// newRaft starts Raft, which panics on some damage.
+func (c *consensus) newRaft(conf *raft.Config) (r *raft.Raft, err error) {
+	defer recoverInto(&err, "read the Raft store")
+	return raft.NewRaft(conf, c.fsm, c.patient, c.patient, c.store.snaps, c.trans)
 }
 
 // electAtOnce makes this node a candidate without the wait for a leader that there
@@ -136,7 +147,7 @@ func (c *consensus) bootstrap(conf *raft.Config, trans raft.Transport, founders 
 	if len(founders) == 0 || last > 0 || len(snaps) > 0 {
 		return nil
 	}
-	if err := c.store.log.SetUint64([]byte("CurrentTerm"), 0); err != nil {
+	if err := c.store.log.SetUint64([]byte(termKey), 0); err != nil {
 		return fmt.Errorf("write the Raft term: %w", err)
 	}
 	var servers raft.Configuration
@@ -167,11 +178,47 @@ func (c *consensus) running() *raft.Raft {
 	return c.raft
 }
 
-// caughtUp waits until this leader has applied all that was agreed on before, and tells
-// whether it came to that.
-func (c *consensus) caughtUp(within time.Duration) bool {
+// catchUp returns the term that this node leads in, once it has applied all that earlier
+// leaders agreed on: before, it may not know who has joined. It waits for that once a term.
+// It is called by one goroutine at a time.
+func (c *consensus) catchUp(ctx context.Context) (term uint64, err error) {
 	r := c.running()
-	return r != nil && r.Barrier(within).Error() == nil
+	if r == nil || r.State() != raft.Leader {
+		return 0, errNotLeader
+	}
+	term = r.CurrentTerm()
+	if term == c.caughtUp {
+		return term, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.timing.Call)
+	defer cancel()
+	if err := await(ctx, func() error { return r.Barrier(c.timing.Call).Error() }); err != nil {
+		return 0, fmt.Errorf("apply what earlier leaders agreed on: %w", err)
+	}
+	if !leads(r, term) {
+		return 0, errNotLeader
+	}
+	c.caughtUp = term
+	return term, nil
+}
+
+// leads tells whether the node leads in a term. The term is read twice, because a node
+// that leads again does so in another one.
+func leads(r *raft.Raft, term uint64) bool {
+	return r.CurrentTerm() == term && r.State() == raft.Leader && r.CurrentTerm() == term
+}
+
+// await returns what do returns, or ends with ctx. Raft's futures end when leadership is
+// lost or Raft is shut down, at the latest, and do with them.
+func await(ctx context.Context, do func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- do() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (c *consensus) leading() bool {
@@ -190,9 +237,9 @@ func (c *consensus) leader() table.NodeID {
 }
 
 // apply runs a command as the leader and returns the table that includes it. The error
-// is errNotLeader if another node has to be asked, or asked again; what errors.Is finds
-// of package table is final.
-func (c *consensus) apply(cmd table.Command) (*table.Table, error) {
+// is errNotLeader if another node has to be asked, or asked again, also when ctx ended;
+// what errors.Is finds of package table is final.
+func (c *consensus) apply(ctx context.Context, cmd table.Command) (*table.Table, error) {
 	r := c.running()
 	if r == nil || r.State() != raft.Leader {
 		return nil, errNotLeader
@@ -212,23 +259,31 @@ func (c *consensus) apply(cmd table.Command) (*table.Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := r.Apply(data, c.timing.Call)
-	if err := f.Error(); err != nil {
+	var response any
+	err = await(ctx, func() error {
+		f := r.Apply(data, c.timing.Call)
+		if err := f.Error(); err != nil {
+			return err
+		}
+		response = f.Response()
+		return nil
+	})
+	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNotLeader, err)
 	}
-	a, ok := f.Response().(applied)
+	a, ok := response.(applied)
 	if !ok {
-		return nil, fmt.Errorf("apply to the table: unexpected answer %T", f.Response())
+		return nil, fmt.Errorf("apply to the table: unexpected answer %T", response)
 	}
 	return a.t, a.err
 }
 
-// tend makes one step to bring Raft's servers in line with the table; only the leader
-// does. caughtUp tells whether a server has the log up to an index.
-func (c *consensus) tend(caughtUp func(id table.NodeID, index uint64) bool) error {
+// tend makes one step to bring Raft's servers in line with the table, as the leader in a
+// term that catchUp returned. hasLog tells whether a server has the log up to an index.
+func (c *consensus) tend(term uint64, hasLog func(id table.NodeID, index uint64) bool) error {
 	r := c.running()
-	if r == nil || r.State() != raft.Leader {
-		return nil
+	if r == nil {
+		return errNotLeader
 	}
 	t, err := c.fsm.table()
 	if err != nil {
@@ -241,6 +296,9 @@ func (c *consensus) tend(caughtUp func(id table.NodeID, index uint64) bool) erro
 	if err := f.Error(); err != nil {
 		return err
 	}
+	if !leads(r, term) { // else the servers may be newer than the table
+		return errNotLeader
+	}
 	step := nextServer(t.Nodes(), f.Configuration().Servers)
 	id, addr := raft.ServerID(step.id), raft.ServerAddress(step.id)
 	var change raft.IndexFuture
@@ -250,7 +308,7 @@ func (c *consensus) tend(caughtUp func(id table.NodeID, index uint64) bool) erro
 		// and confirm nothing.
 		change = r.AddNonvoter(id, addr, f.Index(), c.timing.Stream)
 	case promoteServer:
-		if !caughtUp(step.id, r.CommitIndex()) {
+		if !hasLog(step.id, r.CommitIndex()) {
 			return nil
 		}
 		change = r.AddVoter(id, addr, f.Index(), c.timing.Stream)
@@ -313,10 +371,14 @@ func nextServer(nodes []table.NodeID, servers []raft.Server) serverStep {
 // stop hands leadership over, if there is somebody to take it, and stops Raft.
 func (c *consensus) stop() {
 	c.mu.Lock()
-	r := c.raft
+	r, trans := c.raft, c.trans
 	c.stopped = true
 	c.mu.Unlock()
 	if r == nil {
+		c.patient.close()
+		if trans != nil {
+			_ = trans.Close()
+		}
 		return
 	}
 	if r.State() == raft.Leader {
@@ -324,7 +386,9 @@ func (c *consensus) stop() {
 		c.handOver(ctx, r)
 		cancel()
 	}
-	if err := r.Shutdown().Error(); err != nil {
+	down := r.Shutdown()
+	c.patient.close() // Raft may be waiting for it
+	if err := down.Error(); err != nil {
 		c.log.Warn("stop Raft", "err", err)
 	}
 }

@@ -87,7 +87,7 @@ func (c *Cluster) bound() {
 }
 
 // settleIn takes a node from fresh to member. It ends without an error when the node is
-// in the table, or was and has been removed.
+// in the table and has written that down, or was and has been removed.
 func (c *Cluster) settleIn(ctx context.Context) error {
 	view := stableView{settle: c.cfg.Timing.Settle}
 	if c.cfg.expect() == 1 && len(c.cfg.Find.Join) == 0 {
@@ -129,7 +129,7 @@ func (c *Cluster) settleStep(ctx context.Context, view *stableView) (waiting str
 	}
 	if c.consensus.running() == nil {
 		if err := c.consensus.start(c.birth.Founders); err != nil {
-			return "", false, &fatalError{err}
+			return "Raft's first entries to be written", false, err
 		}
 	}
 	c.consensus.electAtOnce(func(id table.NodeID) bool {
@@ -138,11 +138,18 @@ func (c *Cluster) settleStep(ctx context.Context, view *stableView) (waiting str
 	})
 	if t := c.Table(); t != nil {
 		if slot, member := t.SlotOf(c.id.Node); member {
+			// Without the note the node would join again if it was removed.
+			if err := c.noteJoined(); err != nil {
+				if c.quiet.allow("joined") {
+					c.log.Warn("it cannot be written down that this node has joined; it is tried again", "err", err)
+				}
+				return "", false, err
+			}
 			if zone := t.Slots[slot].Zone; zone != c.cfg.Advertise.Zone {
 				c.log.Warn("the table has this node in another zone than --cluster.zone, which is ignored",
 					"table", zone, "flag", c.cfg.Advertise.Zone)
 			}
-			return "", true, c.noteJoined()
+			return "", true, nil
 		}
 		if c.birth.Joined {
 			c.log.Warn("this node was removed from the cluster; it does not join again by itself", "epoch", t.Epoch)
@@ -291,22 +298,29 @@ func (c *Cluster) lead(ctx context.Context) {
 		case <-time.After(2 * c.cfg.Timing.Poll):
 		}
 		if now := c.consensus.leading(); now != leading {
-			c.log.Info("Raft leadership", "leading", now, "leader", c.consensus.leader())
-			// What the leaders before this one agreed on has to be applied here first.
-			if now && !c.consensus.caughtUp(c.cfg.Timing.Call) {
-				continue
-			}
 			leading = now
+			c.log.Info("Raft leadership", "leading", leading, "leader", c.consensus.leader())
 		}
 		if _, err := c.consensus.fsm.table(); err != nil && c.quiet.allow("newer") {
 			c.log.Error("this node cannot follow Raft; it takes tables from its peers", "err", err)
 		}
-		if err := c.consensus.tend(func(id table.NodeID, index uint64) bool { return c.caughtUp(ctx, id, index) }); err != nil && ctx.Err() == nil {
-			c.log.Debug("Raft's servers are not in line with the table yet", "err", err)
-		}
 		if leading {
-			c.admit(ctx)
+			c.leadOnce(ctx)
 		}
+	}
+}
+
+// leadOnce does what the leader has to do.
+func (c *Cluster) leadOnce(ctx context.Context) {
+	term, err := c.consensus.catchUp(ctx)
+	if err == nil {
+		err = c.consensus.tend(term, func(id table.NodeID, index uint64) bool { return c.hasLog(ctx, id, index) })
+	}
+	if err != nil && ctx.Err() == nil {
+		c.log.Debug("Raft's servers are not in line with the table yet", "err", err)
+	}
+	if term > 0 {
+		c.admit(ctx)
 	}
 }
 
@@ -317,8 +331,8 @@ func (c *Cluster) wakeTender() {
 	}
 }
 
-// caughtUp asks a node whether its Raft log reaches an index.
-func (c *Cluster) caughtUp(ctx context.Context, id table.NodeID, index uint64) bool {
+// hasLog asks a node whether its Raft log reaches an index.
+func (c *Cluster) hasLog(ctx context.Context, id table.NodeID, index uint64) bool {
 	address, ok := c.Address(id)
 	if !ok || id == c.id.Node {
 		return ok

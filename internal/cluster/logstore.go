@@ -19,12 +19,21 @@ import (
 // bbolt ends the process with SIGBUS when its file was truncated, and a log that raft-wal
 // 0.4.0 truncated at its end cannot be read after the next start.
 //
-// It implements raft.LogStore, raft.StableStore and raft.MonotonicLogStore.
+// It does not implement raft.MonotonicLogStore, although it has no gaps: Raft would delete
+// all entries after it installed a snapshot, also those that follow on the snapshot, which
+// this node had confirmed. Here entries give way when what is stored next shows that they
+// have to, see append.
 type logStore struct {
 	dir string
+	// snapshot returns the last entry of the newest snapshot, 0 if there is none.
+	snapshot func() (index, term uint64, err error)
 
 	mu   sync.Mutex
 	data logData
+	// cut holds what was deleted from the end since the last append. Raft replaces it at
+	// once, and goes on as if it were still there if that fails. So it is.
+	cut    []*raft.Log
+	closed bool // the directory is not ours any more
 }
 
 const logFile = "log"
@@ -40,8 +49,8 @@ type logData struct {
 
 // openLogStore reads the log of a directory, or makes an empty one: that it is there tells
 // a node that comes back from one that lost it.
-func openLogStore(dir string) (*logStore, error) {
-	s := &logStore{dir: dir}
+func openLogStore(dir string, snapshot func() (index, term uint64, err error)) (*logStore, error) {
+	s := &logStore{dir: dir, snapshot: snapshot}
 	err := load(dir, logFile, &s.data)
 	if errors.Is(err, os.ErrNotExist) {
 		err = save(dir, logFile, s.data)
@@ -54,7 +63,31 @@ func openLogStore(dir string) (*logStore, error) {
 			return nil, fmt.Errorf("%s: %w: entry %d has index %d", filepath.Join(dir, logFile), errDamaged, i, e.Index)
 		}
 	}
+	index, term, err := snapshot()
+	if err != nil {
+		return nil, fmt.Errorf("find the newest Raft snapshot: %w", err)
+	}
+	if outdated(s.data.Entries, index, term) {
+		s.data.Entries = nil
+	}
 	return s, nil
+}
+
+// outdated tells whether a snapshot that ends with the given entry replaces all of the
+// log: the log ends before it, or is of another history.
+func outdated(entries []*raft.Log, index, term uint64) bool {
+	if len(entries) == 0 || index == 0 || index < entries[0].Index {
+		return false
+	}
+	i := index - entries[0].Index
+	return i >= uint64(len(entries)) || entries[i].Term != term
+}
+
+// close makes later writes fail, once the present one is over.
+func (s *logStore) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
 }
 
 // logExists tells whether a log was written in dir before.
@@ -68,15 +101,15 @@ func logExists(dir string) (bool, error) {
 
 // replaceLocked makes next durable, and then current.
 func (s *logStore) replaceLocked(next logData) error {
+	if s.closed {
+		return errClosed
+	}
 	if err := save(s.dir, logFile, next); err != nil {
 		return err
 	}
 	s.data = next
 	return nil
 }
-
-// IsMonotonic has Raft drop the log before it installs a snapshot that is ahead of it.
-func (s *logStore) IsMonotonic() bool { return true }
 
 // FirstIndex returns 0 for an empty log.
 func (s *logStore) FirstIndex() (uint64, error) {
@@ -118,10 +151,27 @@ func (s *logStore) StoreLog(log *raft.Log) error { return s.StoreLogs([]*raft.Lo
 
 // StoreLogs appends entries, which are stable when it returns.
 func (s *logStore) StoreLogs(logs []*raft.Log) error {
+	err := s.append(logs)
+	s.settle(err)
+	return err
+}
+
+// append is StoreLogs without what has to follow. Entries that end before the newest
+// snapshot give way to one that follows on the snapshot.
+func (s *logStore) append(logs []*raft.Log) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	next := logData{Stable: s.data.Stable, Entries: slices.Clone(s.data.Entries)}
 	last := s.lastLocked()
+	if len(logs) > 0 && last != 0 && logs[0].Index > last+1 {
+		index, term, err := s.snapshot()
+		if err != nil {
+			return fmt.Errorf("find the newest Raft snapshot: %w", err)
+		}
+		if logs[0].Index == index+1 && outdated(next.Entries, index, term) {
+			next.Entries, last = nil, 0
+		}
+	}
 	for _, l := range logs {
 		if last != 0 && l.Index != last+1 {
 			return fmt.Errorf("%w: entry %d after %d", errNoGap, l.Index, last)
@@ -133,14 +183,39 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	return s.replaceLocked(next)
 }
 
-// DeleteRange deletes entries from either end of the log, both bounds included.
+// settle follows the last attempt to append. If it failed, a truncation before it is
+// undone.
+func (s *logStore) settle(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		s.data.Entries = slices.Concat(s.data.Entries, s.cut)
+	}
+	s.cut = nil
+}
+
+// DeleteRange deletes entries from either end of the log, both bounds included. Entries
+// at the end stay on disk until others are stored: only together is it a change that a
+// crash must not divide.
 func (s *logStore) DeleteRange(from, to uint64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	inside := func(l *raft.Log) bool { return from <= l.Index && l.Index <= to }
-	next := logData{Stable: s.data.Stable, Entries: slices.DeleteFunc(slices.Clone(s.data.Entries), inside)}
+	next := logData{Stable: s.data.Stable}
+	var deleted []*raft.Log
+	for _, e := range s.data.Entries {
+		if from <= e.Index && e.Index <= to {
+			deleted = append(deleted, e)
+		} else {
+			next.Entries = append(next.Entries, e)
+		}
+	}
 	if n := len(next.Entries); n > 0 && next.Entries[n-1].Index != next.Entries[0].Index+uint64(n)-1 {
 		return fmt.Errorf("%w: delete %d to %d of %d to %d", errNoGap, from, to, next.Entries[0].Index, next.Entries[n-1].Index)
+	}
+	if to >= s.lastLocked() {
+		s.cut = slices.Concat(deleted, s.cut)
+		s.data = next
+		return nil
 	}
 	return s.replaceLocked(next)
 }

@@ -85,7 +85,8 @@ func (r *registry) sortedLocked() []peer {
 }
 
 // put takes in what gossip says of a node. What an older start says is ignored; if no
-// newer one is alive, put returns the newest start that is known.
+// newer one is alive, put returns the newest start that is known, and the table that the
+// older one has is what the node may be at: an old copy of its directory came back.
 func (r *registry) put(p peer) (newer uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -94,6 +95,8 @@ func (r *registry) put(p peer) (newer uint64) {
 		if old.State == Alive {
 			return 0
 		}
+		old.Epoch = p.Epoch
+		r.peers[p.ID] = old
 		return old.Boots
 	}
 	if !known || old.Gossip != p.Gossip || old.RPC != p.RPC || old.HTTP != p.HTTP || old.Name != p.Name || old.Zone != p.Zone {

@@ -33,14 +33,29 @@ func openRaftStore(dir string, log hclog.Logger) (s *raftStore, err error) {
 	if s.wasThere, err = logExists(dir); err != nil {
 		return nil, err
 	}
-	if s.log, err = openLogStore(dir); err != nil {
-		return nil, fmt.Errorf("open the Raft log: %w; restore the whole directory from one backup, or empty it and let the node join as a new one", err)
-	}
 	s.snaps, err = raft.NewFileSnapshotStoreWithLogger(dir, 2, log)
 	if err != nil {
 		return nil, fmt.Errorf("open the Raft snapshots in %s: %w", dir, err)
 	}
+	if s.log, err = openLogStore(dir, s.newestSnapshot); err != nil {
+		return nil, fmt.Errorf("open the Raft log: %w; restore the whole directory from one backup, or empty it and let the node join as a new one", err)
+	}
 	return s, nil
+}
+
+// newestSnapshot returns the last entry of the newest snapshot that is whole, which is the
+// one that Raft starts from; 0 if there is none.
+func (s *raftStore) newestSnapshot() (index, term uint64, err error) {
+	list, err := s.snaps.List()
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, meta := range list {
+		if _, content, err := s.snaps.Open(meta.ID); err == nil {
+			return meta.Index, meta.Term, content.Close()
+		}
+	}
+	return 0, 0, nil
 }
 
 func recoverInto(err *error, doing string) {

@@ -146,7 +146,7 @@ var (
 	errUnsupported = errors.New("unknown operation")
 )
 
-func (c *Cluster) answer(_ context.Context, req request) (any, error) {
+func (c *Cluster) answer(ctx context.Context, req request) (any, error) {
 	if req.To != c.id.Node {
 		return nil, fmt.Errorf("%w: this is %s, it is for %s", errWrongNode, c.id.Node, req.To)
 	}
@@ -172,7 +172,7 @@ func (c *Cluster) answer(_ context.Context, req request) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		t, err := c.consensus.apply(cmd)
+		t, err := c.consensus.apply(ctx, cmd)
 		if err != nil {
 			return nil, err
 		}

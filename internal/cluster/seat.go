@@ -20,8 +20,8 @@ type seat struct {
 	// busy holds a token while somebody adopts, which may take long: appends of the old
 	// epoch finish first. It is not a mutex because a wait for it shall be durably
 	// blocked under synctest.
-	busy   chan struct{}
-	closed bool // the directory is not ours any more; guarded by the token
+	busy chan struct{}
+	done chan struct{} // closed by close, which holds the token: the directory is not ours any more
 
 	offered *offered
 
@@ -29,7 +29,7 @@ type seat struct {
 	changed chan struct{} // closed at the next adoption
 }
 
-// offered is the newest table that Raft has come to, until it is adopted.
+// offered is the newest table that Raft or a proposal has come to, until it is adopted.
 type offered struct {
 	mu   sync.Mutex
 	t    *table.Table
@@ -38,15 +38,17 @@ type offered struct {
 
 func newSeat(path string, announce func(old, new *table.Table)) seat {
 	return seat{
-		path: path, announce: announce, busy: make(chan struct{}, 1), changed: make(chan struct{}),
+		path: path, announce: announce, busy: make(chan struct{}, 1), done: make(chan struct{}), changed: make(chan struct{}),
 		offered: &offered{wake: make(chan struct{}, 1)},
 	}
 }
 
-// offer notes a table for adoption. It does not block.
+// offer notes a table for adoption, unless a newer one is waiting. It does not block.
 func (s *seat) offer(t *table.Table) {
 	s.offered.mu.Lock()
-	s.offered.t = t
+	if s.offered.t == nil || s.offered.t.Epoch < t.Epoch {
+		s.offered.t = t
+	}
 	s.offered.mu.Unlock()
 	select {
 	case s.offered.wake <- struct{}{}:
@@ -66,8 +68,10 @@ func (s *seat) takeOffer() *table.Table {
 func (s *seat) adopt(t *table.Table) (adopted bool, err error) {
 	s.busy <- struct{}{}
 	defer func() { <-s.busy }()
-	if s.closed {
+	select {
+	case <-s.done:
 		return false, errClosed
+	default:
 	}
 	old := s.table.Load()
 	if old != nil && old.Epoch >= t.Epoch {
@@ -95,7 +99,7 @@ func (s *seat) close() {
 		return
 	}
 	s.busy <- struct{}{}
-	s.closed = true
+	close(s.done)
 	<-s.busy
 }
 
@@ -165,19 +169,9 @@ func (c *Cluster) adoptOffers(ctx context.Context) {
 		}
 		if err := c.adopt(t); err != nil {
 			c.log.Error("the table could not be adopted; it is tried again", "epoch", t.Epoch, "err", err)
-			time.AfterFunc(c.cfg.Timing.Poll, func() { c.seat.offerAgain(t) })
+			time.AfterFunc(c.cfg.Timing.Poll, func() { c.seat.offer(t) })
 		}
 	}
-}
-
-// offerAgain notes a table unless there is a newer one.
-func (s *seat) offerAgain(t *table.Table) {
-	s.offered.mu.Lock()
-	if s.offered.t != nil {
-		t = s.offered.t
-	}
-	s.offered.mu.Unlock()
-	s.offer(t)
 }
 
 // Propose has the leader apply a command, wherever the leader is, and returns when this
@@ -189,7 +183,7 @@ func (c *Cluster) Propose(ctx context.Context, cmd table.Command) error {
 	for {
 		t, err := c.proposeOnce(ctx, cmd)
 		if err == nil {
-			return c.adopt(t)
+			return c.awaitTable(ctx, t)
 		}
 		var remote *remoteError
 		final := errors.Is(err, table.ErrCommand) || errors.Is(err, table.ErrFounded) || errors.Is(err, table.ErrNotFounded) ||
@@ -211,9 +205,27 @@ func (c *Cluster) Propose(ctx context.Context, cmd table.Command) error {
 	}
 }
 
+// awaitTable has a table adopted and waits for that, or for a newer one.
+func (c *Cluster) awaitTable(ctx context.Context, t *table.Table) error {
+	c.seat.offer(t)
+	for {
+		changed := c.Changed()
+		if now := c.Table(); now != nil && now.Epoch >= t.Epoch {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-c.seat.done:
+			return errClosed
+		case <-ctx.Done():
+			return fmt.Errorf("epoch %d is agreed on, and this node has not adopted it yet: %w", t.Epoch, ctx.Err())
+		}
+	}
+}
+
 // proposeOnce asks the leader, or whoever may know it.
 func (c *Cluster) proposeOnce(ctx context.Context, cmd table.Command) (*table.Table, error) {
-	t, err := c.consensus.apply(cmd)
+	t, err := c.consensus.apply(ctx, cmd)
 	if err == nil {
 		c.wakeTender()
 		return t, nil
