@@ -162,7 +162,6 @@ func (n *Node) joinParts(built *teardown) error {
 		Dial:             n.opts.Network.Dial,
 		Tables:           tables{n},
 		MaxInFlightBytes: peerInFlightBytes,
-		Logger:           n.logger,
 		Registerer:       n.registry,
 	})
 	built.add("peers", func() error { n.peers.Close(); return nil })

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math"
 	"net"
 	"sync"
@@ -40,7 +39,6 @@ type PeersOptions struct {
 	// MaxInFlightBytes bounds what is on its way to one peer, in encoded bytes; more is
 	// refused at once. A peer that hangs must not fill this node's memory.
 	MaxInFlightBytes int64
-	Logger           *slog.Logger
 	Registerer       prometheus.Registerer
 }
 

@@ -113,7 +113,7 @@ func newRig(t *testing.T) *rig {
 	go func() { served <- server.Serve(split.GRPC()) }()
 	r.peers = NewPeers(PeersOptions{
 		Address: func(table.NodeID) (string, bool) { return "10.0.0.2:9081", true },
-		Dial:    r.net.Host("10.0.0.1").Dial, Tables: r.local, MaxInFlightBytes: 1 << 20, Logger: slog.New(slog.DiscardHandler),
+		Dial:    r.net.Host("10.0.0.1").Dial, Tables: r.local, MaxInFlightBytes: 1 << 20,
 	})
 	t.Cleanup(func() {
 		r.peers.Close()
