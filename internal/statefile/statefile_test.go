@@ -1,0 +1,62 @@
+package statefile
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestSaveAndLoad(t *testing.T) {
+	dir := t.TempDir()
+	var got map[string]int
+	if err := Load(dir, "f", &got); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a missing file: %v", err)
+	}
+	for _, v := range []int{1, 2} {
+		if err := Save(dir, "f", map[string]int{"a": v}); err != nil {
+			t.Fatal(err)
+		}
+		if err := Load(dir, "f", &got); err != nil || got["a"] != v {
+			t.Errorf("%v, %v; want %d", got, err, v)
+		}
+	}
+	if err := os.Rename(filepath.Join(dir, "f"), filepath.Join(dir, "g")); err != nil {
+		t.Fatal(err)
+	}
+	if err := Load(dir, "g", &got); !errors.Is(err, ErrDamaged) {
+		t.Errorf("a file under another name: %v", err)
+	}
+}
+
+// What cannot be written leaves what was there, and nothing else.
+func TestFailedWrite(t *testing.T) {
+	full := errors.New("no space left on device")
+	for name, fails := range map[string]func(*os.File) error{
+		"file":      func(*os.File) error { return full },
+		"directory": failOn(2, full),
+	} {
+		path := filepath.Join(t.TempDir(), "f")
+		if err := Replace(path, []byte("before")); err != nil {
+			t.Fatal(err)
+		}
+		if err := ReplaceWith(path, strings.NewReader("after"), fails); !errors.Is(err, full) {
+			t.Errorf("%s: %v", name, err)
+		}
+		entries, err := os.ReadDir(filepath.Dir(path))
+		if err != nil || len(entries) != 1 || entries[0].Name() != "f" {
+			t.Errorf("%s: left are %v, %v", name, entries, err)
+		}
+	}
+}
+
+// failOn fails at the n-th sync.
+func failOn(n int, err error) func(*os.File) error {
+	return func(f *os.File) error {
+		if n--; n == 0 {
+			return err
+		}
+		return f.Sync()
+	}
+}
