@@ -88,6 +88,7 @@ func found(t *Table, c Command) (*Table, error) {
 		Epoch:             1,
 		KeyVersion:        KeyVersion,
 		ReplicationFactor: c.ReplicationFactor,
+		Settled:           true,
 	}
 	for i, m := range c.Founders {
 		if m.Node == "" {
@@ -128,7 +129,8 @@ func join(t *Table, c Command) (*Table, error) {
 	return next, nil
 }
 
-// admit makes joining nodes owners; those that are none any more are passed over.
+// admit makes joining nodes owners; those that are none any more are passed over. What was
+// written before stays where it is, so that the table is settled no more.
 func admit(t *Table, c Command) (*Table, error) {
 	next := t.clone()
 	admitted := false
@@ -142,6 +144,7 @@ func admit(t *Table, c Command) (*Table, error) {
 		return t, nil
 	}
 	next.Epoch++
+	next.Settled = t.Settled && t.WrittenQuorum == 0
 	return next, nil
 }
 

@@ -28,7 +28,7 @@ func TestFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &Table{
-		ClusterID: "flock", Epoch: 1, KeyVersion: KeyVersion, ReplicationFactor: 3,
+		ClusterID: "flock", Epoch: 1, KeyVersion: KeyVersion, ReplicationFactor: 3, Settled: true,
 		Slots: []Slot{{Node: "b", Zone: "zone of b"}, {Node: "a", Zone: "zone of a"}},
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -110,6 +110,38 @@ func TestAdmit(t *testing.T) {
 		}
 		if noop := tt.slots == tt.want; noop != (after == before) {
 			t.Errorf("%s, admit %s: same table %t, want %t", tt.slots, tt.nodes, after == before, noop)
+		}
+	}
+}
+
+// A table is settled until a node becomes an owner after the first write.
+func TestSettled(t *testing.T) {
+	apply := func(table *Table, commands ...Command) *Table {
+		t.Helper()
+		for _, c := range commands {
+			var err error
+			if table, err = Apply(table, c); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return table
+	}
+	found := Command{Kind: Found, ClusterID: "flock", ReplicationFactor: 3, Founders: []Member{{Node: "a"}}}
+	admit := func(n NodeID) Command { return Command{Kind: Admit, Nodes: []NodeID{n}} }
+	mark := Command{Kind: MarkWritten}
+	for _, tt := range []struct {
+		name     string
+		commands []Command
+		want     bool
+	}{
+		{"founded", nil, true},
+		{"grown before the first write", []Command{joinCommand("b", ""), admit("b"), mark}, true},
+		{"a node is joining", []Command{mark, joinCommand("b", "")}, true},
+		{"grown after the first write", []Command{mark, joinCommand("b", ""), admit("b")}, false},
+		{"and once more", []Command{mark, joinCommand("b", ""), admit("b"), mark, joinCommand("c", ""), admit("c")}, false},
+	} {
+		if got := apply(nil, append([]Command{found}, tt.commands...)...); got.Settled != tt.want {
+			t.Errorf("%s: settled %t, want %t", tt.name, got.Settled, tt.want)
 		}
 	}
 }

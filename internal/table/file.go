@@ -7,21 +7,27 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"strings"
 )
 
 // ErrCorrupt is wrapped by what [Decode] returns for bytes that are not what [Encode]
 // wrote. The table in them must not be used.
 var ErrCorrupt = errors.New("corrupt table file")
 
-// The file is one header line and the table as JSON, which the checksum in the header
-// covers to the end of the file:
+// The file is one header line and the table as JSON:
 //
 //	starling-table v1 crc32c=<8 hex digits>
 //	{"clusterId": …}
+//
+// The checksum covers what stands before it in the header, so that damage is not taken for
+// another version, and all that follows the header.
 const (
-	fileMagic    = "starling-table "
-	headerFormat = fileMagic + "v1 crc32c=%08x\n"
+	fileMagic   = "starling-table "
+	fileVersion = "v1"
+	checksumKey = " crc32c="
 )
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // Encode returns the table in the format of its file.
 func Encode(t *Table) ([]byte, error) {
@@ -33,7 +39,7 @@ func Encode(t *Table) ([]byte, error) {
 		return nil, fmt.Errorf("encode table: %w", err)
 	}
 	body = append(body, '\n')
-	return append([]byte(header(body)), body...), nil
+	return append([]byte(header(fileVersion, body)), body...), nil
 }
 
 // Decode reads what Encode wrote, checks it and returns a valid table. Errors wrap
@@ -47,12 +53,13 @@ func Decode(b []byte) (*Table, error) {
 	if !bytes.HasPrefix(line, []byte(fileMagic)) {
 		return nil, fmt.Errorf("decode table: %w: the first line is %.60q, not a header", ErrCorrupt, line)
 	}
-	if !bytes.HasPrefix(line, []byte(fileMagic+"v1 ")) {
-		return nil, fmt.Errorf("decode table: %w: header %.60q is of a version unknown to this program", ErrInvalid, line)
-	}
-	if want := header(body); string(line)+"\n" != want {
-		return nil, fmt.Errorf("decode table: %w: header %.60q, but the %d bytes after it have %.60q",
+	version, _, _ := strings.Cut(string(line[len(fileMagic):]), checksumKey)
+	if want := header(version, body); string(line)+"\n" != want {
+		return nil, fmt.Errorf("decode table: %w: header %.60q, but it and the %d bytes after it have %.60q",
 			ErrCorrupt, line, len(body), want[:len(want)-1])
+	}
+	if version != fileVersion {
+		return nil, fmt.Errorf("decode table: %w: header %.60q is of a version unknown to this program", ErrInvalid, line)
 	}
 	dec := json.NewDecoder(bytes.NewReader(body))
 	dec.DisallowUnknownFields()
@@ -69,6 +76,8 @@ func Decode(b []byte) (*Table, error) {
 	return t, nil
 }
 
-func header(body []byte) string {
-	return fmt.Sprintf(headerFormat, crc32.Checksum(body, crc32.MakeTable(crc32.Castagnoli)))
+func header(version string, body []byte) string {
+	start := fileMagic + version
+	sum := crc32.Checksum([]byte(start), castagnoli)
+	return fmt.Sprintf("%s%s%08x\n", start, checksumKey, crc32.Update(sum, castagnoli, body))
 }

@@ -45,7 +45,7 @@ func TestEncodeDecode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, body, _ := strings.Cut(golden, "\n"); string(b) != fmt.Sprintf(golden, checksum(body)) {
+	if _, body, _ := strings.Cut(golden, "\n"); string(b) != fmt.Sprintf(golden, checksum("v1", body)) {
 		t.Errorf("encoded:\n%s", b)
 	}
 	got, err := Decode(b)
@@ -60,12 +60,16 @@ func TestEncodeDecode(t *testing.T) {
 	}
 }
 
-func checksum(body string) string {
-	return fmt.Sprintf("%08x", crc32.Checksum([]byte(body), crc32.MakeTable(crc32.Castagnoli)))
+func checksum(version, body string) string {
+	covered := "starling-table " + version + body
+	return fmt.Sprintf("%08x", crc32.Checksum([]byte(covered), crc32.MakeTable(crc32.Castagnoli)))
 }
 
 func TestDecodeRefuses(t *testing.T) {
-	sealed := func(body string) string { return "starling-table v1 crc32c=" + checksum(body) + "\n" + body }
+	sealedAs := func(version, body string) string {
+		return "starling-table " + version + " crc32c=" + checksum(version, body) + "\n" + body
+	}
+	sealed := func(body string) string { return sealedAs("v1", body) }
 	b, err := Encode(fileTable())
 	if err != nil {
 		t.Fatal(err)
@@ -81,10 +85,12 @@ func TestDecodeRefuses(t *testing.T) {
 		{"header only, torn", good[:20], ErrCorrupt, "20 bytes"},
 		{"zeroes", strings.Repeat("\x00", 50) + "\n", ErrCorrupt, "not a header"},
 		{"another file", "wal v1\n{}", ErrCorrupt, "not a header"},
-		{"a later version", strings.Replace(good, "v1", "v2", 1), ErrInvalid, "version unknown"},
+		{"a later version", sealedAs("v2", "{}"), ErrInvalid, "version unknown"},
+		{"a damaged version", strings.Replace(good, "v1", "v3", 1), ErrCorrupt, "crc32c="},
+		{"a damaged space", strings.Replace(good, "v1 ", "v1\xa0", 1), ErrCorrupt, "crc32c="},
 		{"torn", good[:len(good)-5], ErrCorrupt, "crc32c="},
 		{"longer", good + "\n", ErrCorrupt, "crc32c="},
-		{"checksum in capitals", "starling-table v1 crc32c=" + strings.ToUpper(checksum("x")) + "\nx", ErrCorrupt, "crc32c="},
+		{"checksum in capitals", "starling-table v1 crc32c=" + strings.ToUpper(checksum("v1", "x")) + "\nx", ErrCorrupt, "crc32c="},
 		{"not JSON", sealed("starling"), ErrInvalid, "invalid character"},
 		{"no table", sealed("{}"), ErrInvalid, "cluster ID"},
 		{"a field of a later version", sealed(`{"clusterId":"flock","moving":true}`), ErrInvalid, "moving"},
@@ -108,8 +114,8 @@ func TestDecodeNoticesFlippedBits(t *testing.T) {
 	}
 	for bit := range len(b) * 8 {
 		b[bit/8] ^= 1 << (bit % 8)
-		if _, err := Decode(b); err == nil {
-			t.Errorf("bit %d of byte %d flipped, and nothing noticed", bit%8, bit/8)
+		if _, err := Decode(b); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("bit %d of byte %d flipped: %v, want %v", bit%8, bit/8, err, ErrCorrupt)
 		}
 		b[bit/8] ^= 1 << (bit % 8)
 	}
@@ -126,7 +132,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"slots":[{"node":"a"},{"node":"a"}]}`), true)
 	f.Fuzz(func(t *testing.T, b []byte, seal bool) {
 		if seal {
-			b = append([]byte(header(b)), b...)
+			b = append([]byte(header(fileVersion, b)), b...)
 		}
 		got, err := Decode(b)
 		if err != nil {

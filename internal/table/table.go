@@ -35,6 +35,9 @@ type Table struct {
 	// so each write that was acknowledged lies on WrittenQuorum nodes at least, and as
 	// long as fewer nodes than that are out of reach, one that holds it is not.
 	WrittenQuorum int `json:"writtenQuorum"`
+	// Settled tells whether all that was ever acknowledged was written under the present
+	// placement, so that the owners of a series hold all of it together.
+	Settled bool `json:"settled,omitempty"`
 	// Slots are the jump-hash buckets, in the order in which nodes joined.
 	Slots []Slot `json:"slots"`
 }
