@@ -38,6 +38,15 @@ func (b *Batch) Bytes() int64 {
 	return n
 }
 
+// NumSamples counts the samples of all series.
+func (b *Batch) NumSamples() int {
+	n := 0
+	for i := range b.Series {
+		n += len(b.Series[i].Samples)
+	}
+	return n
+}
+
 // Series carries what one request holds for one label set.
 type Series struct {
 	// Labels are canonical: sorted, unique, without empty values, with a metric name.
@@ -77,6 +86,9 @@ const (
 	// Conflict means that the store holds another value for the same series and
 	// timestamp. One of the two is answered by queries.
 	Conflict
+	// Limit means that the sample belongs to a series that the store does not have and,
+	// having as many as it may, does not make.
+	Limit
 )
 
 // Refusal names one item of a batch that a store did not take.

@@ -1,0 +1,185 @@
+// Package proof is how a query knows what its nodes hold, before it reads any of it: what a
+// node says of itself in round one, and which nodes serve a series in round two. It is pure.
+//
+// The rule, and why it is enough, are in docs/adr/0008-gaps-and-proof.md.
+package proof
+
+import (
+	"math/bits"
+	"slices"
+
+	"github.com/starling-tsdb/starling/internal/series"
+	"github.com/starling-tsdb/starling/internal/table"
+)
+
+// Gap is a note on a node: a peer may lack acknowledged samples of series that both own.
+type Gap struct {
+	Peer table.NodeID
+	// Since is the time of the oldest such sample, in milliseconds.
+	Since int64
+}
+
+// Covers tells whether one of the gaps says that the peer may lack samples of a time.
+func Covers(gaps []Gap, peer table.NodeID, t int64) bool {
+	return slices.ContainsFunc(gaps, func(g Gap) bool { return g.Peer == peer && g.Since <= t })
+}
+
+// Confirmation says what an owner has stored and synced of a batch.
+type Confirmation struct {
+	series.Outcome
+	// Gaps are those that the owner noted for others, read after the batch was stored:
+	// whoever relies on them need not have them noted again. They are not to be changed.
+	Gaps []Gap
+}
+
+// Window is a part of a hand-off: what the peer may lack between two sample times, in
+// milliseconds.
+type Window struct {
+	// Session numbers the hand-off.
+	Session uint64
+	// Since is inclusive, Until is not; math.MaxInt64 is the end of the last window.
+	Since, Until int64
+}
+
+// Range is a span of sample times in milliseconds, both inclusive.
+type Range struct{ Min, Max int64 }
+
+// Overlaps tells whether a sample can lie in both.
+func (r Range) Overlaps(s Range) bool { return r.Min <= s.Max && s.Min <= r.Max }
+
+// State is what a node says in round one.
+type State struct {
+	// Session changes whenever the node may hold less than it held before, or notice that
+	// it does: with each start, each reopening of its store and each damage found.
+	Session uint64
+	// Gaps are those the node notes for its peers.
+	Gaps []Gap
+	// Damage is where the node lacks what it once confirmed.
+	Damage []Range
+}
+
+// Damaged tells whether the node cannot vouch for what it holds in the range.
+func (s *State) Damaged(r Range) bool {
+	return slices.ContainsFunc(s.Damage, r.Overlaps)
+}
+
+// Proof says who serves a query. All nodes that serve it are told the same.
+type Proof struct {
+	// Quorum is the read quorum: any so many owners of a series include one that confirmed
+	// a given write.
+	Quorum int
+	// Nodes are those that serve, in ascending order of their slots.
+	Nodes []Node
+}
+
+// Node is one that serves.
+type Node struct {
+	Slot    int
+	Session uint64
+	// Noted are the slots of peers that may lack samples of the query's range.
+	Noted []int
+}
+
+// New returns the proof of a query for samples up to the given time, in milliseconds. The
+// states are by slot, nil for a node that is missing.
+func New(t *table.Table, states []*State, until int64) *Proof {
+	p := &Proof{Quorum: t.ReadQuorum()}
+	for slot, s := range states {
+		if s == nil {
+			continue
+		}
+		n := Node{Slot: slot, Session: s.Session}
+		for _, g := range s.Gaps {
+			if noted, ok := t.SlotOf(g.Peer); ok && g.Since <= until {
+				n.Noted = append(n.Noted, noted)
+			}
+		}
+		p.Nodes = append(p.Nodes, n)
+	}
+	return p
+}
+
+// Share returns what one node serves under the proof, or nil if it is not one of those that
+// do.
+func (p *Proof) Share(slot int) *Share {
+	if !slices.ContainsFunc(p.Nodes, func(n Node) bool { return n.Slot == slot }) {
+		return nil
+	}
+	s := &Share{slot: slot, quorum: p.Quorum}
+	s.serving = newSet(p.Nodes[len(p.Nodes)-1].Slot + 1)
+	s.noted = make([]set, p.Nodes[len(p.Nodes)-1].Slot+1)
+	for _, n := range p.Nodes {
+		s.serving.add(n.Slot)
+		for _, noted := range n.Noted {
+			if s.noted[n.Slot] == nil {
+				s.noted[n.Slot] = newSet(len(s.noted))
+				s.gaps = true
+			}
+			s.noted[n.Slot].add(noted)
+		}
+	}
+	return s
+}
+
+// Share decides for one node which series it serves. It is immutable and does not allocate.
+type Share struct {
+	slot    int
+	quorum  int
+	serving set
+	// noted are, by the slot of a node that serves, the slots of the peers it notes a gap for.
+	noted []set
+	gaps  bool
+}
+
+// Serves tells whether the node serves a series with the given owners, in the order of the
+// copies: it is the first clean one, or, where none is clean, one of the first that make a
+// read quorum.
+func (s *Share) Serves(owners []int) bool {
+	for _, o := range owners {
+		if s.serving.has(o) && s.clean(o, owners) {
+			return o == s.slot
+		}
+	}
+	left := s.quorum
+	for _, o := range owners {
+		if left == 0 {
+			return false
+		}
+		if s.serving.has(o) {
+			if o == s.slot {
+				return true
+			}
+			left--
+		}
+	}
+	return false
+}
+
+// clean tells whether no owner that serves notes a gap for this one.
+func (s *Share) clean(slot int, owners []int) bool {
+	if !s.gaps {
+		return true
+	}
+	for _, o := range owners {
+		if s.serving.has(o) && s.noted[o].has(slot) {
+			return false
+		}
+	}
+	return true
+}
+
+// set is a set of slots.
+type set []uint
+
+func newSet(n int) set { return make(set, (n+bits.UintSize-1)/bits.UintSize) }
+
+// add ignores slots beyond the set: nobody serves there.
+func (s set) add(i int) {
+	if 0 <= i && i < len(s)*bits.UintSize {
+		s[i/bits.UintSize] |= 1 << (i % bits.UintSize)
+	}
+}
+
+func (s set) has(i int) bool {
+	return i >= 0 && i < len(s)*bits.UintSize && s[i/bits.UintSize]&(1<<(i%bits.UintSize)) != 0
+}
