@@ -1,0 +1,59 @@
+package gaps
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/starling-tsdb/starling/internal/proof"
+)
+
+var (
+	openDesc = prometheus.NewDesc("starling_gaps_open",
+		"Whether this node notes a gap for a peer, which may lack acknowledged samples.", []string{"peer"}, nil)
+	openedDesc = prometheus.NewDesc("starling_gap_opened_timestamp_seconds",
+		"When the open gap of a peer was noted first.", []string{"peer"}, nil)
+	sinceDesc = prometheus.NewDesc("starling_gap_since_timestamp_seconds",
+		"Time of the oldest sample that a peer may lack.", []string{"peer"}, nil)
+)
+
+// collector implements prometheus.Collector: peers without a gap have no series.
+type collector struct{ b *Book }
+
+// Describe implements prometheus.Collector.
+func (c collector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- openDesc
+	ch <- openedDesc
+	ch <- sinceDesc
+}
+
+// Collect implements prometheus.Collector.
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	for _, s := range c.b.Status() {
+		peer := string(s.Peer)
+		ch <- prometheus.MustNewConstMetric(openDesc, prometheus.GaugeValue, 1, peer)
+		ch <- prometheus.MustNewConstMetric(openedDesc, prometheus.GaugeValue, float64(s.Opened.UnixMilli())/1000, peer)
+		ch <- prometheus.MustNewConstMetric(sinceDesc, prometheus.GaugeValue, float64(s.Since)/1000, peer)
+	}
+}
+
+// Status is an open gap, for people to see.
+type Status struct {
+	proof.Gap
+	// Opened is when it was noted first.
+	Opened time.Time
+	// HandingOff tells whether the peer is taking what it lacks.
+	HandingOff bool
+}
+
+// Status returns the open gaps, in the order of Open.
+func (b *Book) Status() []Status {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	list := make([]Status, 0, len(b.notes))
+	for _, g := range b.listed(func(*note) bool { return true }) {
+		n := b.notes[g.Peer]
+		list = append(list, Status{Gap: g, Opened: n.Opened, HandingOff: n.session != nil})
+	}
+	return list
+}
