@@ -1,0 +1,327 @@
+package handoff
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
+
+	"github.com/starling-tsdb/starling/internal/proof"
+	"github.com/starling-tsdb/starling/internal/series"
+	"github.com/starling-tsdb/starling/internal/table"
+)
+
+const (
+	// interval is how often peers are asked whether they note a gap; in a large cluster
+	// each is given perPeer.
+	interval = 2 * time.Second
+	perPeer  = 50 * time.Millisecond
+
+	// A peer whose hand-off brought nothing is left alone for firstPause, twice as long after
+	// each further one, and at most for lastPause: on busy machines owners confirm too late
+	// for their copy to count, and reading what they have then makes them later still.
+	firstPause = 4 * time.Second
+	lastPause  = 30 * time.Second
+
+	// stateTimeout bounds how long a peer may take to say whether it notes a gap.
+	stateTimeout = 2 * time.Second
+
+	// batchSamples is how many samples are stored and synced together.
+	batchSamples = 5000
+)
+
+// Peer is a node that may note a gap for this one.
+type Peer interface {
+	State(ctx context.Context, t *table.Table) (proof.State, error)
+	// HandOff returns the next window. The set is nil if nothing is lacking; it ends with
+	// ctx.
+	HandOff(ctx context.Context, t *table.Table, self table.NodeID, session uint64) (proof.Window, storage.ChunkSeriesSet, error)
+	Advance(ctx context.Context, t *table.Table, self table.NodeID, w proof.Window) (open bool, err error)
+}
+
+// Store is the taker's store.
+type Store interface {
+	Querier(mint, maxt int64) (storage.Querier, error)
+	// Import returns when samples of any age are stored and synced.
+	Import(ctx context.Context, b *series.Batch) error
+}
+
+// TakerOptions are what a Taker works with. All are required but Registerer.
+type TakerOptions struct {
+	Self  table.NodeID
+	Store Store
+	// Damaged is the error of a Querier over a time that lacks samples because of damage.
+	Damaged error
+	// Table returns nil before the cluster is formed.
+	Table func() *table.Table
+	// Peers returns who can be asked now.
+	Peers      func() map[table.NodeID]Peer
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// Taker takes what this node lacks from the peers that noted it.
+type Taker struct {
+	opts    TakerOptions
+	samples *prometheus.CounterVec
+	failed  *prometheus.CounterVec
+	// idle are the peers whose last hand-off brought nothing. Run's goroutine owns it.
+	idle map[table.NodeID]idle
+}
+
+// idle says for how long a peer is left alone.
+type idle struct {
+	until time.Time
+	pause time.Duration
+}
+
+// NewTaker returns a Taker; Run starts it.
+func NewTaker(opts TakerOptions) *Taker {
+	factory := promauto.With(opts.Registerer)
+	return &Taker{
+		opts: opts,
+		idle: map[table.NodeID]idle{},
+		samples: factory.NewCounterVec(prometheus.CounterOpts{
+			Name: "starling_handoff_taken_samples_total",
+			Help: "Samples that this node lacked and took from a peer.",
+		}, []string{"peer"}),
+		failed: factory.NewCounterVec(prometheus.CounterOpts{
+			Name: "starling_handoff_failures_total",
+			Help: "Hand-offs from a peer that broke off; they begin again.",
+		}, []string{"peer"}),
+	}
+}
+
+// Run asks all peers for what this node lacks, again and again, until ctx ends.
+func (t *Taker) Run(ctx context.Context) {
+	for {
+		wait := interval
+		if tb := t.opts.Table(); tb != nil {
+			peers := t.opts.Peers()
+			wait = max(wait, time.Duration(len(peers))*perPeer)
+			for id, peer := range peers {
+				if ctx.Err() == nil {
+					t.visit(ctx, tb, id, peer)
+				}
+			}
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+	}
+}
+
+// visit takes what one peer says that this node lacks.
+func (t *Taker) visit(ctx context.Context, tb *table.Table, id table.NodeID, peer Peer) {
+	if time.Now().Before(t.idle[id].until) {
+		return
+	}
+	stateCtx, cancel := context.WithTimeout(ctx, stateTimeout)
+	state, err := peer.State(stateCtx, tb)
+	cancel()
+	if err != nil {
+		t.opts.Logger.Debug("A peer does not say whether it notes a gap for this node", "peer", id, "err", err)
+		return
+	}
+	if !proof.Covers(state.Gaps, t.opts.Self, math.MaxInt64) {
+		delete(t.idle, id)
+		return
+	}
+	start := time.Now()
+	n, err := t.take(ctx, tb, id, peer)
+	switch {
+	case err == nil:
+		t.rest(id, n)
+		t.opts.Logger.Info("Took what this node missed", "peer", id, "samples", n, "took", time.Since(start).Round(time.Millisecond))
+	case ctx.Err() == nil:
+		t.failed.WithLabelValues(string(id)).Inc()
+		t.opts.Logger.Warn("Taking what this node missed broke off; it goes on from there", "peer", id, "samples", n, "err", err)
+	}
+}
+
+// rest decides how long a peer is left alone after a hand-off.
+func (t *Taker) rest(id table.NodeID, samples int) {
+	if samples > 0 {
+		delete(t.idle, id)
+		return
+	}
+	pause := min(max(firstPause, 2*t.idle[id].pause), lastPause)
+	t.idle[id] = idle{until: time.Now().Add(pause), pause: pause}
+}
+
+// take goes through one hand-off and returns how many samples were lacking.
+func (t *Taker) take(ctx context.Context, tb *table.Table, id table.NodeID, peer Peer) (samples int, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for session := uint64(0); ; {
+		w, set, err := peer.HandOff(ctx, tb, t.opts.Self, session)
+		if err != nil || set == nil {
+			return samples, err
+		}
+		n, err := t.store(ctx, w, set)
+		samples += n
+		t.samples.WithLabelValues(string(id)).Add(float64(n))
+		if err != nil {
+			return samples, err
+		}
+		open, err := peer.Advance(ctx, tb, t.opts.Self, w)
+		if err != nil || !open {
+			return samples, err
+		}
+		session = w.Session
+	}
+}
+
+// store stores and syncs what a window holds beyond this node's own store, and returns how
+// many samples that was.
+func (t *Taker) store(ctx context.Context, w proof.Window, theirs storage.ChunkSeriesSet) (_ int, err error) {
+	q, err := t.opts.Store.Querier(w.Since, w.Until-1)
+	if errors.Is(err, t.opts.Damaged) {
+		// What is left of it is not looked at: all is taken, and stored twice at worst.
+		q, err = storage.NoopQuerier(), nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, q.Close()) }()
+	m := &missing{
+		ctx: ctx, store: t.opts.Store, since: w.Since, until: w.Until,
+		own: &cursor{set: q.Select(ctx, true, &storage.SelectHints{Start: w.Since, End: w.Until - 1}, everything())},
+	}
+	for theirs.Next() {
+		if err := m.series(theirs.At()); err != nil {
+			return m.stored, err
+		}
+	}
+	if err := errors.Join(theirs.Err(), m.own.set.Err()); err != nil {
+		return m.stored, err
+	}
+	return m.stored, m.flush()
+}
+
+// missing collects what one window holds and the own store lacks.
+type missing struct {
+	ctx          context.Context
+	store        Store
+	since, until int64
+	own          *cursor
+	batch        series.Batch
+	pending      int // samples in the batch
+	stored       int
+	it           chunkenc.Iterator
+}
+
+// series adds what a series lacks to the batch.
+func (m *missing) series(theirs storage.ChunkSeries) error {
+	ls := theirs.Labels()
+	has := m.own.seek(ls)
+	s := series.Series{Labels: ls}
+	for it := theirs.Iterator(nil); ; {
+		if !it.Next() {
+			if err := it.Err(); err != nil {
+				return fmt.Errorf("%s: %w", ls, err)
+			}
+			break
+		}
+		m.it = it.At().Chunk.Iterator(m.it)
+		if err := m.chunk(&s, has); err != nil {
+			return fmt.Errorf("%s: %w", ls, err)
+		}
+	}
+	if len(s.Samples) == 0 {
+		return nil
+	}
+	m.batch.Series = append(m.batch.Series, s)
+	m.pending += len(s.Samples)
+	if m.pending < batchSamples {
+		return nil
+	}
+	return m.flush()
+}
+
+func (m *missing) chunk(s *series.Series, has func(t int64) bool) error {
+	for vt := m.it.Next(); vt != chunkenc.ValNone; vt = m.it.Next() {
+		p := series.Sample{T: m.it.AtT(), ST: m.it.AtST()}
+		if p.T < m.since || p.T >= m.until || has(p.T) {
+			continue
+		}
+		switch vt {
+		case chunkenc.ValHistogram:
+			_, p.H = m.it.AtHistogram(&histogram.Histogram{})
+		case chunkenc.ValFloatHistogram:
+			_, p.FH = m.it.AtFloatHistogram(&histogram.FloatHistogram{})
+		default:
+			_, p.V = m.it.At()
+		}
+		s.Samples = append(s.Samples, p)
+	}
+	return m.it.Err()
+}
+
+// flush stores the batch.
+func (m *missing) flush() error {
+	if m.pending == 0 {
+		return nil
+	}
+	if err := m.store.Import(m.ctx, &m.batch); err != nil {
+		return err
+	}
+	m.stored += m.pending
+	m.batch, m.pending = series.Batch{}, 0
+	return nil
+}
+
+// cursor walks the own series, in the order of labels, beside those of a peer.
+type cursor struct {
+	set     storage.SeriesSet
+	started bool
+	ended   bool
+	it      chunkenc.Iterator
+}
+
+// seek returns which timestamps of a series are there already. Series are sought in order,
+// and so are the timestamps of each, but where chunks of the peer overlap.
+func (c *cursor) seek(ls labels.Labels) (has func(t int64) bool) {
+	for !c.ended && (!c.started || labels.Compare(c.set.At().Labels(), ls) < 0) {
+		c.started = true
+		c.ended = !c.set.Next()
+	}
+	if c.ended || !labels.Equal(c.set.At().Labels(), ls) {
+		return func(int64) bool { return false }
+	}
+	own := c.set.At()
+	c.it = own.Iterator(c.it)
+	// The iterator stands at a time, if valid, and has nothing from end on.
+	at, valid, end := int64(0), false, int64(math.MaxInt64)
+	return func(t int64) bool {
+		if t >= end {
+			return false
+		}
+		if valid && t < at {
+			c.it = own.Iterator(c.it)
+			valid = false
+		}
+		if !valid || at < t {
+			if valid = c.it.Seek(t) != chunkenc.ValNone; !valid {
+				end = t
+				c.it = own.Iterator(c.it)
+				return false
+			}
+			at = c.it.AtT()
+		}
+		return at == t
+	}
+}
