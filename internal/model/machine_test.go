@@ -1,0 +1,176 @@
+package model
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/starling-tsdb/starling/internal/table"
+)
+
+// machine is the protocol in a scenario.
+type machine struct {
+	rules
+	scenario scenario
+	actions  []action   // all that can be asked for; few are possible in any one state
+	pairs    [][2]uint8 // of nodes
+	table    *table.Table
+	decided  map[question]set // who serves, so far
+}
+
+// action is one step. What w, x and y are is said by its kind.
+type action struct{ kind, w, x, y uint8 }
+
+// kind is a sort of action: when it is possible, and what it does.
+type kind struct {
+	name string // with %w, %x and %y
+	// numbers are what its actions are about: a write (w) or a read (r), and up to two
+	// nodes (x, y).
+	numbers string
+	can     func(m *machine, s *state, a action) bool
+	do      func(m *machine, s *state, a action)
+	// remote actions are messages that arrive, between x and y or between x and a
+	// coordinator.
+	remote bool
+	// weight is how often the random walks choose it, against the others; 0 is 10.
+	weight int
+}
+
+var kinds = append(append(writing, handingOff...), reading...)
+
+func newMachine(r rules, sc scenario) *machine {
+	m := &machine{rules: r, scenario: sc, decided: map[question]set{}}
+	m.table = &table.Table{ClusterID: "model", Epoch: 1, KeyVersion: table.KeyVersion, ReplicationFactor: sc.copies(0)}
+	for x := range sc.nodes {
+		m.table.Slots = append(m.table.Slots, table.Slot{Node: nodeID(x)})
+	}
+	count := func(k kind, letter string, n int) int {
+		if strings.Contains(k.numbers, letter) {
+			return n
+		}
+		return 1
+	}
+	for x := range sc.nodes {
+		for y := range sc.nodes {
+			if x != y {
+				m.pairs = append(m.pairs, [2]uint8{x, y})
+			}
+		}
+	}
+	for i, k := range kinds {
+		ws := count(k, "w", len(sc.writes)) * count(k, "r", len(sc.reads))
+		for w := range ws {
+			for x := range count(k, "x", int(sc.nodes)) {
+				for y := range count(k, "y", int(sc.nodes)) {
+					if y == x && strings.Contains(k.numbers, "y") {
+						continue
+					}
+					m.actions = append(m.actions, action{uint8(i), uint8(w), uint8(x), uint8(y)})
+				}
+			}
+		}
+	}
+	return m
+}
+
+// after returns the state that an action leads to.
+func (m *machine) after(s *state, a action) state {
+	next := *s
+	kinds[a.kind].do(m, &next, a)
+	return next
+}
+
+func (m *machine) can(s *state, a action) bool { return kinds[a.kind].can(m, s, a) }
+
+func (m *machine) describe(a action) string {
+	return strings.NewReplacer("%w", fmt.Sprint(a.w), "%x", fmt.Sprint(a.x), "%y", fmt.Sprint(a.y)).Replace(kinds[a.kind].name)
+}
+
+// check says what a read that succeeded got wrong.
+func (m *machine) check(s *state) error {
+	for i, q := range m.scenario.reads {
+		r := &s.reads[i]
+		if r.phase != done {
+			continue
+		}
+		if missing := r.needed &^ r.result; missing != 0 {
+			return fmt.Errorf("read %d lacks the samples %v, acknowledged before it began", i, missing)
+		}
+		if invented := r.result &^ m.scenario.matching(q); invented != 0 {
+			return fmt.Errorf("read %d has the samples %v, which are not of its series and range", i, invented)
+		}
+	}
+	return nil
+}
+
+// ended tells that no read can go wrong any more.
+func (m *machine) ended(s *state) bool {
+	for i := range m.scenario.reads {
+		if s.reads[i].phase < done {
+			return false
+		}
+	}
+	return true
+}
+
+// heal ends all hand-offs that can be ended while nothing new is written and nobody fails.
+// It returns what is then still not as it should be.
+func (m *machine) heal(before *state) error {
+	s := *before
+	s.handoffs = 255
+	try := func(kind, x, y uint8) {
+		if a := (action{kind: kind, x: x, y: y}); m.can(&s, a) {
+			kinds[kind].do(m, &s, a)
+		}
+	}
+	for _, p := range m.pairs {
+		try(timeoutKind, p[0], p[1])
+	}
+	for range 6 { // as many windows as there are times, and some for notes
+		open := false
+		for _, p := range m.pairs {
+			if s.pairs[p[0]][p[1]].gap == never {
+				continue
+			}
+			open = true
+			for _, kind := range handoffKinds {
+				try(kind, p[0], p[1])
+			}
+			m.sync(&s, action{x: p[1]})
+			try(advanceKind, p[0], p[1])
+			try(saveKind, p[0], p[1])
+		}
+		if !open {
+			break
+		}
+	}
+	return m.unhealed(&s)
+}
+
+func (m *machine) unhealed(s *state) error {
+	for _, p := range m.pairs {
+		if s.pairs[p[0]][p[1]].gap != never {
+			return fmt.Errorf("node %d's gap for node %d does not close", p[0], p[1])
+		}
+	}
+	for i, sm := range m.scenario.samples {
+		for _, n := range m.scenario.owners[sm.series] {
+			if s.acked.has(uint8(i)) && !s.nodes[n].missing && !s.nodes[n].holds().has(uint8(i)) {
+				return fmt.Errorf("all gaps are closed, and node %d lacks the acknowledged sample %d", n, i)
+			}
+		}
+	}
+	return nil
+}
+
+// The kinds that heal uses.
+var (
+	timeoutKind  = kindOf("timeout:")
+	handoffKinds = []uint8{kindOf("open:"), kindOf("window:"), kindOf("stop:"), kindOf("send:")}
+	advanceKind  = kindOf("advance:")
+	saveKind     = kindOf("save:")
+)
+
+func kindOf(word string) uint8 {
+	return uint8(slices.IndexFunc(kinds, func(k kind) bool { return strings.HasPrefix(k.name, word) }))
+}
