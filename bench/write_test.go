@@ -125,26 +125,16 @@ func benchmarkTSDB(b *testing.B) float64 {
 }
 
 func benchmarkNodes(b *testing.B, nodes int, floor float64) {
-	addresses := startNodes(b, nodes)
+	addresses := startNodes(b, nodes, nil)
 	client := &http.Client{}
 	start := time.Now().Add(-time.Hour)
-	send := func(address string, body []byte) {
-		resp, err := client.Post("http://"+address+"/api/v1/write", "application/x-protobuf", bytes.NewReader(body))
-		if err != nil {
-			b.Fatal(err)
-		}
-		defer resp.Body.Close()
-		if text, _ := io.ReadAll(resp.Body); resp.StatusCode != http.StatusNoContent {
-			b.Fatalf("%s: %s", resp.Status, text)
-		}
-	}
 	// Bodies are made beforehand, one scrape at a time, with the clock stopped.
 	scrape := func(n int) (used time.Duration) {
 		bodies := requests(b, n, start.Add(time.Duration(n)*step/1000))
 		before := cpu(b)
 		b.StartTimer()
 		for i, body := range bodies {
-			send(addresses[i%len(addresses)], body)
+			send(b, client, addresses[i%len(addresses)], body)
 		}
 		b.StopTimer()
 		return cpu(b) - before
@@ -156,6 +146,19 @@ func benchmarkNodes(b *testing.B, nodes int, floor float64) {
 		used += scrape(n + 1)
 	}
 	report(b, used, floor, min(nodes, 3))
+}
+
+// send writes one body. Any goroutine may call it.
+func send(b *testing.B, client *http.Client, address string, body []byte) {
+	resp, err := client.Post("http://"+address+"/api/v1/write", "application/x-protobuf", bytes.NewReader(body))
+	if err != nil {
+		b.Error(err)
+		return
+	}
+	defer resp.Body.Close()
+	if text, _ := io.ReadAll(resp.Body); resp.StatusCode != http.StatusNoContent {
+		b.Errorf("%s: %s", resp.Status, text)
+	}
 }
 
 // requests are the bodies of one scrape of all series.
@@ -179,8 +182,8 @@ func requests(b *testing.B, n int, at time.Time) [][]byte {
 	return bodies
 }
 
-// startNodes runs a cluster on loopback and returns its HTTP addresses.
-func startNodes(b *testing.B, nodes int) []string {
+// startNodes runs a cluster on loopback and returns its HTTP addresses. change may be nil.
+func startNodes(b *testing.B, nodes int, change func(*config.Config)) []string {
 	b.Helper()
 	gossip := make([]string, nodes)
 	for i := range gossip {
@@ -191,6 +194,9 @@ func startNodes(b *testing.B, nodes int) []string {
 		c := config.Default()
 		c.Storage.Path = filepath.Join(b.TempDir(), strconv.Itoa(i))
 		c.Web.ListenAddress, c.Cluster.RPCAddress, c.Cluster.GossipAddress = "127.0.0.1:0", "127.0.0.1:0", gossip[i]
+		if change != nil {
+			change(&c)
+		}
 		if nodes > 1 {
 			c.Cluster.Join, c.Cluster.BootstrapExpect = gossip, nodes
 		}

@@ -15,7 +15,7 @@ import (
 const module = "github.com/starling-tsdb/starling/internal/"
 
 // vocabulary may be imported by everybody: it is what packages talk to each other in.
-var vocabulary = []string{"series", "table", "partial"}
+var vocabulary = []string{"series", "table", "partial", "proof"}
 
 // layers says, for each package, which others it may import beside the vocabulary. A
 // package that is not listed is a mistake: say here where it belongs.
@@ -26,25 +26,36 @@ var layers = map[string]struct {
 	"series":           {nil, "the vocabulary knows nothing"},
 	"table":            {nil, "the table's state machine is pure"},
 	"partial":          {nil, "the vocabulary knows nothing"},
+	"proof":            {nil, "who serves a query is a pure function"},
 	"placement":        {nil, "placement is a pure function"},
 	"config":           {nil, "options do not depend on what they are for"},
-	"storage":          {nil, "the store knows nothing of a cluster"},
+	"damage":           {[]string{"statefile"}, "what is broken in a directory is a matter of files"},
+	"storage":          {[]string{"damage", "statefile"}, "the store knows nothing of a cluster"},
 	"receive":          {nil, "decoding needs bytes only"},
-	"cluster":          {nil, "membership knows nothing of data"},
+	"statefile":        {nil, "a file knows nothing of what is in it"},
+	"gaps":             {[]string{"statefile"}, "a note knows nothing of what is missed"},
+	"cluster":          {[]string{"statefile"}, "membership knows nothing of data"},
 	"simnet":           {nil, "a network in memory serves every test alike"},
 	"transport":        {[]string{"transport/peerpb"}, "what travels is given to it, and given on by it"},
 	"transport/peerpb": {nil, "generated"},
+	"handoff":          {nil, "what is missed moves between stores and notes that it knows by interfaces"},
 	"ingest":           {nil, "the path of a write knows its owners by interfaces"},
 	"query":            {nil, "the path of a query knows its sources by an interface"},
 	"api":              {[]string{"receive"}, "the front door decodes, and hands on by interfaces"},
-	"node": {[]string{"api", "cluster", "config", "ingest", "placement", "query", "receive", "storage", "transport"},
+	"node": {[]string{"api", "cluster", "config", "gaps", "handoff", "ingest", "placement", "query", "receive", "statefile", "storage", "transport"},
 		"the composition root knows the parts"},
+	"faults": {[]string{"faults/ledger", "faults/overlay", "faults/wire", "storage"},
+		"it runs processes, and reads what they left on their disks"},
+	"faults/ledger":       {nil, "what was sent and answered is judged without knowing who answered"},
+	"faults/overlay":      {nil, "it changes text"},
+	"faults/wire":         {nil, "it carries packets"},
+	"model":               {nil, "it is all tests, of the rules that others keep"},
 	"acceptance":          {nil, "it tests from a user's view"},
 	"acceptance/workload": {nil, "it is a program of its own"},
 }
 
 // pure packages neither read clocks, nor start goroutines, nor do I/O, nor log.
-var pure = []string{"series", "table", "placement"}
+var pure = []string{"series", "table", "placement", "proof"}
 
 var impure = []string{"os", "net", "net/http", "time", "sync", "log/slog", "context"}
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -23,6 +24,9 @@ type commandLine struct {
 	config config.Config
 	log    promslog.Config
 
+	autoMemLimit  bool
+	memLimitRatio float64
+
 	health        *kingpin.CmdClause
 	healthURL     string
 	healthTimeout time.Duration
@@ -39,7 +43,7 @@ func newCommandLine() *commandLine {
 	cl.app.UsageWriter(os.Stderr)
 	cl.app.Command("server", "Run a node. This is what starling does without a command.").Default()
 	cl.health = cl.app.Command("health", "Ask a node whether it is ready; exit status 0 if it is. For container health checks.")
-	cl.health.Flag("url", "What to ask. Default: /-/ready at --web.listen-address on this host, without TLS.").
+	cl.health.Flag("url", "What to ask. Default: /-/ready at --web.listen-address on this host, by TLS if --web.config.file turns it on.").
 		Envar("STARLING_HEALTH_URL").StringVar(&cl.healthURL)
 	cl.health.Flag("timeout", "How long to wait for an answer.").
 		Envar("STARLING_HEALTH_TIMEOUT").Default("3s").DurationVar(&cl.healthTimeout)
@@ -49,6 +53,7 @@ func newCommandLine() *commandLine {
 	cl.queryFlags(&cl.config.Query)
 	cl.app.Flag("enable-feature", "Prometheus's experimental features, comma-separated or repeated: "+strings.Join(config.Features(), ", ")+".").
 		SetValue(&listValue{dst: &cl.config.Features})
+	cl.memoryFlags()
 	cl.logFlags()
 	return cl
 }
@@ -62,6 +67,8 @@ func (cl *commandLine) logFlags() {
 func (cl *commandLine) webFlags(c *config.Web) {
 	f := cl.app.Flag
 	f("web.listen-address", "Address of the HTTP API.").Default(c.ListenAddress).StringVar(&c.ListenAddress)
+	cl.value("web.max-connections", "Connections to the HTTP API at one time; more wait to be accepted.",
+		strconv.Itoa(c.MaxConnections), parsed(&c.MaxConnections, strconv.Atoi))
 	f("web.config.file", "File with TLS and authentication settings of the HTTP API, in Prometheus's format.").StringVar(&c.ConfigFile)
 }
 
@@ -76,6 +83,34 @@ func (cl *commandLine) storageFlags(c *config.Storage) {
 		c.OutOfOrderWindow.String(), duration(&c.OutOfOrderWindow))
 	f("storage.wal-sync", "When writes reach stable storage: commit (before they are confirmed), interval (once a second) or off.").
 		Default(c.WALSync).StringVar(&c.WALSync)
+	cl.value("storage.max-series", "Series that this node has in memory before it refuses new ones; auto is one for each 4 KiB of GOMEMLIMIT, 0 no limit.",
+		"auto", parsed(&c.MaxSeries, parseMaxSeries))
+}
+
+func parseMaxSeries(s string) (int, error) {
+	if s == "auto" {
+		return config.AutoSeries, nil
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 0 {
+		return 0, errors.New("takes a number or auto")
+	}
+	return n, nil
+}
+
+func (cl *commandLine) memoryFlags() {
+	cl.app.Flag("auto-gomemlimit", "Automatically set GOMEMLIMIT to match Linux container or system memory limit.").
+		Default("true").BoolVar(&cl.autoMemLimit)
+	cl.value("auto-gomemlimit.ratio", "The ratio of reserved GOMEMLIMIT memory to the detected maximum container or system memory.",
+		"0.9", parsed(&cl.memLimitRatio, parseRatio))
+}
+
+func parseRatio(s string) (float64, error) {
+	r, err := strconv.ParseFloat(s, 64)
+	if err != nil || !(r > 0 && r <= 1) {
+		return 0, errors.New("must be greater than 0 and less than or equal to 1")
+	}
+	return r, nil
 }
 
 func (cl *commandLine) clusterFlags(c *config.Cluster) {
@@ -90,6 +125,8 @@ func (cl *commandLine) clusterFlags(c *config.Cluster) {
 		strconv.Itoa(c.BootstrapExpect), parsed(&c.BootstrapExpect, strconv.Atoi))
 	cl.value("cluster.replication-factor", "Copies of each series. Counts when a cluster is founded.",
 		strconv.Itoa(c.ReplicationFactor), parsed(&c.ReplicationFactor, strconv.Atoi))
+	cl.value("cluster.transfer-rate", "Bytes a second that this node gives to others that missed writes, e.g. 64MB.",
+		c.TransferRate.String(), parsed(&c.TransferRate, units.ParseBase2Bytes))
 	f("cluster.zone", "Failure domain of this node; copies are spread over zones.").StringVar(&c.Zone)
 }
 
@@ -104,7 +141,9 @@ func (cl *commandLine) queryFlags(c *config.Query) {
 func (cl *commandLine) values() map[string]string {
 	m := map[string]string{}
 	for _, f := range cl.app.Model().Flags {
-		m[f.Name] = f.Value.String()
+		if f.Name != "help" && f.Name != "version" && !f.Hidden {
+			m[f.Name] = f.Value.String()
+		}
 	}
 	return m
 }

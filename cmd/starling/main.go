@@ -56,11 +56,11 @@ func (cl *commandLine) serve(ctx context.Context) error {
 	if err := cl.config.Check(); err != nil {
 		return err
 	}
-	n, err := node.New(node.Options{
-		Config: cl.config,
-		Flags:  cl.values(),
-		Logger: promslog.New(&cl.log),
-	})
+	logger := promslog.New(&cl.log)
+	if err := cl.limitMemory(logger); err != nil {
+		logger.Warn("The node runs without a soft limit of memory", "err", err)
+	}
+	n, err := node.New(node.Options{Config: cl.config, Flags: cl.values(), Logger: logger})
 	if err != nil {
 		return err
 	}

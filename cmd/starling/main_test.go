@@ -2,7 +2,10 @@ package main
 
 import (
 	"errors"
+	"log/slog"
+	"runtime/debug"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,9 +15,10 @@ import (
 func TestFlagsReachTheConfig(t *testing.T) {
 	cl := newCommandLine()
 	_, err := cl.app.Parse([]string{
-		"--web.listen-address=127.0.0.1:1", "--web.config.file=w.yml", "--storage.tsdb.path=p",
+		"--web.listen-address=127.0.0.1:1", "--web.max-connections=4", "--web.config.file=w.yml", "--storage.tsdb.path=p",
 		"--storage.tsdb.retention.time=7d", "--storage.tsdb.retention.size=2GB",
 		"--storage.tsdb.out-of-order-time-window=5h", "--storage.wal-sync=interval",
+		"--storage.max-series=12", "--no-auto-gomemlimit", "--auto-gomemlimit.ratio=0.5",
 		"--cluster.name=n", "--cluster.gossip-address=127.0.0.1:2", "--cluster.rpc-address=127.0.0.1:3",
 		"--cluster.advertise-host=h", "--cluster.join=a:1,b", "--cluster.join=c:2", "--cluster.bootstrap-expect=3",
 		"--cluster.replication-factor=2", "--cluster.zone=z",
@@ -36,6 +40,10 @@ func TestFlagsReachTheConfig(t *testing.T) {
 		{"storage.tsdb.retention.size", c.Storage.RetentionSize == 2<<30},
 		{"storage.tsdb.out-of-order-time-window", time.Duration(c.Storage.OutOfOrderWindow) == 5*time.Hour},
 		{"storage.wal-sync", c.Storage.WALSync == "interval"},
+		{"web.max-connections", c.Web.MaxConnections == 4},
+		{"storage.max-series", c.Storage.MaxSeries == 12},
+		{"auto-gomemlimit", !cl.autoMemLimit},
+		{"auto-gomemlimit.ratio", cl.memLimitRatio == 0.5},
 		{"cluster.name", c.Cluster.Name == "n"},
 		{"cluster.gossip-address", c.Cluster.GossipAddress == "127.0.0.1:2"},
 		{"cluster.rpc-address", c.Cluster.RPCAddress == "127.0.0.1:3"},
@@ -84,6 +92,47 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
+// The status page shows what a node was told, not the help of the command line.
+func TestValuesAreThoseOfTheNode(t *testing.T) {
+	cl := newCommandLine()
+	if _, err := cl.app.Parse([]string{"--cluster.zone=z"}); err != nil {
+		t.Fatal(err)
+	}
+	values := cl.values()
+	for name, want := range map[string]string{"cluster.zone": "z", "storage.max-series": "auto", "log.level": "info"} {
+		if values[name] != want {
+			t.Errorf("--%s is %q, want %q", name, values[name], want)
+		}
+	}
+	for name := range values {
+		if name == "help" || name == "version" || strings.HasPrefix(name, "help-") || strings.HasPrefix(name, "completion-") {
+			t.Errorf("--%s is none of the node's", name)
+		}
+	}
+}
+
+func TestLimitMemory(t *testing.T) {
+	before := debug.SetMemoryLimit(-1)
+	defer debug.SetMemoryLimit(before)
+	defer debug.SetGCPercent(debug.SetGCPercent(100))
+	cl := newCommandLine()
+	if _, err := cl.app.Parse([]string{"--auto-gomemlimit.ratio=0.25"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := cl.limitMemory(slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	quarter := debug.SetMemoryLimit(-1)
+	cl.memLimitRatio = 0.5
+	if err := cl.limitMemory(slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	half := debug.SetMemoryLimit(-1)
+	if quarter == before || half < 2*quarter-2 || half > 2*quarter+2 {
+		t.Errorf("limits of %d with a ratio of 0.25 and %d with 0.5; %d before", quarter, half, before)
+	}
+}
+
 func TestExitStatus(t *testing.T) {
 	for _, c := range []struct {
 		args []string
@@ -93,6 +142,11 @@ func TestExitStatus(t *testing.T) {
 		{[]string{"no-such-command"}, exitUsage},
 		{[]string{"--query.timeout=soon"}, exitFailure},
 		{[]string{"--storage.wal-sync=always"}, exitFailure},
+		{[]string{"--auto-gomemlimit.ratio=0"}, exitFailure},
+		{[]string{"--auto-gomemlimit.ratio=1.1"}, exitFailure},
+		{[]string{"--storage.max-series=-1"}, exitFailure},
+		{[]string{"--storage.max-series=many"}, exitFailure},
+		{[]string{"--cluster.join=:7946"}, exitFailure},
 		{[]string{"--log.level=loud"}, exitFailure},
 		{[]string{"--log.format=xml"}, exitFailure},
 		{[]string{"health", "--url=http://127.0.0.1:1/", "--timeout=100ms"}, exitFailure},

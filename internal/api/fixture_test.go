@@ -237,6 +237,7 @@ func (fakeCluster) Status() ClusterStatus {
 		ClusterID: "c1", Self: "n1", Epoch: 7, ReplicationFactor: 3, WriteQuorum: 2,
 		Slots: []SlotStatus{{Slot: 0}, {Slot: 1, Node: "n1", Zone: "z"}},
 		Nodes: []NodeStatus{{ID: "n1", Addresses: NodeAddresses{HTTP: "h:1"}, State: "alive", Slot: &slot}},
+		Gaps:  []GapStatus{{Peer: "n2", Since: "2026-03-01T00:00:00Z", Opened: time.Unix(0, 0).UTC(), SamplesLeft: 7, BytesLeft: 10}},
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/metadata"
@@ -29,8 +30,42 @@ type ClusterStatus struct {
 	ReplicationFactor int          `json:"replicationFactor"`
 	WriteQuorum       int          `json:"writeQuorum"`
 	Slots             []SlotStatus `json:"slots"`
+	// Settled tells whether each series can be read from one of its owners.
+	Settled bool `json:"settled"`
 	// Nodes are all that this node knows of, in a slot or not.
 	Nodes []NodeStatus `json:"nodes"`
+	// Gaps are what this node notes that others miss.
+	Gaps []GapStatus `json:"gaps"`
+	// Damage is what this node found in its own data and has not repaired.
+	Damage []DamageStatus `json:"damage,omitempty"`
+}
+
+// GapStatus is an open gap: a peer may lack samples that this node holds.
+type GapStatus struct {
+	Peer string `json:"peer"`
+	// Since is the time of the oldest sample that the peer may lack, empty if all are in
+	// doubt.
+	Since string `json:"since,omitempty"`
+	// Opened is when the gap was noted first.
+	Opened time.Time `json:"opened"`
+	// HandingOff tells whether the peer is taking what it lacks.
+	HandingOff bool `json:"handingOff"`
+	// SamplesLeft and BytesLeft estimate what is to be handed off.
+	SamplesLeft int64 `json:"samplesLeft"`
+	BytesLeft   int64 `json:"bytesLeft"`
+}
+
+// DamageStatus is a range of time for which this node may lack samples.
+type DamageStatus struct {
+	// MinTime and MaxTime are inclusive, in milliseconds since 1970.
+	MinTime int64     `json:"minTime"`
+	MaxTime int64     `json:"maxTime"`
+	Kind    string    `json:"kind"`
+	Name    string    `json:"name"`
+	Detail  string    `json:"detail"`
+	Found   time.Time `json:"found"`
+	// Suspect ranges lack only what was not confirmed, as far as a node can tell.
+	Suspect bool `json:"suspect,omitempty"`
 }
 
 // SlotStatus is one slot of the table; a hole has no node.

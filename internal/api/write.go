@@ -5,10 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"mime"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -110,6 +110,9 @@ type answer struct {
 	// warning goes with a success, where the protocol has a place for it.
 	warning string
 	written series.Written
+	// late is set if the body did not arrive in time. The client is there all the same,
+	// though net/http cancels the context of the request.
+	late bool
 }
 
 func answerf(code int, format string, args ...any) answer {
@@ -135,11 +138,11 @@ func (h *WriteHandlers) RemoteWrite(w http.ResponseWriter, r *http.Request) {
 	}
 	if a.code == http.StatusOK {
 		w.WriteHeader(http.StatusNoContent)
-		done(r, http.StatusNoContent)
+		done(r, answer{code: http.StatusNoContent})
 		return
 	}
 	http.Error(w, a.message, a.code)
-	done(r, a.code)
+	done(r, a)
 }
 
 type decodeFunc func(body []byte, reserve receive.Reserve) (*receive.Decoded, error)
@@ -194,7 +197,7 @@ func (h *WriteHandlers) OTLP(w http.ResponseWriter, r *http.Request) {
 	}
 	h.log(r, protocolOTLP, a)
 	h.setHeaders(w, a)
-	done(r, a.code)
+	done(r, a)
 	if err != nil {
 		http.Error(w, a.message, a.code)
 		return
@@ -276,6 +279,11 @@ func (h *WriteHandlers) decode(w http.ResponseWriter, r *http.Request, reserve r
 	}()
 	r.Body = http.MaxBytesReader(w, r.Body, limit)
 	err := readBody(r, buf, reserve)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		a := answerf(http.StatusServiceUnavailable, "the body did not arrive in time")
+		a.late = true
+		return nil, a
+	}
 	if err != nil {
 		return nil, undecoded(fmt.Errorf("reading the body: %w", err))
 	}
@@ -284,38 +292,6 @@ func (h *WriteHandlers) decode(w http.ResponseWriter, r *http.Request, reserve r
 		return nil, undecoded(err)
 	}
 	return decoded, answer{}
-}
-
-// readBody fills buf as the body arrives: who claims much must also send it.
-func readBody(r *http.Request, buf *[]byte, reserve receive.Reserve) error {
-	const firstStep = 512 << 10
-	b := (*buf)[:0]
-	// The spare byte lets the end of a body of known length be seen without growing.
-	want := int(min(max(r.ContentLength, 0), firstStep)) + 1
-	if err := reserve(int64(max(want, cap(b)))); err != nil {
-		return err
-	}
-	if cap(b) < want {
-		b = make([]byte, 0, want)
-	}
-	for {
-		if len(b) == cap(b) {
-			step := max(cap(b), 4<<10)
-			if err := reserve(int64(step)); err != nil {
-				return err
-			}
-			b = append(make([]byte, 0, len(b)+step), b...)
-		}
-		n, err := r.Body.Read(b[len(b):cap(b)])
-		b = b[:len(b)+n]
-		if errors.Is(err, io.EOF) {
-			*buf = b
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
 }
 
 // undecoded answers a request that did not become a batch.
@@ -450,10 +426,11 @@ func newWriteMetrics(reg prometheus.Registerer, gate *receive.Gate) writeMetrics
 }
 
 // start returns what to call when the answer is known.
-func (m *writeMetrics) start(protocol string) func(r *http.Request, code int) {
+func (m *writeMetrics) start(protocol string) func(*http.Request, answer) {
 	began := time.Now()
-	return func(r *http.Request, code int) {
-		if code/100 != 2 && errors.Is(r.Context().Err(), context.Canceled) {
+	return func(r *http.Request, a answer) {
+		code := a.code
+		if code/100 != 2 && !a.late && errors.Is(r.Context().Err(), context.Canceled) {
 			// The status on the wire stays: were somebody to read it after all, a 503
 			// makes a sender repeat, where a 499 would make it drop.
 			code = statusClientGone

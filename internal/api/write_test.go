@@ -423,3 +423,32 @@ starling_write_samples_total{outcome="written",protocol="remote-write-2"} 8
 		}
 	})
 }
+
+// A body of known length is reserved as it comes, and in the end no more than it takes.
+func TestReadBodyReserves(t *testing.T) {
+	const size = 5 << 20
+	for _, c := range []struct {
+		name    string
+		claimed int64
+		sent    int
+		most    int64
+	}{
+		{"as long as claimed", size, size, size + 1},
+		{"of unknown length", -1, size, 4 * size},
+		{"claimed and not sent", 30 << 20, 0, 512<<10 + 1},
+		{"broken off", 30 << 20, 1 << 20, 2<<20 + 4},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := httptest.NewRequest(http.MethodPost, "/", bytes.NewReader(make([]byte, c.sent)))
+			r.ContentLength = c.claimed
+			var buf []byte
+			var reserved int64
+			if err := readBody(r, &buf, func(n int64) error { reserved += n; return nil }); err != nil {
+				t.Fatal(err)
+			}
+			if len(buf) != c.sent || int64(cap(buf)) > reserved || reserved > c.most {
+				t.Errorf("%d bytes in a buffer of %d, for which %d are reserved; want at most %d", len(buf), cap(buf), reserved, c.most)
+			}
+		})
+	}
+}

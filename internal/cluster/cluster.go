@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/prometheus/tsdb/fileutil"
 
+	"github.com/starling-tsdb/starling/internal/statefile"
 	"github.com/starling-tsdb/starling/internal/table"
 )
 
@@ -93,7 +94,7 @@ func (c *Cluster) raftLogger() *raftLog {
 // open takes possession of the directory and reads it.
 func (c *Cluster) open() error {
 	dir := c.cfg.Dir
-	if err := makeDir(dir); err != nil {
+	if err := statefile.MakeDir(dir); err != nil {
 		return fmt.Errorf("open the cluster directory: %w", err)
 	}
 	lock, _, err := fileutil.Flock(filepath.Join(dir, lockFile))
@@ -129,7 +130,7 @@ func (c *Cluster) openBirth() error {
 		dir: c.cfg.Dir, lock: make(chan struct{}, 1),
 		formation: formation{self: c.id.Node, zone: c.cfg.Advertise.Zone, expect: c.cfg.expect(), newCluster: newID},
 	}
-	err = load(c.cfg.Dir, foundingFile, &c.birth.founding)
+	err = statefile.Load(c.cfg.Dir, foundingFile, &c.birth.founding)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("%w; restore the whole directory from one backup, or empty it and let the node join as a new one", err)
 	}
@@ -165,7 +166,7 @@ func (c *Cluster) openTable() error {
 		if err := os.Rename(path, path+".damaged"); err != nil {
 			return fmt.Errorf("set the damaged table aside: %w", err)
 		}
-		return syncDir(c.cfg.Dir)
+		return statefile.SyncDir(c.cfg.Dir)
 	}
 	if err != nil {
 		return fmt.Errorf("read the table %s: %w", path, err)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/starling-tsdb/starling/internal/statefile"
 	"github.com/starling-tsdb/starling/internal/table"
 )
 
@@ -141,7 +142,7 @@ func TestRestartOfOne(t *testing.T) {
 			// A process that is killed leaves what it wrote while it ran.
 			w.eventually(15*time.Second, "the peers are remembered", func() bool {
 				var saved []peer
-				return load(w.dirs[n.name], peersFile, &saved) == nil && len(saved) == 2
+				return statefile.Load(w.dirs[n.name], peersFile, &saved) == nil && len(saved) == 2
 			})
 			if crash {
 				n.crash()

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/starling-tsdb/starling/internal/statefile"
 	"github.com/starling-tsdb/starling/internal/table"
 )
 
@@ -201,20 +202,20 @@ func TestDamagedDirectories(t *testing.T) {
 		says   string
 	}{
 		{"nothing", func(string) error { return nil }, nil, ""},
-		{"identity damaged", flip(identityFile), errDamaged, identityFile},
+		{"identity damaged", flip(identityFile), statefile.ErrDamaged, identityFile},
 		{"identity lost", remove(identityFile), errLost, identityFile},
-		{"founding damaged", flip(foundingFile), errDamaged, foundingFile},
+		{"founding damaged", flip(foundingFile), statefile.ErrDamaged, foundingFile},
 		{"founding lost", remove(foundingFile), errLost, foundingFile},
 		{"raft lost", remove(raftDir), errLost, raftDir},
 		{"raft log lost", remove(raftDir + "/" + logFile), errLost, raftDir},
-		{"raft owner damaged", flip(raftDir + "/" + ownerFile), errDamaged, ownerFile},
-		{"raft log damaged", flip(raftDir + "/" + logFile), errDamaged, logFile},
+		{"raft owner damaged", flip(raftDir + "/" + ownerFile), statefile.ErrDamaged, ownerFile},
+		{"raft log damaged", flip(raftDir + "/" + logFile), statefile.ErrDamaged, logFile},
 		{"raft log truncated", func(dir string) error {
 			return os.Truncate(filepath.Join(dir, raftDir, logFile), 20)
-		}, errDamaged, logFile},
+		}, statefile.ErrDamaged, logFile},
 		{"table of another cluster", func(dir string) error {
 			b, err := table.Encode(&table.Table{ClusterID: "x", Epoch: 1, KeyVersion: table.KeyVersion, ReplicationFactor: 1, Slots: []table.Slot{{Node: "n"}}})
-			return errors.Join(err, replaceFile(filepath.Join(dir, tableFile), b))
+			return errors.Join(err, statefile.Replace(filepath.Join(dir, tableFile), b))
 		}, errLost, tableFile},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/starling-tsdb/starling/internal/statefile"
 	"github.com/starling-tsdb/starling/internal/table"
 )
 
@@ -39,7 +40,7 @@ func (b *birth) step(event func(f *formation) (changed bool)) error {
 	if !event(&b.formation) {
 		return nil
 	}
-	if err := save(b.dir, foundingFile, b.founding); err != nil {
+	if err := statefile.Save(b.dir, foundingFile, b.founding); err != nil {
 		b.founding = before
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/oklog/ulid/v2"
 
+	"github.com/starling-tsdb/starling/internal/statefile"
 	"github.com/starling-tsdb/starling/internal/table"
 )
 
@@ -52,7 +53,7 @@ func parseGossipName(name string) (identity, error) {
 func openIdentity(dir string, storeWasThere bool) (identity, error) {
 	var id identity
 	path := filepath.Join(dir, identityFile)
-	err := load(dir, identityFile, &id)
+	err := statefile.Load(dir, identityFile, &id)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		if err := checkNoIdentity(dir); err != nil {
@@ -61,7 +62,7 @@ func openIdentity(dir string, storeWasThere bool) (identity, error) {
 		if id.Node, err = newNodeID(); err != nil {
 			return id, err
 		}
-		if err := save(filepath.Join(dir, raftDir), ownerFile, id.Node); err != nil {
+		if err := statefile.Save(filepath.Join(dir, raftDir), ownerFile, id.Node); err != nil {
 			return id, err
 		}
 	case err != nil:
@@ -72,7 +73,7 @@ func openIdentity(dir string, storeWasThere bool) (identity, error) {
 		}
 	}
 	id.Boots++
-	if err := save(dir, identityFile, id); err != nil {
+	if err := statefile.Save(dir, identityFile, id); err != nil {
 		return id, fmt.Errorf("count the start in %s: %w", path, err)
 	}
 	return id, nil
@@ -113,7 +114,7 @@ func checkOwner(dir string, self table.NodeID, storeWasThere bool) error {
 	store := filepath.Join(dir, raftDir)
 	advice := fmt.Sprintf("restore %s and %s from one backup, or empty %s and let the node join as a new one",
 		filepath.Join(dir, identityFile), store, dir)
-	err := load(store, ownerFile, &owner)
+	err := statefile.Load(store, ownerFile, &owner)
 	switch {
 	case errors.Is(err, os.ErrNotExist) || (err == nil && !storeWasThere):
 		return fmt.Errorf("%w: the Raft store of node %s is not in %s; %s", errLost, self, store, advice)
@@ -123,4 +124,16 @@ func checkOwner(dir string, self table.NodeID, storeWasThere bool) error {
 		return fmt.Errorf("%w: the Raft store in %s belongs to node %s, the identity says %s; %s", errLost, store, owner, self, advice)
 	}
 	return nil
+}
+
+// errLost marks a part of the directory that is missing while others show that it was
+// there.
+var errLost = errors.New("part of the directory is missing")
+
+func exists(path string) (bool, error) {
+	_, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
 }

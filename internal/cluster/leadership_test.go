@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/starling-tsdb/starling/internal/statefile"
 	"github.com/starling-tsdb/starling/internal/table"
 )
 
@@ -163,7 +164,7 @@ func TestJoinedIsWrittenDown(t *testing.T) {
 		w.eventually(time.Minute, "a table", func() bool { return n.c.Table() != nil })
 		joined := func() bool {
 			var f founding
-			if err := load(w.dirs["n"], foundingFile, &f); err != nil {
+			if err := statefile.Load(w.dirs["n"], foundingFile, &f); err != nil {
 				w.Fatal(err)
 			}
 			return f.Joined

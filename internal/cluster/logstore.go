@@ -10,6 +10,8 @@ import (
 	"sync"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/starling-tsdb/starling/internal/statefile"
 )
 
 // logStore is the log and the stable store of Raft: the commands since the last snapshot,
@@ -51,16 +53,19 @@ type logData struct {
 // a node that comes back from one that lost it.
 func openLogStore(dir string, snapshot func() (index, term uint64, err error)) (*logStore, error) {
 	s := &logStore{dir: dir, snapshot: snapshot}
-	err := load(dir, logFile, &s.data)
+	err := statefile.Load(dir, logFile, &s.data)
 	if errors.Is(err, os.ErrNotExist) {
-		err = save(dir, logFile, s.data)
+		err = statefile.Save(dir, logFile, s.data)
 	}
 	if err != nil {
 		return nil, err
 	}
 	for i, e := range s.data.Entries {
+		if e == nil {
+			return nil, fmt.Errorf("%s: %w: entry %d is missing", filepath.Join(dir, logFile), statefile.ErrDamaged, i)
+		}
 		if e.Index != s.data.Entries[0].Index+uint64(i) {
-			return nil, fmt.Errorf("%s: %w: entry %d has index %d", filepath.Join(dir, logFile), errDamaged, i, e.Index)
+			return nil, fmt.Errorf("%s: %w: entry %d has index %d", filepath.Join(dir, logFile), statefile.ErrDamaged, i, e.Index)
 		}
 	}
 	index, term, err := snapshot()
@@ -104,7 +109,7 @@ func (s *logStore) replaceLocked(next logData) error {
 	if s.closed {
 		return errClosed
 	}
-	if err := save(s.dir, logFile, next); err != nil {
+	if err := statefile.Save(s.dir, logFile, next); err != nil {
 		return err
 	}
 	s.data = next
@@ -252,7 +257,7 @@ func (s *logStore) GetUint64(key []byte) (uint64, error) {
 	}
 	var value uint64
 	if _, err := fmt.Sscanf(string(b), "%d", &value); err != nil {
-		return 0, fmt.Errorf("%s in the Raft log: %w: %q is no number", key, errDamaged, b)
+		return 0, fmt.Errorf("%s in the Raft log: %w: %q is no number", key, statefile.ErrDamaged, b)
 	}
 	return value, nil
 }

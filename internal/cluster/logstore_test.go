@@ -10,6 +10,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+
+	"github.com/starling-tsdb/starling/internal/statefile"
 )
 
 var (
@@ -206,16 +208,16 @@ func TestLogWithAHoleEndsTheStart(t *testing.T) {
 		n.stop()
 		var data logData
 		dir := filepath.Join(w.dirs["n"], raftDir)
-		if err := load(dir, logFile, &data); err != nil {
+		if err := statefile.Load(dir, logFile, &data); err != nil {
 			w.Fatal(err)
 		}
 		data.Entries = data.Entries[1:]
-		if err := save(dir, logFile, data); err != nil {
+		if err := statefile.Save(dir, logFile, data); err != nil {
 			w.Fatal(err)
 		}
 		n = w.start("n", ip(1), nil)
 		<-n.done
-		if !errors.Is(n.err, errDamaged) {
+		if !errors.Is(n.err, statefile.ErrDamaged) {
 			w.Errorf("run: %v", n.err)
 		}
 		n.err = nil

@@ -110,3 +110,12 @@ func (c *Cluster) Address(id table.NodeID) (string, bool) {
 	}
 	return p.RPC, ok && p.RPC != ""
 }
+
+// Starts returns how often this node has started.
+func (c *Cluster) Starts() uint64 { return c.id.Boots }
+
+// SeenStart takes note of a start of another node: its number and a random one. It returns
+// another start of that node that was seen and that is not an earlier one, or 0.
+func (c *Cluster) SeenStart(id table.NodeID, starts, run uint64) uint64 {
+	return c.peers.seen(id, starts, run)
+}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/starling-tsdb/starling/internal/statefile"
 	"github.com/starling-tsdb/starling/internal/table"
 )
 
@@ -20,13 +21,16 @@ type peer struct {
 	HTTP   string       `json:"http,omitempty"`
 	Name   string       `json:"name,omitempty"`
 	Zone   string       `json:"zone,omitempty"`
+	// Boots is the newest start that was seen, and Run its random number, 0 if unknown: a
+	// copy of a directory that was made one start ago starts with the same number again.
+	Boots uint64 `json:"boots,omitempty"`
+	Run   uint64 `json:"run,omitempty"`
 
 	// What follows holds for this run only.
 	Version string      `json:"-"`
 	Cluster string      `json:"-"`
 	Epoch   uint64      `json:"-"`
 	Expect  int         `json:"-"`
-	Boots   uint64      `json:"-"`
 	State   MemberState `json:"-"`
 }
 
@@ -43,11 +47,11 @@ type registry struct {
 func loadPeers(dir string, log *slog.Logger) (*registry, error) {
 	r := &registry{peers: make(map[table.NodeID]peer)}
 	var saved []peer
-	err := load(dir, peersFile, &saved)
+	err := statefile.Load(dir, peersFile, &saved)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return r, nil
-	case errors.Is(err, errDamaged):
+	case errors.Is(err, statefile.ErrDamaged):
 		path := filepath.Join(dir, peersFile)
 		log.Warn("the file of remembered peers is damaged; it is set aside and addresses are found by gossip and --cluster.join",
 			"file", path, "aside", path+".damaged", "err", err)
@@ -71,7 +75,7 @@ func (r *registry) save(dir string) error {
 	if !dirty {
 		return nil
 	}
-	if err := save(dir, peersFile, list); err != nil {
+	if err := statefile.Save(dir, peersFile, list); err != nil {
 		r.mu.Lock()
 		r.dirty = true
 		r.mu.Unlock()
@@ -99,10 +103,30 @@ func (r *registry) put(p peer) (newer uint64) {
 		r.peers[p.ID] = old
 		return old.Boots
 	}
-	if !known || old.Gossip != p.Gossip || old.RPC != p.RPC || old.HTTP != p.HTTP || old.Name != p.Name || old.Zone != p.Zone {
+	if !known || old.Gossip != p.Gossip || old.RPC != p.RPC || old.HTTP != p.HTTP || old.Name != p.Name || old.Zone != p.Zone || old.Boots != p.Boots {
 		r.dirty = true
 	}
+	if known && old.Boots == p.Boots {
+		p.Run = old.Run
+	}
 	r.peers[p.ID] = p
+	return 0
+}
+
+// seen takes note of a start that a node told itself.
+func (r *registry) seen(id table.NodeID, boots, run uint64) (other uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p, known := r.peers[id]
+	switch {
+	case !known:
+		return 0 // gossip comes first
+	case p.Boots > boots, p.Boots == boots && p.Run != 0 && p.Run != run:
+		return p.Boots
+	case p.Boots < boots || p.Run != run:
+		p.Boots, p.Run, r.dirty = boots, run, true
+		r.peers[id] = p
+	}
 	return 0
 }
 

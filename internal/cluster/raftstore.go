@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 
+	"github.com/starling-tsdb/starling/internal/statefile"
 	"github.com/starling-tsdb/starling/internal/table"
 )
 
@@ -27,7 +28,7 @@ func openRaftStore(dir string, log hclog.Logger) (s *raftStore, err error) {
 	// The libraries panic on some damage; a start has to fail with an error.
 	defer recoverInto(&err, "open the Raft store "+dir)
 	s = &raftStore{}
-	if err := makeDir(dir); err != nil {
+	if err := statefile.MakeDir(dir); err != nil {
 		return nil, fmt.Errorf("open the Raft store: %w", err)
 	}
 	if s.wasThere, err = logExists(dir); err != nil {
@@ -60,7 +61,7 @@ func (s *raftStore) newestSnapshot() (index, term uint64, err error) {
 
 func recoverInto(err *error, doing string) {
 	if r := recover(); r != nil {
-		*err = fmt.Errorf("%s: %w: %v", doing, errDamaged, r)
+		*err = fmt.Errorf("%s: %w: %v", doing, statefile.ErrDamaged, r)
 	}
 }
 

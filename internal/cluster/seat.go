@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/starling-tsdb/starling/internal/statefile"
 	"github.com/starling-tsdb/starling/internal/table"
 )
 
@@ -81,7 +82,7 @@ func (s *seat) adopt(t *table.Table) (adopted bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if err := replaceFile(s.path, b); err != nil {
+	if err := statefile.Replace(s.path, b); err != nil {
 		return false, fmt.Errorf("adopt epoch %d: %w", t.Epoch, err)
 	}
 	s.announce(old, t)

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -28,6 +30,8 @@ const (
 	maxClusterName = 64
 	maxZone        = 64
 	maxReplicas    = 16
+	// minTransferRate is a second or so of the writes of a small cluster.
+	minTransferRate = 64 * units.Kibibyte
 )
 
 // Config is everything that a node can be told. The comments name the flags.
@@ -46,6 +50,8 @@ type Web struct {
 	ListenAddress string
 	// ConfigFile is --web.config.file, exporter-toolkit's format; empty for plain HTTP.
 	ConfigFile string
+	// MaxConnections is --web.max-connections: more wait to be accepted.
+	MaxConnections int
 }
 
 // Storage is the local store.
@@ -60,7 +66,14 @@ type Storage struct {
 	OutOfOrderWindow model.Duration
 	// WALSync is --storage.wal-sync: commit, interval or off.
 	WALSync string
+	// MaxSeries is --storage.max-series: new series past it are refused. 0 is no limit,
+	// AutoSeries leaves it to the memory.
+	MaxSeries int
 }
+
+// AutoSeries is the MaxSeries of a node that takes one series for each 4 KiB of memory
+// that it may use, as far as that is known.
+const AutoSeries = -1
 
 // Cluster is membership and placement.
 type Cluster struct {
@@ -80,6 +93,9 @@ type Cluster struct {
 	ReplicationFactor int
 	// Zone is --cluster.zone.
 	Zone string
+	// TransferRate is --cluster.transfer-rate, in bytes a second: what this node gives to
+	// others that missed it.
+	TransferRate units.Base2Bytes
 }
 
 // Query bounds what queries may cost.
@@ -97,18 +113,20 @@ type Query struct {
 // Default returns the settings of a node that is told nothing.
 func Default() Config {
 	return Config{
-		Web: Web{ListenAddress: ":9080"},
+		Web: Web{ListenAddress: ":9080", MaxConnections: 512},
 		Storage: Storage{
 			Path:             "data",
 			RetentionTime:    model.Duration(15 * 24 * time.Hour),
 			OutOfOrderWindow: model.Duration(3 * time.Hour),
 			WALSync:          SyncCommit,
+			MaxSeries:        AutoSeries,
 		},
 		Cluster: Cluster{
 			Name:              "starling",
 			GossipAddress:     ":7946",
 			RPCAddress:        ":9081",
 			ReplicationFactor: 3,
+			TransferRate:      64 * units.Mebibyte,
 		},
 		Query: Query{
 			Timeout:        model.Duration(2 * time.Minute),
@@ -164,7 +182,7 @@ func Flagged(flag string, err error) error { return &Error{Flag: flag, Err: err}
 // Check returns an *Error for the first wrong value.
 func (c *Config) Check() error {
 	return firstOf(
-		func() error { return checkAddress("web.listen-address", c.Web.ListenAddress) },
+		c.Web.check,
 		c.Storage.check,
 		c.Cluster.check,
 		c.Query.check,
@@ -181,6 +199,13 @@ func firstOf(checks ...func() error) error {
 	return nil
 }
 
+func (w *Web) check() error {
+	if w.MaxConnections <= 0 {
+		return Flagged("web.max-connections", fmt.Errorf("%d is not positive", w.MaxConnections))
+	}
+	return checkAddress("web.listen-address", w.ListenAddress)
+}
+
 func (s *Storage) check() error {
 	switch {
 	case s.Path == "":
@@ -192,6 +217,8 @@ func (s *Storage) check() error {
 	case time.Duration(s.OutOfOrderWindow) < time.Hour:
 		return Flagged("storage.tsdb.out-of-order-time-window",
 			fmt.Errorf("%s is less than 1h, half the duration of a block: overlapping writes to a series could lose samples", s.OutOfOrderWindow))
+	case s.MaxSeries < AutoSeries:
+		return Flagged("storage.max-series", fmt.Errorf("%d is negative", s.MaxSeries))
 	case !slices.Contains([]string{SyncCommit, SyncInterval, SyncOff}, s.WALSync):
 		return Flagged("storage.wal-sync", fmt.Errorf("%q is none of commit, interval, off", s.WALSync))
 	}
@@ -214,11 +241,47 @@ func (c *Cluster) check() error {
 		return Flagged("cluster.replication-factor", fmt.Errorf("%d is not between 1 and %d", c.ReplicationFactor, maxReplicas))
 	case c.BootstrapExpect < 0:
 		return Flagged("cluster.bootstrap-expect", fmt.Errorf("%d is negative", c.BootstrapExpect))
+	case c.TransferRate < minTransferRate:
+		return Flagged("cluster.transfer-rate", fmt.Errorf("%s is less than %s a second: a node that was away would hardly catch up", c.TransferRate, minTransferRate))
+	}
+	if c.AdvertiseHost != "" {
+		if err := checkHost(c.AdvertiseHost); err != nil {
+			return Flagged("cluster.advertise-host", err)
+		}
 	}
 	for _, j := range c.Join {
-		if strings.TrimSpace(j) == "" {
-			return Flagged("cluster.join", errors.New("an address is empty; it takes host:port or a DNS name"))
+		if err := checkSeed(j); err != nil {
+			return Flagged("cluster.join", err)
 		}
+	}
+	return nil
+}
+
+// checkSeed takes host or host:port.
+func checkSeed(seed string) error {
+	if checkHost(strings.Trim(seed, "[]")) == nil {
+		return nil
+	}
+	host, port, err := net.SplitHostPort(seed)
+	if err != nil || host == "" {
+		return fmt.Errorf("%q is not host:port or a DNS name", seed)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return fmt.Errorf("%q: port %q is not a number in 1..65535", seed, port)
+	}
+	return checkHost(host)
+}
+
+// checkHost takes a DNS name or an IP address that others can reach.
+func checkHost(host string) error {
+	if ip, err := netip.ParseAddr(host); err == nil {
+		if ip.IsUnspecified() {
+			return fmt.Errorf("%q is no address that other nodes can reach", host)
+		}
+		return nil
+	}
+	if host == "" || strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || strings.ContainsRune(":/[]@", r) }) {
+		return fmt.Errorf("%q is not a DNS name or an IP address, without a port", host)
 	}
 	return nil
 }

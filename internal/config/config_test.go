@@ -13,6 +13,17 @@ func TestDefaultsAreValid(t *testing.T) {
 	}
 }
 
+func TestHostsThatAreTaken(t *testing.T) {
+	c := Default()
+	c.Cluster.Join = []string{"node-1", "node-1.example.org:7946", "10.0.0.1", "10.0.0.1:1", "::1", "[::1]", "[fe80::1%eth0]:7946", "node_2"}
+	for _, host := range []string{"node-1", "10.0.0.1", "fd00::1", "node_2.internal."} {
+		c.Cluster.AdvertiseHost = host
+		if err := c.Check(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestCheckNamesTheFlag(t *testing.T) {
 	for _, c := range []struct {
 		flag   string
@@ -20,6 +31,8 @@ func TestCheckNamesTheFlag(t *testing.T) {
 	}{
 		{"web.listen-address", func(c *Config) { c.Web.ListenAddress = "9080" }},
 		{"web.listen-address", func(c *Config) { c.Web.ListenAddress = "127.0.0.1:http-alt-x" }},
+		{"web.max-connections", func(c *Config) { c.Web.MaxConnections = 0 }},
+		{"storage.max-series", func(c *Config) { c.Storage.MaxSeries = -2 }},
 		{"storage.tsdb.path", func(c *Config) { c.Storage.Path = "" }},
 		{"storage.tsdb.retention.time", func(c *Config) { c.Storage.RetentionTime = -1 }},
 		{"storage.tsdb.retention.size", func(c *Config) { c.Storage.RetentionSize = -1 }},
@@ -33,6 +46,16 @@ func TestCheckNamesTheFlag(t *testing.T) {
 		{"cluster.replication-factor", func(c *Config) { c.Cluster.ReplicationFactor = 0 }},
 		{"cluster.bootstrap-expect", func(c *Config) { c.Cluster.BootstrapExpect = -1 }},
 		{"cluster.join", func(c *Config) { c.Cluster.Join = []string{" "} }},
+		{"cluster.join", func(c *Config) { c.Cluster.Join = []string{"node-1", ":7946"} }},
+		{"cluster.join", func(c *Config) { c.Cluster.Join = []string{"node-1:gossip"} }},
+		{"cluster.join", func(c *Config) { c.Cluster.Join = []string{"node-1:0"} }},
+		{"cluster.join", func(c *Config) { c.Cluster.Join = []string{"node-1:79460"} }},
+		{"cluster.join", func(c *Config) { c.Cluster.Join = []string{"http://node-1:7946"} }},
+		{"cluster.join", func(c *Config) { c.Cluster.Join = []string{"0.0.0.0:7946"} }},
+		{"cluster.advertise-host", func(c *Config) { c.Cluster.AdvertiseHost = "node-1:7946" }},
+		{"cluster.advertise-host", func(c *Config) { c.Cluster.AdvertiseHost = ":7946" }},
+		{"cluster.advertise-host", func(c *Config) { c.Cluster.AdvertiseHost = "::" }},
+		{"cluster.advertise-host", func(c *Config) { c.Cluster.AdvertiseHost = "node 1" }},
 		{"query.timeout", func(c *Config) { c.Query.Timeout = 0 }},
 		{"query.max-samples", func(c *Config) { c.Query.MaxSamples = 0 }},
 		{"query.max-concurrency", func(c *Config) { c.Query.MaxConcurrency = -3 }},

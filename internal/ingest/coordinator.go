@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
+	"github.com/starling-tsdb/starling/internal/proof"
 	"github.com/starling-tsdb/starling/internal/series"
 	"github.com/starling-tsdb/starling/internal/table"
 )
@@ -32,10 +33,14 @@ const (
 	maxBackoff   = 200 * time.Millisecond
 )
 
-// Replica appends to one owner. The batch is shared and must not be changed or kept
-// after the call returns.
+// Replica is the way to one owner.
 type Replica interface {
-	Append(ctx context.Context, t *table.Table, b *series.Batch) (series.Outcome, error)
+	// Append stores a batch. It is shared and must not be changed or kept after the call
+	// returns.
+	Append(ctx context.Context, t *table.Table, b *series.Batch) (proof.Confirmation, error)
+	// Note returns when the owner has noted durably that a peer may lack samples since a
+	// time, in milliseconds.
+	Note(ctx context.Context, t *table.Table, peer table.NodeID, since int64) error
 }
 
 // Options are what a Coordinator works with. All are required but Registerer.
@@ -62,6 +67,7 @@ type Coordinator struct {
 	duration   prometheus.Histogram
 	unanswered *prometheus.CounterVec
 	replans    prometheus.Counter
+	notes      *prometheus.CounterVec
 }
 
 // New returns a coordinator.
@@ -82,10 +88,15 @@ func New(opts Options) *Coordinator {
 			Name: "starling_ingest_replans_total",
 			Help: "Writes planned anew because the table had changed.",
 		}),
+		notes: factory.NewCounterVec(prometheus.CounterOpts{
+			Name: "starling_ingest_gap_notes_total",
+			Help: "Owners asked to note what another one misses, by what came of it.",
+		}, []string{"result"}),
 	}
 }
 
-// ShortError means that samples lack their write quorum. A retry may help.
+// ShortError means that samples lack their write quorum, or a note for an owner that misses
+// them. A retry may help.
 type ShortError struct {
 	// Samples counts those that are short, of Total.
 	Samples, Total int
@@ -95,7 +106,7 @@ type ShortError struct {
 
 // Error implements error.
 func (e *ShortError) Error() string {
-	msg := fmt.Sprintf("%d of %d samples lack their write quorum", e.Samples, e.Total)
+	msg := fmt.Sprintf("%d of %d samples are not stored safely on a write quorum", e.Samples, e.Total)
 	if len(e.Causes) > 0 {
 		msg += ": " + strings.Join(e.Causes, "; ")
 	}
@@ -117,6 +128,10 @@ func (c *Coordinator) Write(ctx context.Context, b *series.Batch) (series.Result
 			continue
 		}
 		c.duration.Observe(time.Since(start).Seconds())
+		var short *ShortError
+		if errors.As(err, &short) {
+			c.opts.Logger.Warn("Write is short of its quorum", "samples", short.Samples, "of", short.Total, "causes", strings.Join(short.Causes, "; "))
+		}
 		return res, err
 	}
 }
@@ -148,14 +163,19 @@ func (c *Coordinator) write(ctx context.Context, b *series.Batch) (series.Result
 		return series.Result{}, &table.MismatchError{Have: t, Want: t.Epoch}
 	}
 	parts := split(b, t, placement)
-	answers := c.send(ctx, t, parts)
-	return c.collect(ctx, newTally(b, t.Copies(), t.WriteQuorum()), parts, answers)
+	tally := newTally(b, t.Copies(), t.WriteQuorum())
+	col := c.collect(ctx, tally, parts, c.send(ctx, t, parts))
+	res, err := c.conclude(ctx, tally, col)
+	if err != nil {
+		return res, err
+	}
+	return res, c.cover(ctx, t, tally, parts, col.holders)
 }
 
 type answer struct {
-	part    *part
-	outcome series.Outcome
-	err     error
+	part         *part
+	confirmation proof.Confirmation
+	err          error
 }
 
 // send starts the appends on all owners. They outlive the answer to the client, but not
@@ -166,8 +186,12 @@ func (c *Coordinator) send(ctx context.Context, t *table.Table, parts []*part) <
 	var owners sync.WaitGroup
 	for _, p := range parts {
 		owners.Go(func() {
-			outcome, err := c.append(detached, t, p)
-			answers <- answer{part: p, outcome: outcome, err: err}
+			a := answer{part: p}
+			a.err = c.guard(p.node, func() (err error) {
+				a.confirmation, err = c.opts.Replica(p.node).Append(detached, t, p.batch)
+				return err
+			})
+			answers <- a
 		})
 	}
 	go func() {
@@ -177,72 +201,88 @@ func (c *Coordinator) send(ctx context.Context, t *table.Table, parts []*part) <
 	return answers
 }
 
-// append asks one owner. A panic is that owner's failure: no request may end the process.
-func (c *Coordinator) append(ctx context.Context, t *table.Table, p *part) (o series.Outcome, err error) {
+// guard asks one owner. A panic is that owner's failure: no request may end the process.
+func (c *Coordinator) guard(node table.NodeID, ask func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			c.opts.Logger.Error("Append panicked", "node", p.node, "panic", r, "stack", string(debug.Stack()))
+			c.opts.Logger.Error("Request to an owner panicked", "node", node, "panic", r, "stack", string(debug.Stack()))
 			err = fmt.Errorf("panic: %v", r)
 		}
 	}()
-	return c.opts.Replica(p.node).Append(ctx, t, p.batch)
+	return ask()
 }
 
-func (c *Coordinator) collect(ctx context.Context, t *tally, parts []*part, answers <-chan answer) (series.Result, error) {
-	missing := make(map[*part]error, len(parts))
+// collected is what the owners said until nobody was waited for any more.
+type collected struct {
+	holders  []*holder
+	missing  map[*part]error
+	mismatch *table.MismatchError
+}
+
+// collect waits for the owners: until the verdicts are certain, and then, for the grace, for
+// those that miss something that nobody has noted yet.
+func (c *Coordinator) collect(ctx context.Context, t *tally, parts []*part, answers <-chan answer) collected {
+	col := collected{missing: make(map[*part]error, len(parts))}
 	for _, p := range parts {
-		missing[p] = errors.New("no answer in time")
+		col.missing[p] = errors.New("no answer in time")
 	}
-	var mismatch *table.MismatchError
 	var grace <-chan time.Time
 	for waiting := len(parts); waiting > 0; {
-		if grace == nil && t.settled() {
-			timer := time.NewTimer(c.opts.Grace)
-			defer timer.Stop()
-			grace = timer.C
+		if t.settled() {
+			if t.offered(parts, col.holders) {
+				break
+			}
+			if grace == nil {
+				timer := time.NewTimer(c.opts.Grace)
+				defer timer.Stop()
+				grace = timer.C
+			}
 		}
 		select {
 		case a := <-answers:
 			waiting--
 			if a.err == nil {
-				delete(missing, a.part)
-				t.confirm(a.part, a.outcome)
+				delete(col.missing, a.part)
+				col.holders = append(col.holders, &holder{a.part, a.confirmation})
+				t.confirm(a.part, a.confirmation.Outcome)
 				continue
 			}
-			missing[a.part] = a.err
+			col.missing[a.part] = a.err
 			t.fail(a.part)
-			errors.As(a.err, &mismatch)
+			errors.As(a.err, &col.mismatch)
 		case <-grace:
 			waiting = 0
 		case <-ctx.Done():
 			waiting = 0
 		}
 	}
-	for p := range missing {
+	for p := range col.missing {
 		c.unanswered.WithLabelValues(string(p.node)).Inc()
 	}
-	return c.conclude(ctx, t, missing, mismatch)
+	return col
 }
 
-func (c *Coordinator) conclude(ctx context.Context, t *tally, missing map[*part]error, mismatch *table.MismatchError) (series.Result, error) {
+func (c *Coordinator) conclude(ctx context.Context, t *tally, col collected) (series.Result, error) {
 	res, shortOf := t.result()
 	if shortOf == 0 {
 		return res, nil
 	}
-	if mismatch != nil {
-		return res, mismatch
+	if col.mismatch != nil {
+		return res, col.mismatch
 	}
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return res, ctx.Err()
 	}
-	e := &ShortError{Samples: shortOf}
-	for i := range t.batch.Series {
-		e.Total += len(t.batch.Series[i].Samples)
-	}
-	for p, err := range missing {
+	e := &ShortError{Samples: shortOf, Total: t.batch.NumSamples()}
+	for p, err := range col.missing {
 		e.Causes = append(e.Causes, fmt.Sprintf("node %s: %v", p.node, err))
 	}
 	sort.Strings(e.Causes)
-	c.opts.Logger.Warn("Write is short of its quorum", "samples", e.Samples, "of", e.Total, "causes", strings.Join(e.Causes, "; "))
 	return res, e
+}
+
+// asksForPlan tells whether an error of an owner means that the table has changed.
+func asksForPlan(err error) bool {
+	var mismatch *table.MismatchError
+	return errors.As(err, &mismatch)
 }

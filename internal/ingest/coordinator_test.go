@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -12,18 +13,45 @@ import (
 
 	"github.com/prometheus/prometheus/model/labels"
 
+	"github.com/starling-tsdb/starling/internal/proof"
 	"github.com/starling-tsdb/starling/internal/series"
 	"github.com/starling-tsdb/starling/internal/table"
 )
 
 // node is an owner whose answers a test chooses.
 type node struct {
-	*Owner
+	owner    *Owner
 	mu       sync.Mutex
 	delay    time.Duration
 	err      error
 	refusals []series.Refusal
 	stored   []*series.Batch
+	gaps     []proof.Gap
+	asked    int // for notes
+	noteErr  error
+	hangs    bool // when it is asked for a note
+}
+
+func (n *node) Offered() []proof.Gap {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.gaps)
+}
+
+// Note implements Gaps.
+func (n *node) Note(ctx context.Context, peer table.NodeID, since int64) error {
+	if n.hangs {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.asked++
+	if n.noteErr != nil {
+		return n.noteErr
+	}
+	n.gaps = append(n.gaps, proof.Gap{Peer: peer, Since: since})
+	return nil
 }
 
 func (n *node) store(ctx context.Context, b *series.Batch) (series.Outcome, error) {
@@ -47,10 +75,22 @@ func (f storeFunc) Append(ctx context.Context, b *series.Batch) (series.Outcome,
 	return f(ctx, b)
 }
 
-type replicaFunc func(context.Context, *table.Table, *series.Batch) (series.Outcome, error)
+// replica reaches the owner of a node directly.
+type replica struct{ owner *Owner }
 
-func (f replicaFunc) Append(ctx context.Context, t *table.Table, b *series.Batch) (series.Outcome, error) {
-	return f(ctx, t, b)
+func (r replica) Append(ctx context.Context, t *table.Table, b *series.Batch) (proof.Confirmation, error) {
+	return r.owner.Append(ctx, t.Epoch, b)
+}
+
+func (r replica) Note(ctx context.Context, t *table.Table, peer table.NodeID, since int64) error {
+	return r.owner.Note(ctx, t.Epoch, peer, since)
+}
+
+// panicking is an owner whose way panics.
+type panicking struct{ replica }
+
+func (panicking) Append(context.Context, *table.Table, *series.Batch) (proof.Confirmation, error) {
+	panic("corrupt")
 }
 
 // modulo places a series on the slots after its number of labels: enough for tests that
@@ -88,19 +128,15 @@ func newCluster(size int) *cluster {
 	for i := range size {
 		id := table.NodeID(fmt.Sprintf("node-%d", i))
 		n := &node{}
-		n.Owner = NewOwner(storeFunc(n.store))
+		n.owner = NewOwner(storeFunc(n.store), n)
 		c.nodes[id] = n
 		c.table.Slots = append(c.table.Slots, table.Slot{Node: id})
 	}
 	c.table.WrittenQuorum = c.table.WriteQuorum()
 	c.adopt(c.table)
 	c.Coordinator = New(Options{
-		Table: func() (*table.Table, Placement) { return c.table, modulo{slots: size, copies: c.table.Copies()} },
-		Replica: func(id table.NodeID) Replica {
-			return replicaFunc(func(ctx context.Context, t *table.Table, b *series.Batch) (series.Outcome, error) {
-				return c.nodes[id].Append(ctx, t.Epoch, b)
-			})
-		},
+		Table:   func() (*table.Table, Placement) { return c.table, modulo{slots: size, copies: c.table.Copies()} },
+		Replica: func(id table.NodeID) Replica { return replica{c.nodes[id].owner} },
 		MarkWritten: func(context.Context) error {
 			c.marked++
 			next := *c.table
@@ -119,7 +155,7 @@ func newCluster(size int) *cluster {
 func (c *cluster) adopt(t *table.Table) {
 	c.table = t
 	for _, n := range c.nodes {
-		n.Adopt(t)
+		n.owner.Adopt(t)
 	}
 }
 
@@ -234,7 +270,7 @@ func TestWritePlansAnewWhenTheTableChanges(t *testing.T) {
 		next := *c.table
 		next.Epoch++
 		for _, n := range c.nodes {
-			n.Adopt(&next)
+			n.owner.Adopt(&next)
 		}
 		old := c.table
 		calls := 0
@@ -257,7 +293,7 @@ func TestFirstWriteMarksTheEpoch(t *testing.T) {
 		unmarked := *c.table
 		unmarked.Epoch, unmarked.WrittenQuorum = 2, 0
 		c.adopt(&unmarked)
-		if _, err := c.nodes["node-0"].Append(t.Context(), 2, batch("a")); err == nil {
+		if _, err := c.nodes["node-0"].owner.Append(t.Context(), 2, batch("a")); err == nil {
 			t.Error("an owner confirmed in an epoch that is not marked as taking writes")
 		}
 		if _, err := c.Write(t.Context(), batch("a")); err != nil {
@@ -275,7 +311,7 @@ func TestOwnerAdoptsAfterOlderAppendsEnded(t *testing.T) {
 		n := c.nodes["node-0"]
 		n.delay = time.Second
 		go func() {
-			if _, err := n.Append(t.Context(), 1, batch("a")); err != nil {
+			if _, err := n.owner.Append(t.Context(), 1, batch("a")); err != nil {
 				t.Error(err)
 			}
 		}()
@@ -283,12 +319,12 @@ func TestOwnerAdoptsAfterOlderAppendsEnded(t *testing.T) {
 		start := time.Now()
 		next := *c.table
 		next.Epoch = 2
-		n.Adopt(&next)
+		n.owner.Adopt(&next)
 		if took := time.Since(start); took != n.delay {
 			t.Errorf("epoch 2 was adopted after %s, want %s: when the append of epoch 1 had ended", took, n.delay)
 		}
 		var mismatch *table.MismatchError
-		if _, err := n.Append(t.Context(), 1, batch("a")); !errors.As(err, &mismatch) {
+		if _, err := n.owner.Append(t.Context(), 1, batch("a")); !errors.As(err, &mismatch) {
 			t.Errorf("append of epoch 1 at epoch 2: %v, want a mismatch", err)
 		}
 	})
@@ -300,7 +336,7 @@ func TestPanicOfAnOwnerIsItsFailure(t *testing.T) {
 		healthy := c.opts.Replica
 		c.opts.Replica = func(id table.NodeID) Replica {
 			if id == "node-1" {
-				return replicaFunc(func(context.Context, *table.Table, *series.Batch) (series.Outcome, error) { panic("corrupt") })
+				return panicking{}
 			}
 			return healthy(id)
 		}
@@ -317,7 +353,7 @@ func TestWriteWaitsForTheTable(t *testing.T) {
 		c := newCluster(1)
 		old, next := c.table, *c.table
 		next.Epoch++
-		c.nodes["node-0"].Adopt(&next)
+		c.nodes["node-0"].owner.Adopt(&next)
 		published := time.Now().Add(2 * time.Second)
 		c.opts.Table = func() (*table.Table, Placement) {
 			if time.Now().Before(published) {
@@ -340,17 +376,17 @@ func TestOwnerBoundsWhatWaits(t *testing.T) {
 			Labels: labels.FromStrings("__name__", "m"), Samples: make([]series.Sample, maxRunningBytes/100),
 		}}}
 		for range 3 {
-			go func() { _, _ = n.Append(t.Context(), 1, large) }()
+			go func() { _, _ = n.owner.Append(t.Context(), 1, large) }()
 		}
 		synctest.Wait()
-		if _, err := n.Append(t.Context(), 1, large); err == nil {
+		if _, err := n.owner.Append(t.Context(), 1, large); err == nil {
 			t.Error("batches pile up without a bound")
 		}
 		time.Sleep(2 * time.Hour)
-		n.Owner.mu.Lock()
-		defer n.Owner.mu.Unlock()
-		if n.bytes != 0 {
-			t.Errorf("%d bytes are counted when nothing runs", n.bytes)
+		n.owner.mu.Lock()
+		defer n.owner.mu.Unlock()
+		if n.owner.bytes != 0 {
+			t.Errorf("%d bytes are counted when nothing runs", n.owner.bytes)
 		}
 	})
 }

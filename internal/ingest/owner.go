@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/starling-tsdb/starling/internal/proof"
 	"github.com/starling-tsdb/starling/internal/series"
 	"github.com/starling-tsdb/starling/internal/table"
 )
@@ -24,10 +25,20 @@ type Store interface {
 	Append(ctx context.Context, b *series.Batch) (series.Outcome, error)
 }
 
+// Gaps are the notes of what peers miss.
+type Gaps interface {
+	// Offered returns the gaps that a confirmation may carry, for what was stored before
+	// the call.
+	Offered() []proof.Gap
+	// Note returns when a gap for the peer since that time, in milliseconds, is on disk.
+	Note(ctx context.Context, peer table.NodeID, since int64) error
+}
+
 // Owner stores what this node owns, whoever coordinates the write. It is the only way to
 // the store, for this node's own coordinator as for peers, and it cannot forward.
 type Owner struct {
 	store Store
+	gaps  Gaps
 
 	mu sync.Mutex
 	// ended is signalled, under mu, when the last append of an epoch ends.
@@ -40,8 +51,8 @@ type Owner struct {
 }
 
 // NewOwner returns an owner that refuses everything until it adopts a table.
-func NewOwner(store Store) *Owner {
-	o := &Owner{store: store, running: map[uint64]int{}}
+func NewOwner(store Store, gaps Gaps) *Owner {
+	o := &Owner{store: store, gaps: gaps, running: map[uint64]int{}}
 	o.ended = sync.NewCond(&o.mu)
 	return o
 }
@@ -70,13 +81,37 @@ func (o *Owner) olderRunning(epoch uint64) bool {
 
 // Append stores a batch that was planned by the given epoch. Another epoch than the
 // node's own is a *table.MismatchError.
-func (o *Owner) Append(ctx context.Context, epoch uint64, b *series.Batch) (series.Outcome, error) {
+func (o *Owner) Append(ctx context.Context, epoch uint64, b *series.Batch) (proof.Confirmation, error) {
 	size := b.Bytes()
 	if err := o.begin(epoch, size); err != nil {
-		return series.Outcome{}, err
+		return proof.Confirmation{}, err
 	}
 	defer o.end(epoch, size)
-	return o.store.Append(ctx, b)
+	outcome, err := o.store.Append(ctx, b)
+	if err != nil {
+		return proof.Confirmation{}, err
+	}
+	// After the batch is stored: a hand-off that begins from now on finds it.
+	return proof.Confirmation{Outcome: outcome, Gaps: o.gaps.Offered()}, nil
+}
+
+// Note notes durably that a peer may lack samples since a time, in milliseconds, of those
+// that this node confirmed. Another epoch than the node's own is a *table.MismatchError.
+func (o *Owner) Note(ctx context.Context, epoch uint64, peer table.NodeID, since int64) error {
+	if err := o.begin(epoch, 0); err != nil {
+		return err
+	}
+	defer o.end(epoch, 0)
+	if _, member := o.table().SlotOf(peer); !member {
+		return fmt.Errorf("node %s, which is said to miss samples, is no member at epoch %d", peer, epoch)
+	}
+	return o.gaps.Note(ctx, peer, since)
+}
+
+func (o *Owner) table() *table.Table {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.now
 }
 
 func (o *Owner) begin(epoch uint64, size int64) error {

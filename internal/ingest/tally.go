@@ -97,6 +97,8 @@ func (t *tally) confirm(p *part, o series.Outcome) {
 			ob.conflict++
 			continue
 		}
+		// A series too many is refused like an invalid sample: 503 would have the sender
+		// repeat it, and hold back all that follows, for as long as the limit stands.
 		ob.invalid++
 		ob.first = r
 	}

@@ -29,9 +29,11 @@ import (
 // synctest bubble, but for the test that cannot.
 type flock struct {
 	*testing.T
-	net   *simnet.Net
-	dir   string
-	tune  func(*storage.Options)
+	net  *simnet.Net
+	dir  string
+	tune func(*storage.Options)
+	// web, if set, changes the settings of HTTP.
+	web   func(*config.Web)
 	nodes map[string]*member
 	// linger is how long the last timers run on when all nodes have stopped: those of
 	// memberlist's probes. A bubble must not end before them.
@@ -89,6 +91,9 @@ func (f *flock) start(name, ip string, change func(*config.Cluster)) *member {
 	c.Cluster.AdvertiseHost = ip
 	if change != nil {
 		change(&c.Cluster)
+	}
+	if f.web != nil {
+		f.web(&c.Web)
 	}
 	n, err := New(Options{
 		Config: c, Network: host{f.net.Host(ip), name}, Tune: f.tune, Logger: slog.New(slog.DiscardHandler),

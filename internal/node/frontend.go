@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -54,8 +55,9 @@ func (n *Node) openFrontend(*teardown) error {
 			NativeDelta:       has("otlp-native-delta-ingestion"),
 			LookbackDelta:     time.Duration(c.Query.LookbackDelta),
 		}),
-		Logger:     n.logger,
-		Registerer: n.registry,
+		MaxInflightBytes: writeBytes(debug.SetMemoryLimit(-1)),
+		Logger:           n.logger,
+		Registerer:       n.registry,
 	})
 	n.frontend, err = api.New(api.Options{
 		Sources: api.Sources{
@@ -84,6 +86,10 @@ func (n *Node) openFrontend(*teardown) error {
 	})
 	return err
 }
+
+// writeBytes is what all write requests together may hold of a node's memory: a quarter,
+// as the garbage that they leave takes about as much again.
+func writeBytes(memory int64) int64 { return max(32<<20, min(512<<20, memory/4)) }
 
 // clusterStats leaves the warnings to partial.Note: the handler of Prometheus has no
 // place for them.

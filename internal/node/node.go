@@ -14,9 +14,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"path/filepath"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -24,10 +27,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	versioncollector "github.com/prometheus/client_golang/prometheus/collectors/version"
 	"github.com/prometheus/exporter-toolkit/web"
+	"github.com/prometheus/prometheus/util/netconnlimit"
 
 	"github.com/starling-tsdb/starling/internal/api"
 	"github.com/starling-tsdb/starling/internal/cluster"
 	"github.com/starling-tsdb/starling/internal/config"
+	"github.com/starling-tsdb/starling/internal/gaps"
+	"github.com/starling-tsdb/starling/internal/handoff"
 	"github.com/starling-tsdb/starling/internal/ingest"
 	"github.com/starling-tsdb/starling/internal/query"
 	"github.com/starling-tsdb/starling/internal/storage"
@@ -67,15 +73,22 @@ type Node struct {
 	logger   *slog.Logger
 	registry *prometheus.Registry
 	stopping atomic.Bool
+	// session tells this run of the node from others, in proofs.
+	session uint64
+	// outdated is set when the data directory turns out to be an old copy.
+	outdated atomic.Pointer[outdated]
 	placed   atomic.Pointer[placed]
 
 	http     net.Listener
 	rpc      *transport.Listener
 	store    *storage.Store
 	cluster  *cluster.Cluster
+	gaps     *gaps.Book
 	owner    *ingest.Owner
 	peers    *transport.Peers
 	server   *transport.Server
+	giver    *handoff.Giver
+	taker    *handoff.Taker
 	writes   *ingest.Coordinator
 	reads    *query.Fanout
 	frontend *api.API
@@ -90,7 +103,7 @@ func New(opts Options) (*Node, error) {
 	if opts.Network == nil {
 		opts.Network = machine{}
 	}
-	n := &Node{opts: opts, logger: opts.Logger, registry: prometheus.NewRegistry()}
+	n := &Node{opts: opts, logger: opts.Logger, registry: prometheus.NewRegistry(), session: rand.Uint64()}
 	n.registry.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
@@ -117,8 +130,8 @@ func (n *Node) listen(built *teardown) error {
 	if err != nil {
 		return config.Flagged("web.listen-address", err)
 	}
-	n.http = l
-	built.add("HTTP listener", l.Close)
+	n.http = netconnlimit.SharedLimitListener(l, netconnlimit.NewSharedSemaphore(c.Web.MaxConnections))
+	built.add("HTTP listener", n.http.Close)
 	if l, err = n.opts.Network.Listen(c.Cluster.RPCAddress); err != nil {
 		return config.Flagged("cluster.rpc-address", err)
 	}
@@ -135,6 +148,7 @@ func (n *Node) openStore(built *teardown) error {
 		RetentionSize:    int64(c.RetentionSize),
 		OutOfOrderWindow: time.Duration(c.OutOfOrderWindow),
 		WALSync:          storage.SyncMode(c.WALSync),
+		MaxSeries:        maxSeries(c.MaxSeries, debug.SetMemoryLimit(-1)),
 		Logger:           n.logger,
 		Registerer:       n.registry,
 	}
@@ -151,16 +165,41 @@ func (n *Node) openStore(built *teardown) error {
 		return err
 	}
 	built.add("store", n.store.Close)
-	return nil
+	n.gaps, err = gaps.Open(gaps.Options{Dir: filepath.Join(c.Path, "gaps"), Logger: n.logger, Registerer: n.registry})
+	if err != nil {
+		return config.Flagged("storage.tsdb.path", err)
+	}
+	built.add("gaps", func() error { n.gaps.Close(); return nil })
+	return loadOutdated(c.Path, &n.outdated)
+}
+
+func (n *Node) reader() reader { return reader{n.store, n} }
+
+// bytesPerSeries is what a series in memory takes with what hangs on it: about 3 KiB, and
+// room for queries and for garbage.
+const bytesPerSeries = 4 << 10
+
+// maxSeries is the limit of series of a node that was told flag and may use memory bytes,
+// math.MaxInt64 if nobody knows.
+func maxSeries(flag int, memory int64) int {
+	switch {
+	case flag != config.AutoSeries:
+		return flag
+	case memory == math.MaxInt64:
+		return 0
+	}
+	return int(max(1, memory/bytesPerSeries))
 }
 
 // joinParts builds everything between the store and the API.
 func (n *Node) joinParts(built *teardown) error {
-	n.owner = ingest.NewOwner(n.store)
+	flow := new(handoff.Flow)
+	n.owner = ingest.NewOwner(measuredStore{n.store, flow}, n.gaps)
 	n.peers = transport.NewPeers(transport.PeersOptions{
 		Address:          func(id table.NodeID) (string, bool) { return n.cluster.Address(id) },
 		Dial:             n.opts.Network.Dial,
 		Tables:           tables{n},
+		Starts:           starts{n},
 		MaxInFlightBytes: peerInFlightBytes,
 		Registerer:       n.registry,
 	})
@@ -173,8 +212,16 @@ func (n *Node) joinParts(built *teardown) error {
 	if t := n.cluster.Table(); t != nil {
 		n.adopt(t)
 	}
+	n.giver = handoff.NewGiver(handoff.GiverOptions{
+		Book: n.gaps, Source: n.store, Owns: n.owns, Flow: flow, Fraction: n.sharedFraction,
+		BytesPerSecond: int64(n.opts.Config.Cluster.TransferRate), Registerer: n.registry,
+	})
+	n.taker = handoff.NewTaker(handoff.TakerOptions{
+		Self: n.cluster.Self(), Store: n.store, Damaged: storage.ErrDamaged, Table: tables{n}.Table, Peers: n.givers,
+		Logger: n.logger, Registerer: n.registry,
+	})
 	n.server = transport.NewServer(transport.ServerOptions{
-		Self: n.cluster.Self(), Appender: n.owner, Reader: n.store, Tables: tables{n}, Membership: n.cluster,
+		Self: n.cluster.Self(), Appender: n.owner, Reader: n.reader(), Giver: peerGiver{n.giver}, Tables: tables{n}, Starts: starts{n}, Membership: n.cluster,
 		Logger: n.logger, Registerer: n.registry,
 	})
 	n.writes = ingest.New(ingest.Options{
@@ -234,6 +281,9 @@ func (n *Node) Run(ctx context.Context) error {
 	clusterCtx, leave := context.WithCancel(context.WithoutCancel(ctx))
 	clusterDone := make(chan struct{})
 	httpServer := n.newHTTPServer()
+	takerCtx, stopTaking := context.WithCancel(context.WithoutCancel(ctx))
+	takerDone := make(chan struct{})
+	go func() { defer close(takerDone); n.taker.Run(takerCtx) }()
 
 	run("cluster", func() error { defer close(clusterDone); return n.cluster.Run(clusterCtx) })
 	run("RPC server", func() error { return n.server.Serve(n.rpc.GRPC()) })
@@ -253,11 +303,13 @@ func (n *Node) Run(ctx context.Context) error {
 
 	// In reverse of the order in which requests pass through them.
 	var stop teardown
+	stop.add("gaps", func() error { n.gaps.Close(); return nil })
 	stop.add("store", n.store.Close)
 	stop.add("peers", func() error { n.peers.Close(); return nil })
 	stop.add("RPC listener", n.rpc.Close)
 	stop.add("RPC server", func() error { n.server.Stop(drainTimeout); return nil })
 	stop.add("cluster", func() error { leave(); <-clusterDone; return nil })
+	stop.add("hand-off", func() error { stopTaking(); <-takerDone; n.announceAbsence(); return nil })
 	stop.add("HTTP server", func() error { return drain(httpServer) })
 	return errors.Join(cause, stop.run(n.logger))
 }

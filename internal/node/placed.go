@@ -5,6 +5,7 @@ import (
 
 	"github.com/starling-tsdb/starling/internal/ingest"
 	"github.com/starling-tsdb/starling/internal/placement"
+	"github.com/starling-tsdb/starling/internal/proof"
 	"github.com/starling-tsdb/starling/internal/query"
 	"github.com/starling-tsdb/starling/internal/series"
 	"github.com/starling-tsdb/starling/internal/table"
@@ -69,8 +70,13 @@ func (n *Node) replica(id table.NodeID) ingest.Replica {
 type localReplica struct{ owner *ingest.Owner }
 
 // Append implements ingest.Replica.
-func (r localReplica) Append(ctx context.Context, t *table.Table, b *series.Batch) (series.Outcome, error) {
+func (r localReplica) Append(ctx context.Context, t *table.Table, b *series.Batch) (proof.Confirmation, error) {
 	return r.owner.Append(ctx, t.Epoch, b)
+}
+
+// Note implements ingest.Replica.
+func (r localReplica) Note(ctx context.Context, t *table.Table, peer table.NodeID, since int64) error {
+	return r.owner.Note(ctx, t.Epoch, peer, since)
 }
 
 // view is what a query asks: every node of the table.
@@ -80,12 +86,17 @@ func (n *Node) view() (query.View, error) {
 		return query.View{}, errNotFormed
 	}
 	v := query.View{Epoch: p.table.Epoch, WrittenQuorum: p.table.AnswerQuorum(), Copies: p.table.Copies()}
-	for _, id := range p.table.Nodes() {
-		node := query.Node{ID: id, Source: query.Source(localSource{n.store})}
-		if id != n.cluster.Self() {
-			node.Source = peerSource{peer: n.peers.Peer(id), table: p.table}
+	if p.table.Settled {
+		v.Table = p.table
+	}
+	for slot, s := range p.table.Slots {
+		switch s.Node {
+		case "":
+		case n.cluster.Self():
+			v.Nodes = append(v.Nodes, query.Node{ID: s.Node, Slot: slot, Source: localSource{n.reader(), p.table}})
+		default:
+			v.Nodes = append(v.Nodes, query.Node{ID: s.Node, Slot: slot, Source: peerSource{n.peers.Peer(s.Node), p.table}})
 		}
-		v.Nodes = append(v.Nodes, node)
 	}
 	return v, nil
 }

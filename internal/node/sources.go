@@ -11,22 +11,34 @@ import (
 	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/util/annotations"
 
+	"github.com/starling-tsdb/starling/internal/proof"
 	"github.com/starling-tsdb/starling/internal/query"
-	"github.com/starling-tsdb/starling/internal/storage"
 	"github.com/starling-tsdb/starling/internal/table"
 	"github.com/starling-tsdb/starling/internal/transport"
 )
 
-// localSource reads this node's own store for a query.
-type localSource struct{ store *storage.Store }
+// localSource reads this node's own store for a query, at the epoch of one table.
+type localSource struct {
+	reader
+	table *table.Table
+}
+
+// State implements query.Source.
+func (s localSource) State(context.Context) (proof.State, error) { return s.reader.State(), nil }
 
 // Select implements query.Source.
 func (s localSource) Select(ctx context.Context, req query.SelectRequest) promstorage.ChunkSeriesSet {
-	q, err := s.store.ChunkQuerier(req.Mint, req.Maxt)
+	set, err := s.reader.Select(ctx, selection(s.table, req))
 	if err != nil {
 		return promstorage.ErrChunkSeriesSet(err)
 	}
-	return &closingSet{ChunkSeriesSet: q.Select(ctx, true, req.Hints, req.Matchers...), querier: q}
+	return set
+}
+
+func selection(t *table.Table, req query.SelectRequest) transport.Selection {
+	return transport.Selection{
+		Epoch: t.Epoch, Proof: req.Proof, Mint: req.Mint, Maxt: req.Maxt, Hints: req.Hints, Matchers: req.Matchers,
+	}
 }
 
 // LabelNames implements query.Source.
@@ -44,7 +56,7 @@ func (s localSource) LabelValues(ctx context.Context, name string, mint, maxt in
 }
 
 func (s localSource) labels(mint, maxt int64, ask func(promstorage.LabelQuerier) ([]string, annotations.Annotations, error)) ([]string, annotations.Annotations, error) {
-	q, err := s.store.ChunkQuerier(mint, maxt)
+	q, err := s.Store.ChunkQuerier(mint, maxt)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -60,7 +72,7 @@ func (s localSource) labels(mint, maxt int64, ask func(promstorage.LabelQuerier)
 
 // Exemplars implements query.Source.
 func (s localSource) Exemplars(ctx context.Context, start, end int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error) {
-	q, err := s.store.ExemplarQuerier(ctx)
+	q, err := s.Store.ExemplarQuerier(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -69,22 +81,13 @@ func (s localSource) Exemplars(ctx context.Context, start, end int64, sets [][]*
 
 // Metadata implements query.Source.
 func (s localSource) Metadata(_ context.Context, metric string, limit, limitPerMetric int) (map[string][]metadata.Metadata, error) {
-	return s.store.Metadata(metric, limit, limitPerMetric), nil
+	return s.Store.Metadata(metric, limit, limitPerMetric), nil
 }
 
 // Stats implements query.Source.
 func (s localSource) Stats(_ context.Context, label string, limit int) (*tsdb.Stats, error) {
-	return s.store.Stats(label, limit)
+	return s.Store.Stats(label, limit)
 }
-
-// closingSet is closed by its reader, and closes the querier that it reads from.
-type closingSet struct {
-	promstorage.ChunkSeriesSet
-	querier promstorage.ChunkQuerier
-}
-
-// Close implements io.Closer.
-func (s *closingSet) Close() error { return s.querier.Close() }
 
 // peerSource reads a peer's store for a query, at the epoch of one table.
 type peerSource struct {
@@ -94,7 +97,12 @@ type peerSource struct {
 
 // Select implements query.Source.
 func (s peerSource) Select(ctx context.Context, req query.SelectRequest) promstorage.ChunkSeriesSet {
-	return s.peer.Select(ctx, s.table, req.Mint, req.Maxt, req.Hints, req.Matchers)
+	return s.peer.Select(ctx, s.table, selection(s.table, req))
+}
+
+// State implements query.Source.
+func (s peerSource) State(ctx context.Context) (proof.State, error) {
+	return s.peer.State(ctx, s.table)
 }
 
 // LabelNames implements query.Source.

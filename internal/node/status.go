@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/starling-tsdb/starling/internal/api"
 	"github.com/starling-tsdb/starling/internal/cluster"
@@ -32,6 +33,9 @@ func (n *Node) ready() error {
 	if err := errors.Join(n.serving(), n.store.Ready()); err != nil {
 		return err
 	}
+	if o := n.outdated.Load(); o != nil {
+		return o
+	}
 	members := len(n.placed.Load().table.Nodes())
 	if missing := n.missing(); 2*len(missing) >= members && len(missing) > 0 {
 		return fmt.Errorf("%d of %d members are not reached: %s", len(missing), members, strings.Join(missing, ", "))
@@ -55,10 +59,11 @@ type status struct{ n *Node }
 
 // Status implements api.Cluster.
 func (s status) Status() api.ClusterStatus {
-	out := api.ClusterStatus{Self: string(s.n.cluster.Self()), Slots: []api.SlotStatus{}, Nodes: []api.NodeStatus{}}
+	out := api.ClusterStatus{Self: string(s.n.cluster.Self()), Slots: []api.SlotStatus{}, Nodes: []api.NodeStatus{}, Gaps: s.n.gapStatus()}
 	if p := s.n.placed.Load(); p != nil {
 		t := p.table
 		out.ClusterID, out.Epoch, out.ReplicationFactor, out.WriteQuorum = t.ClusterID, t.Epoch, t.ReplicationFactor, t.WriteQuorum()
+		out.Settled = t.Settled
 		for i, slot := range t.Slots {
 			out.Slots = append(out.Slots, api.SlotStatus{
 				Slot: i, Node: string(slot.Node), Zone: slot.Zone, Joining: slot.Joining, Incarnation: slot.Incarnation,
@@ -75,5 +80,29 @@ func (s status) Status() api.ClusterStatus {
 		}
 		out.Nodes = append(out.Nodes, node)
 	}
+	for _, r := range s.n.store.Damage() {
+		out.Damage = append(out.Damage, api.DamageStatus{
+			MinTime: r.MinTime, MaxTime: r.MaxTime, Kind: string(r.Kind), Name: r.Name, Detail: r.Detail, Found: r.Found, Suspect: r.Suspect,
+		})
+	}
 	return out
 }
+
+func (n *Node) gapStatus() []api.GapStatus {
+	list := []api.GapStatus{}
+	for _, g := range n.gaps.Status() {
+		left := n.giver.Left(g.Gap)
+		status := api.GapStatus{
+			Peer: string(g.Peer), Opened: g.Opened.UTC(), HandingOff: g.HandingOff,
+			SamplesLeft: int64(left.Samples), BytesLeft: int64(left.Bytes),
+		}
+		if g.Since > firstYear {
+			status.Since = time.UnixMilli(g.Since).UTC().Format(time.RFC3339)
+		}
+		list = append(list, status)
+	}
+	return list
+}
+
+// firstYear is the oldest time that a timestamp can be written down for, in milliseconds.
+const firstYear = -62135596800000

@@ -17,8 +17,8 @@ import (
 // A negative limit and a limitPerMetric below 1 are none. The annotations say if
 // the answer is partial.
 func (f *Fanout) Metadata(ctx context.Context, metric string, limit, limitPerMetric int) (map[string][]metadata.Metadata, annotations.Annotations, error) {
-	g, err := gather(ctx, f, f.newBudget(), "metadata", func(ctx context.Context, s Source, _ *share) (map[string][]metadata.Metadata, error) {
-		return s.Metadata(ctx, metric, limit, limitPerMetric)
+	g, err := gather(ctx, f, f.newBudget(), "metadata", func(ctx context.Context, n Node, _ *share) (map[string][]metadata.Metadata, error) {
+		return n.Source.Metadata(ctx, metric, limit, limitPerMetric)
 	})
 	if err != nil {
 		return nil, nil, err
@@ -66,8 +66,8 @@ func mergeMetadata(answers []map[string][]metadata.Metadata, limit, limitPerMetr
 // smaller. An entry that is not in the top list of every node is underestimated; to make
 // that rare, nodes are asked for twice as many entries as are wanted.
 func (f *Fanout) Stats(ctx context.Context, label string, limit int) (*tsdb.Stats, annotations.Annotations, error) {
-	g, err := gather(ctx, f, f.newBudget(), "stats", func(ctx context.Context, s Source, _ *share) (*tsdb.Stats, error) {
-		return s.Stats(ctx, label, 2*limit)
+	g, err := gather(ctx, f, f.newBudget(), "stats", func(ctx context.Context, n Node, _ *share) (*tsdb.Stats, error) {
+		return n.Source.Stats(ctx, label, 2*limit)
 	})
 	if err != nil {
 		return nil, nil, err

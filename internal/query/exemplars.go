@@ -19,12 +19,12 @@ type exemplarQuerier struct {
 // in label order and by timestamp. The result has no place for a warning, so what a
 // partial answer lacks is noted in the context only.
 func (q *exemplarQuerier) Select(start, end int64, matchers ...[]*labels.Matcher) ([]exemplar.QueryResult, error) {
-	g, err := gather(q.ctx, q.f, q.f.newBudget(), "exemplars", func(ctx context.Context, s Source, _ *share) ([]exemplar.QueryResult, error) {
+	g, err := gather(q.ctx, q.f, q.f.newBudget(), "exemplars", func(ctx context.Context, n Node, _ *share) ([]exemplar.QueryResult, error) {
 		own := make([][]*labels.Matcher, len(matchers))
 		for i := range matchers {
 			own[i] = slices.Clone(matchers[i])
 		}
-		return s.Exemplars(ctx, start, end, own)
+		return n.Source.Exemplars(ctx, start, end, own)
 	})
 	if err != nil {
 		return nil, err

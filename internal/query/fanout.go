@@ -1,6 +1,10 @@
-// Package query is the coordinator of reads. It asks every node of the table and merges
-// the copies they hold, so that PromQL and the rest of the HTTP interface see one
+// Package query is the coordinator of reads. It asks the nodes of the table and merges what
+// they hold, so that PromQL and the rest of the HTTP interface see one
 // Prometheus storage.
+//
+// Where the owners of a series hold all of it, each series is read from one of them, which
+// the nodes prove before (proven.go). Elsewhere all nodes send all they hold, and for other
+// questions than samples they always do.
 //
 // An answer is complete when fewer nodes are missing than the smallest number of nodes
 // that ever confirmed a write: then each acknowledged sample lies on one that answered.

@@ -25,9 +25,17 @@ const (
 
 var errTimeout = errors.New("no answer within the time allowed to a node")
 
-// question is what a fan-out asks of each source. It takes the bytes of the answer from
-// the share before it holds them.
-type question[T any] func(ctx context.Context, s Source, sh *share) (T, error)
+// question is what a fan-out asks of each node. It takes the bytes of the answer from the
+// share before it holds them.
+type question[T any] func(ctx context.Context, n Node, sh *share) (T, error)
+
+// patience is how long the nodes are waited for.
+type patience struct {
+	// timeout is how long a node may take before it counts as failed.
+	timeout time.Duration
+	// grace is how long the others are waited for once the answers are complete.
+	grace time.Duration
+}
 
 // gathered is the answers that a read goes on with, in the order of the table.
 type gathered[T any] struct {
@@ -41,15 +49,19 @@ type gathered[T any] struct {
 // for those whose answers have no room for warnings. The answers it returns, and nothing
 // else, stay counted in the budget.
 func gather[T any](ctx context.Context, f *Fanout, b *budget, operation string, q question[T]) (gathered[T], error) {
-	g, err := gatherAttempts(ctx, f, b, q)
+	view, err := f.view()
+	var g gathered[T]
+	if err == nil {
+		g, err = gatherAttempts(ctx, f, view, b, patience{f.opts.Timeout, f.opts.Grace}, q)
+	}
 	f.metrics.requests.WithLabelValues(operation, result(err, len(g.warnings) > 0)).Inc()
 	return g, err
 }
 
-func gatherAttempts[T any](ctx context.Context, f *Fanout, b *budget, q question[T]) (gathered[T], error) {
-	view, err := f.view()
+func gatherAttempts[T any](ctx context.Context, f *Fanout, view View, b *budget, wait patience, q question[T]) (gathered[T], error) {
+	var err error
 	for n := 1; err == nil; n++ {
-		r := newRound[T](f, view, b, n == maxAttempts)
+		r := newRound[T](f, view, b, wait, n == maxAttempts)
 		if g, again, err := r.run(ctx, q); !again {
 			return g, err
 		}
@@ -96,17 +108,19 @@ type round[T any] struct {
 	tally
 	f       *Fanout
 	view    View
+	wait    patience
 	last    bool        // there will be no further attempt
 	shares  []share     // by node
 	replies []*reply[T] // by node, nil while there is none
 	behind  bool        // a node refused because its own table is older
 }
 
-func newRound[T any](f *Fanout, view View, b *budget, last bool) *round[T] {
+func newRound[T any](f *Fanout, view View, b *budget, wait patience, last bool) *round[T] {
 	r := &round[T]{
 		tally:   tally{nodes: len(view.Nodes), quorum: view.WrittenQuorum},
 		f:       f,
 		view:    view,
+		wait:    wait,
 		last:    last,
 		shares:  make([]share, len(view.Nodes)),
 		replies: make([]*reply[T], len(view.Nodes)),
@@ -160,7 +174,7 @@ func (r *round[T]) ask(ctx context.Context, q question[T]) error {
 	}
 
 	wantAll := partial.Allowed(ctx)
-	timeout := time.NewTimer(r.f.opts.Timeout)
+	timeout := time.NewTimer(r.wait.timeout)
 	defer timeout.Stop()
 	var grace <-chan time.Time
 	for !r.settled() {
@@ -185,7 +199,7 @@ func (r *round[T]) ask(ctx context.Context, q question[T]) error {
 		case r.ahead && !r.last, r.hopeless() && (!wantAll || r.behind && !r.last):
 			return nil
 		case r.complete() && grace == nil:
-			timer := time.NewTimer(r.f.opts.Grace)
+			timer := time.NewTimer(r.wait.grace)
 			defer timer.Stop()
 			grace = timer.C
 		}
@@ -215,7 +229,7 @@ func askNode[T any](ctx context.Context, f *Fanout, node Node, sh *share, q ques
 			err = fmt.Errorf("panic while reading: %v", p)
 		}
 	}()
-	return q(ctx, node.Source, sh)
+	return q(ctx, node, sh)
 }
 
 // add takes a reply into account. It returns an error that ends the read as a whole.

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 	"github.com/prometheus/prometheus/util/annotations"
 
+	"github.com/starling-tsdb/starling/internal/proof"
 	"github.com/starling-tsdb/starling/internal/series"
 	"github.com/starling-tsdb/starling/internal/table"
 )
@@ -67,6 +68,8 @@ type closingSet struct {
 
 func (s closingSet) Close() error { return s.querier.Close() }
 
+func (s dbSource) State(context.Context) (proof.State, error) { return proof.State{}, nil }
+
 func (s dbSource) Select(ctx context.Context, req SelectRequest) storage.ChunkSeriesSet {
 	q, err := s.ChunkQuerier(req.Mint, req.Maxt)
 	if err != nil {
@@ -113,7 +116,7 @@ func (s dbSource) Stats(_ context.Context, label string, limit int) (*tsdb.Stats
 func nodesOf(sources ...Source) []Node {
 	nodes := make([]Node, len(sources))
 	for i, s := range sources {
-		nodes[i] = Node{ID: table.NodeID(fmt.Sprintf("n%d", i)), Source: s}
+		nodes[i] = Node{ID: table.NodeID(fmt.Sprintf("n%d", i)), Slot: i, Source: s}
 	}
 	return nodes
 }

@@ -51,12 +51,7 @@ func (r *reader) start(ctx context.Context, req SelectRequest) *pending {
 		defer close(p.done)
 		defer cancel()
 		defer unlink()
-		g, err := gather(ctx, r.f, r.budget, "select", func(ctx context.Context, s Source, sh *share) (answer, error) {
-			own := req
-			hints := *req.Hints
-			own.Hints, own.Matchers = &hints, slices.Clone(req.Matchers)
-			return collect(ctx, s, own, sh)
-		})
+		g, err := r.f.selected(ctx, r.budget, req)
 		p.answers, p.warnings, p.err = g.answers, g.warnings, err
 		for _, a := range g.answers {
 			p.warnings.Merge(a.warnings)
@@ -106,9 +101,9 @@ func (r *reader) union(ctx context.Context, operation string, hints *storage.Lab
 		strings  []string
 		warnings annotations.Annotations
 	}
-	g, err := gather(ctx, r.f, r.budget, operation, func(ctx context.Context, s Source, sh *share) (found, error) {
+	g, err := gather(ctx, r.f, r.budget, operation, func(ctx context.Context, n Node, sh *share) (found, error) {
 		own := limit
-		strings, warnings, err := ask(ctx, s, &own)
+		strings, warnings, err := ask(ctx, n.Source, &own)
 		if err != nil {
 			return found{}, err
 		}

@@ -14,12 +14,16 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 	"github.com/prometheus/prometheus/tsdb/chunks"
 	"github.com/prometheus/prometheus/util/annotations"
+
+	"github.com/starling-tsdb/starling/internal/proof"
 )
 
 var errDown = errors.New("connection refused")
 
 // failing is a node that does not answer.
 type failing struct{ err error }
+
+func (f failing) State(context.Context) (proof.State, error) { return proof.State{}, f.err }
 
 func (f failing) Select(context.Context, SelectRequest) storage.ChunkSeriesSet {
 	return storage.ErrChunkSeriesSet(f.err)

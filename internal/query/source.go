@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/util/annotations"
 
+	"github.com/starling-tsdb/starling/internal/proof"
 	"github.com/starling-tsdb/starling/internal/table"
 )
 
@@ -24,7 +25,11 @@ import (
 // Matchers and hints belong to the callee. Strings, labels, exemplars and metadata that
 // a source returns are the caller's to keep.
 type Source interface {
-	// Select returns the series that match, sorted by labels, each with its chunks as
+	// State returns what the node says of itself before it is asked for data.
+	State(ctx context.Context) (proof.State, error)
+
+	// Select returns the series that match, and that the node serves if the request has a
+	// proof, sorted by labels, each with its chunks as
 	// stored. Chunks are trimmed to the range unless the hints say otherwise. Hints are
 	// never nil. Where Hints.Func is "series" only labels are read.
 	//
@@ -60,11 +65,20 @@ type SelectRequest struct {
 	// Hints narrow the range further and carry what an implementation may use.
 	Hints    *storage.SelectHints
 	Matchers []*labels.Matcher
+	// Proof says which of them the node serves; nil stands for all that it holds.
+	Proof *proof.Proof
+}
+
+// span is the range of samples that the answer may hold.
+func (r *SelectRequest) span() proof.Range {
+	return proof.Range{Min: min(r.Mint, r.Hints.Start), Max: max(r.Maxt, r.Hints.End)}
 }
 
 // Node is one node of the table and the way to its data.
 type Node struct {
-	ID     table.NodeID
+	ID table.NodeID
+	// Slot is its place in the table.
+	Slot   int
 	Source Source
 }
 
@@ -80,4 +94,7 @@ type View struct {
 	Copies int
 	// Nodes are all nodes of the table, each once.
 	Nodes []Node
+	// Table is set if the owners of a series hold all of it together, so that each series
+	// can be read from one of them.
+	Table *table.Table
 }

@@ -42,12 +42,12 @@ func TestBombs(t *testing.T) {
 	empty := func(tag string) []byte { return bytes.Repeat([]byte(tag+"\x00"), 15*mib) }
 	name := "\x0a\x0d\x0a\x08__name__\x12\x01m"
 	// 64 symbols of 1000 bytes make a label set of 32 KiB out of 60 bytes.
-	var symbols []byte
+	symbols := []byte("\x22\x00")
 	for i := range 64 {
 		symbols = protowire.AppendTag(symbols, 4, protowire.BytesType)
 		symbols = protowire.AppendBytes(symbols, []byte(fmt.Sprintf("__name__%0990d", i)[:8+(i&1)*900+i]))
 	}
-	refs := wrap(wrap([]byte{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29}, 1), 5)
+	refs := wrap(wrap([]byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30}, 1), 5)
 
 	d := newTestDecoder(t)
 	rw := func(decode func([]byte, Reserve) (*Decoded, error)) func([]byte) error {

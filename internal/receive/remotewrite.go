@@ -183,6 +183,9 @@ func (r *remoteDecoder) request(msg []byte) error {
 		if err != nil {
 			return err
 		}
+		if first := r.scratch.symbols[0]; len(first) > 0 {
+			return errorf(Malformed, "the first symbol is %s, where the specification has the empty one", quoted(first))
+		}
 	}
 	return each(msg, func(f *field) error {
 		switch f.num {

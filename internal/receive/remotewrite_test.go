@@ -259,6 +259,9 @@ func TestSymbolReferences(t *testing.T) {
 			if len(out.Batch.Series) != 2 || out.InvalidSeries != 1 || !strings.Contains(out.Invalid[0].Message, tc.flaw) {
 				t.Errorf("got %+v, want %q", out, tc.flaw)
 			}
+			if strings.Contains(out.Invalid[0].Message, `""`) {
+				t.Errorf("%s: the message shows a label that was not sent", out.Invalid[0].Message)
+			}
 		})
 	}
 	t.Run("exemplar", func(t *testing.T) {
@@ -269,6 +272,17 @@ func TestSymbolReferences(t *testing.T) {
 			t.Errorf("got %+v", out)
 		}
 	})
+}
+
+// The specification keeps symbol 0 for what is absent. In a table that begins with something
+// else all references without a value would mean that.
+func TestFirstSymbolIsEmpty(t *testing.T) {
+	ts := writev2.TimeSeries{LabelsRefs: []uint32{0, 1}, Samples: []writev2.Sample{{Value: 1, Timestamp: 1}}}
+	req := &writev2.Request{Symbols: []string{"__name__", "m"}, Timeseries: []writev2.TimeSeries{ts}}
+	_, err := newTestDecoder(t).RemoteWrite2(snappied(t, req), nil)
+	if KindOf(err) != Malformed || !strings.Contains(err.Error(), `"__name__"`) {
+		t.Errorf("RemoteWrite2: %v, want a malformed body that names the symbol", err)
+	}
 }
 
 func TestMetadata1(t *testing.T) {

@@ -131,6 +131,8 @@ type refPair struct {
 	r    *remoteDecoder
 	name []byte
 	half bool
+	// lost is set if the name of the present pair is outside the table.
+	lost bool
 }
 
 // field takes references in either of the two ways of encoding a repeated number.
@@ -161,13 +163,14 @@ func (p *refPair) ref(ref uint64) {
 		if p.r.labels.flaw == "" {
 			p.r.labels.flaw = fmt.Sprintf("symbol reference %d is outside the table of %d symbols", uint32(ref), len(p.r.scratch.symbols))
 		}
-		text = nil
 	}
 	if p.half = !p.half; p.half {
-		p.name = text
+		p.name, p.lost = text, !ok
 		return
 	}
-	p.r.labels.add(p.name, text, p.r.limits.MaxLabels)
+	if ok && !p.lost { // what was not sent must not stand in the message
+		p.r.labels.add(p.name, text, p.r.limits.MaxLabels)
+	}
 }
 
 func (p *refPair) end() {

@@ -34,24 +34,44 @@ const maxAttempts = 10
 //
 // The batch is only read, but its strings may be kept. Metadata is best effort.
 func (s *Store) Append(ctx context.Context, b *series.Batch) (series.Outcome, error) {
+	return s.append(ctx, &write{batch: b})
+}
+
+// Import stores samples that other nodes have taken already, however old or new they are
+// and however many series there are, and returns when they are synced as Append does. What
+// the store holds already, be it with another value, stays as it is. An error means that
+// nothing is confirmed.
+func (s *Store) Import(ctx context.Context, b *series.Batch) error {
+	outcome, err := s.append(ctx, &write{batch: b, imported: true})
+	if err != nil {
+		return err
+	}
+	for _, r := range outcome.Refusals {
+		if r.Reason != series.Conflict && !r.Exemplar {
+			return fmt.Errorf("import of %s: sample %d: %s", b.Series[r.Series].Labels, r.Item, r.Message)
+		}
+	}
+	return nil
+}
+
+func (s *Store) append(ctx context.Context, w *write) (series.Outcome, error) {
 	if err := s.appends.enter(); err != nil {
 		return series.Outcome{}, err
 	}
 	defer s.appends.leave()
-	if err := s.fence.check(); err != nil {
+	if err := s.fence.admit(); err != nil {
 		return series.Outcome{}, err
 	}
 	if err := ctx.Err(); err != nil {
 		return series.Outcome{}, fmt.Errorf("append: %w", context.Cause(ctx))
 	}
-	w, err := s.write(ctx, b)
-	if err != nil {
+	if err := s.write(ctx, w); err != nil {
 		return series.Outcome{}, err
 	}
 	if err := s.confirm(ctx, w); err != nil {
 		return series.Outcome{}, err
 	}
-	s.families.add(b.Metadata)
+	s.families.add(w.batch.Metadata)
 	s.metrics.observe(w.counts, w.refusals)
 	return series.Outcome{Refusals: w.refusals}, nil
 }
@@ -66,38 +86,41 @@ func (s *Store) confirm(ctx context.Context, w *write) error {
 
 // write is one batch on its way into the TSDB.
 type write struct {
-	batch    *series.Batch
-	minTime  int64 // the oldest and the newest timestamp that the TSDB is asked to take, in milliseconds
-	maxTime  int64
+	batch *series.Batch
+	// imported samples may have any age, and their series be new whatever their number.
+	imported bool
+	// taken are the timestamps that the TSDB is asked to take.
+	taken    span
 	ahead    time.Duration
 	refs     []promstorage.SeriesRef // by index into the batch, 0 for unknown
+	full     map[int]bool            // new series that there is no room for
 	metadata map[string]metadata.Metadata
 	refusals []series.Refusal
 	counts   counts
 }
 
+// span is a range of timestamps in milliseconds, both inclusive.
+type span struct{ min, max int64 }
+
 type counts struct{ floats, histograms, exemplars int }
 
 // write commits a batch, without syncing it.
-func (s *Store) write(ctx context.Context, b *series.Batch) (*write, error) {
-	now := s.opts.Now()
-	w := &write{
-		batch:   b,
-		minTime: s.oldest(now),
-		maxTime: now.Add(s.opts.MaxFuture).UnixMilli(),
-		ahead:   s.opts.MaxFuture,
+func (s *Store) write(ctx context.Context, w *write) error {
+	w.taken, w.ahead = span{lowest, math.MaxInt64}, s.opts.MaxFuture
+	if now := s.opts.Now(); !w.imported {
+		w.taken = span{s.oldest(now), now.Add(s.opts.MaxFuture).UnixMilli()}
 	}
 	if s.walMetadata {
-		w.metadata = byFamily(b.Metadata)
+		w.metadata = byFamily(w.batch.Metadata)
 	}
 	err := errSeriesMoved
 	for n := 0; n < maxAttempts && errors.Is(err, errSeriesMoved); n++ {
 		err = s.writeSamples(ctx, w)
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return w, s.writeExemplars(ctx, w)
+	return s.writeExemplars(ctx, w)
 }
 
 func (s *Store) writeSamples(ctx context.Context, w *write) error {
@@ -135,15 +158,15 @@ func (s *Store) commit(ctx context.Context, app promstorage.AppenderTransaction)
 // any other that is taken, or any window, do not overflow.
 const lowest = math.MinInt64 / 2
 
-// oldest returns the oldest timestamp that is handed to the TSDB, in milliseconds. A head
-// with samples judges by the out-of-order window behind the newest of them. An empty one
-// takes whatever comes first, or goes by the end of the newest block, however long ago that
-// was; so that its answers are those of its co-owners, the clock stands for the newest
-// sample there, with the duration of a block to spare for senders that are behind.
+// oldest returns the oldest timestamp that is taken from a sender, in milliseconds: the
+// out-of-order window behind the newest sample of the head. The TSDB itself is given a
+// window without end, for what peers hand over, and does not judge. An empty head has no
+// newest sample; so that its answers are those of its co-owners, the clock stands for it,
+// with the duration of a block to spare for senders that are behind.
 func (s *Store) oldest(now time.Time) int64 {
 	head := s.db.Head()
 	if _, ok := head.AppendableMinValidTime(); ok && head.NumSeries() > 0 {
-		return lowest
+		return max(lowest, max(lowest, head.MaxTime())-s.opts.OutOfOrderWindow.Milliseconds())
 	}
 	// One after the other, as their sum may overflow.
 	t := now.Add(-s.opts.OutOfOrderWindow).Add(-s.opts.MinBlockDuration)
@@ -175,11 +198,14 @@ func (w *write) sample(app promstorage.AppenderV2, i, j int, opts promstorage.AO
 		w.refusals = append(w.refusals, series.Refusal{Series: i, Item: j, Reason: r, Message: msg})
 	}
 	switch {
-	case p.T > w.maxTime:
+	case p.T > w.taken.max:
 		refuse(series.Invalid, w.tooFarAhead(p.T))
 		return nil
-	case p.T < w.minTime:
+	case p.T < w.taken.min:
 		refuse(series.Invalid, tooOld(p.T))
+		return nil
+	case w.full[i]:
+		refuse(series.Limit, tooMany)
 		return nil
 	}
 	h, fh, err := ownHistogram(p)
@@ -257,9 +283,9 @@ func (w *write) exemplars(open func() promstorage.Appender) (app promstorage.App
 			e := sr.Exemplars[j]
 			var err error
 			switch {
-			case e.Ts > w.maxTime:
+			case e.Ts > w.taken.max:
 				err = errors.New(w.tooFarAhead(e.Ts))
-			case e.Ts < w.minTime:
+			case e.Ts < w.taken.min:
 				err = errors.New(tooOld(e.Ts))
 			case w.refs[i] == 0:
 				err = errors.New("exemplar of a series without recent samples")
@@ -277,6 +303,8 @@ func (w *write) exemplars(open func() promstorage.Appender) (app promstorage.App
 	}
 	return app
 }
+
+const tooMany = "a new series, and this node has as many as --storage.max-series lets it have"
 
 func (w *write) tooFarAhead(t int64) string {
 	return fmt.Sprintf("timestamp %s is more than %s ahead of this node's clock", formatTime(t), w.ahead)

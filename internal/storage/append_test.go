@@ -212,7 +212,9 @@ func TestAppendCounts(t *testing.T) {
 		"starling_storage_refusals_total invalid":    1,
 		"starling_storage_refusals_total conflict":   0,
 		"starling_storage_wal_sync_duration_seconds": 1,
-		"starling_storage_fenced":                    0,
+		"starling_storage_fenced failure":            0,
+		"starling_storage_fenced disk_full":          0,
+		"starling_storage_reopenings_total":          0,
 		"prometheus_tsdb_head_series":                2,
 	} {
 		if v, ok := got[key]; !ok || v != want {
@@ -234,7 +236,7 @@ func TestMovedSeriesIsNoticed(t *testing.T) {
 	s := mustOpen(t, testOptions(t.TempDir()), hooks{})
 	b := batch(floats(name("a"), float64(at(0)), 1))
 	mustAppend(t, s, b)
-	w := &write{batch: b, maxTime: at(0), refs: []promstorage.SeriesRef{1 << 40}}
+	w := &write{batch: b, taken: span{lowest, at(0)}, refs: []promstorage.SeriesRef{1 << 40}}
 	app := s.db.AppenderV2(context.Background())
 	defer func() { _ = app.Rollback() }()
 	if err := w.samples(app); !errors.Is(err, errSeriesMoved) {

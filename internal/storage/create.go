@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
+	"github.com/prometheus/prometheus/model/labels"
 	promstorage "github.com/prometheus/prometheus/storage"
 
 	"github.com/starling-tsdb/starling/internal/series"
@@ -24,7 +27,15 @@ type creator struct {
 
 	mu     sync.Mutex
 	claims map[uint64]*claim // by hash of the labels; a collision only costs a wait
+
+	// room is held from the look whether there is room for a series until the series is
+	// there. It is never held over I/O.
+	room       sync.Mutex
+	complained time.Time
 }
+
+// complainEvery bounds how often the log says that there is no room for a new series.
+const complainEvery = time.Minute
 
 // claim is the right to create some series; done is closed when they are logged, or when
 // that failed.
@@ -69,6 +80,7 @@ func (cr *creator) release(hashes []uint64, c *claim) {
 type lookup struct {
 	refs   []promstorage.SeriesRef // by index into the batch, 0 for unknown
 	tried  map[int]bool            // series that this lookup has created, or could not
+	full   map[int]bool            // those of them that are too many
 	own    *claim
 	hashes []uint64 // claimed by own
 	create []int    // what own is for
@@ -85,7 +97,7 @@ func (s *Store) appender(ctx context.Context, w *write) (promstorage.AppenderV2,
 		l.hashes, l.create, l.wait = nil, nil, nil
 		s.find(app.(promstorage.GetRef), w, l)
 		if len(l.create) == 0 && len(l.wait) == 0 {
-			w.refs = l.refs
+			w.refs, w.full = l.refs, l.full
 			return app, nil
 		}
 		if err := s.rollback(app); err != nil {
@@ -164,10 +176,12 @@ func (s *Store) createClaimed(ctx context.Context, w *write, l *lookup) error {
 		for _, i := range l.create {
 			sr := &w.batch.Series[i]
 			l.tried[i] = true
-			// The head keeps the labels for the life of the series: a copy does not
-			// keep the memory of a whole request alive. An error is met again, and
-			// answered, when the sample itself is appended.
-			_, _ = app.Append(0, sr.Labels.Copy(), 0, w.firstStorable(sr).T, 0, nil, nil, promstorage.AOptions{})
+			if !s.create(app, sr.Labels, w.firstStorable(sr).T, w.imported) {
+				if l.full == nil {
+					l.full = make(map[int]bool)
+				}
+				l.full[i] = true
+			}
 		}
 		return nil
 	})
@@ -175,6 +189,34 @@ func (s *Store) createClaimed(ctx context.Context, w *write, l *lookup) error {
 		return err
 	}
 	return s.rollback(app)
+}
+
+// create makes a series in memory, unless it is new, one too many and not imported.
+func (s *Store) create(app promstorage.AppenderV2, ls labels.Labels, t int64, imported bool) bool {
+	if limit := uint64(s.opts.MaxSeries); limit > 0 && !imported {
+		s.creator.room.Lock()
+		defer s.creator.room.Unlock()
+		if s.db.Head().NumSeries() >= limit {
+			// The batch may name a series twice that it has just made.
+			if ref, _ := app.(promstorage.GetRef).GetRef(ls, ls.Hash()); ref == 0 {
+				s.creator.complain(s.opts.Logger, limit)
+				return false
+			}
+		}
+	}
+	// The head keeps the labels for the life of the series: a copy does not keep the
+	// memory of a whole request alive. An error is met again, and answered, when the
+	// sample itself is appended.
+	_, _ = app.Append(0, ls.Copy(), 0, t, 0, nil, nil, promstorage.AOptions{})
+	return true
+}
+
+// complain says, at most once a minute, that there is no room. The lock is held.
+func (cr *creator) complain(log *slog.Logger, limit uint64) {
+	if now := time.Now(); now.Sub(cr.complained) >= complainEvery {
+		cr.complained = now
+		log.Warn("The limit of series is reached: new series are refused, those there are go on", "limit", limit)
+	}
 }
 
 // rollback gives an appender up. It writes to the log, so its failure fences the store.
@@ -202,7 +244,7 @@ func (s *Store) undo(app promstorage.AppenderTransaction, err error) error {
 // such a one would move the head's time window for everybody.
 func (w *write) firstStorable(sr *series.Series) *series.Sample {
 	for i := range sr.Samples {
-		if t := sr.Samples[i].T; w.minTime <= t && t <= w.maxTime {
+		if t := sr.Samples[i].T; w.taken.min <= t && t <= w.taken.max {
 			return &sr.Samples[i]
 		}
 	}

@@ -7,37 +7,57 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 )
 
-// fence stops a store from confirming anything after the first failed write or sync.
-// What was written behind a torn record is not replayed, and a page that could not be
-// written is marked clean by the kernel: nothing but a replay of the logs tells what is
-// really stored.
+// fence stops a store from confirming anything after a failed write or sync, until the
+// storage has been opened again. What was written behind a torn record is not replayed, and
+// a page that could not be written is marked clean by the kernel: nothing but a replay of
+// logs that have been made durable anew tells what is really stored.
+//
+// A full disk closes it, too, before the TSDB runs into that; nothing has failed then, so
+// what is under way is confirmed, and no replay is needed.
 //
 // A panic within the TSDB, as on a full disk when it writes a chunk file, leaves more
 // behind: locks that are never released. Whoever needs one of them hangs, so the store is
 // dead then: it calls the TSDB for no write again, and the process has to end.
 type fence struct {
-	dir      string
-	failures *failureCounters
-	logger   *slog.Logger
-	gauge    prometheus.Gauge
-	dead     chan struct{} // closed after the first panic, when killer is set
-	report   chan error    // receives killer, once
+	dir    string
+	logger *slog.Logger
+	gauge  *prometheus.GaugeVec // by reason
+	raised chan struct{}        // holds a token after a failure
+	dead   chan struct{}        // closed after the first panic, when killer is set
+	report chan error           // receives killer, once
 
-	mu     sync.Mutex
-	cause  error
-	killer error
+	mu       sync.Mutex
+	failures *failureCounters // of the TSDB that is open, or nil
+	cause    error
+	since    time.Time // when cause was set
+	full     error
+	killer   error
 }
 
-func newFence(dir string, failures *failureCounters, logger *slog.Logger, gauge prometheus.Gauge) *fence {
+// The reasons that the metric of the fence tells apart.
+const (
+	reasonFailure  = "failure"
+	reasonDiskFull = "disk_full"
+)
+
+func newFence(dir string, logger *slog.Logger, gauge *prometheus.GaugeVec) *fence {
 	return &fence{
-		dir: dir, failures: failures, logger: logger, gauge: gauge,
-		dead: make(chan struct{}), report: make(chan error, 1),
+		dir: dir, logger: logger, gauge: gauge,
+		raised: make(chan struct{}, 1), dead: make(chan struct{}), report: make(chan error, 1),
 	}
+}
+
+// watch makes f ask the counters of another TSDB. With nil it asks none.
+func (f *fence) watch(failures *failureCounters) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.failures = failures
 }
 
 // guard runs f, which writes to the TSDB. A panic of f becomes an error and kills the store.
@@ -77,30 +97,69 @@ func (f *fence) raise(cause error) error {
 	f.mu.Lock()
 	first := f.cause == nil
 	if first {
-		f.cause = fmt.Errorf("%w: %w; nothing is confirmed until the process is restarted with a usable disk at --storage.tsdb.path=%s", ErrFenced, cause, f.dir)
+		f.cause = fmt.Errorf("%w: %w; nothing is confirmed until the disk at --storage.tsdb.path=%s is usable and the storage has been opened again", ErrFenced, cause, f.dir)
+		f.since = time.Now()
 	}
 	err := f.cause
 	f.mu.Unlock()
 	if first {
-		f.gauge.Set(1)
+		f.gauge.WithLabelValues(reasonFailure).Set(1)
 		f.logger.Error("Storage fenced itself: writes are refused, reads go on", "err", err)
+		f.raised <- struct{}{} // taken before the next first cause: by who lowers the fence
 	}
 	return err
+}
+
+// lower ends what raise began, for a storage that has been opened again, and returns how
+// long that lasted.
+func (f *fence) lower() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.cause = nil
+	f.gauge.WithLabelValues(reasonFailure).Set(0)
+	return time.Since(f.since)
+}
+
+// setFull refuses appends for a full disk, or with nil takes them again.
+func (f *fence) setFull(err error) {
+	f.mu.Lock()
+	f.full = err
+	f.mu.Unlock()
+	if err != nil {
+		f.gauge.WithLabelValues(reasonDiskFull).Set(1)
+		f.logger.Error("Disk is nearly full: writes are refused, reads go on", "err", err)
+		return
+	}
+	f.gauge.WithLabelValues(reasonDiskFull).Set(0)
+	f.logger.Info("Disk has space again: writes are taken")
 }
 
 // check returns why nothing may be confirmed, or nil. It also finds the failed writes that
 // the TSDB does not return to the caller.
 func (f *fence) check() error {
 	f.mu.Lock()
-	err := f.cause
+	err, failures := f.cause, f.failures
 	f.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	if err := f.failures.failed(); err != nil {
+	if failures == nil {
+		return nil
+	}
+	if err := failures.failed(); err != nil {
 		return f.raise(err)
 	}
 	return nil
+}
+
+// admit returns why no append may begin, or nil.
+func (f *fence) admit() error {
+	if err := f.check(); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.full
 }
 
 // The TSDB answers a failed write to the out-of-order log by a line in its own log and by

@@ -7,20 +7,21 @@ import (
 	"sync/atomic"
 )
 
-// gate counts who is inside, so that Close can wait for them, and lets nobody in once it
-// is shut. The zero value is open.
+// gate counts who is inside, so that who closes the TSDB can wait for them, and lets nobody
+// in while it is shut. The zero value is open.
 type gate struct {
-	mu     sync.Mutex
-	inside int
-	empty  chan struct{} // nil while open; closed when shut and left by all
+	mu      sync.Mutex
+	inside  int
+	refusal error         // nil while open
+	empty   chan struct{} // of the last shut; closed when all have left
 }
 
-// enter lets the caller in, who leaves again, or returns ErrClosed.
+// enter lets the caller in, who leaves again, or returns what the gate was shut with.
 func (g *gate) enter() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.empty != nil {
-		return ErrClosed
+	if g.refusal != nil {
+		return g.refusal
 	}
 	g.inside++
 	return nil
@@ -30,27 +31,38 @@ func (g *gate) leave() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.inside--
-	if g.empty != nil && g.inside == 0 {
+	if g.refusal != nil && g.inside == 0 {
 		close(g.empty)
 	}
 }
 
-// shut refuses newcomers and returns a channel that is closed when all have left.
-// It is called once.
-func (g *gate) shut() <-chan struct{} {
+// shut refuses newcomers with that error and returns a channel that is closed when all
+// have left. A gate that is shut already gets another refusal.
+func (g *gate) shut(refusal error) <-chan struct{} {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.empty = make(chan struct{})
-	if g.inside == 0 {
-		close(g.empty)
+	if g.refusal == nil {
+		g.empty = make(chan struct{})
+		if g.inside == 0 {
+			close(g.empty)
+		}
 	}
+	g.refusal = refusal
 	return g.empty
 }
 
-func (g *gate) isShut() bool {
+// open lets newcomers in again. Nobody may be waiting for the gate to be empty.
+func (g *gate) open() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.empty != nil
+	g.refusal = nil
+}
+
+// closed returns what newcomers are refused with, or nil.
+func (g *gate) closed() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.refusal
 }
 
 // count returns how many are inside.

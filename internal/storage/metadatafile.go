@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -8,7 +9,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/prometheus/model/metadata"
 
 	"github.com/starling-tsdb/starling/internal/series"
+	"github.com/starling-tsdb/starling/internal/statefile"
 )
 
 // The metadata file, written as a whole: the magic, then of each entry its
@@ -159,7 +160,7 @@ func (fl *flusher) flush() error {
 		return nil
 	}
 	b, version := fl.families.encode()
-	if err := replaceFile(fl.path, b, fl.fsync); err != nil {
+	if err := statefile.ReplaceWith(fl.path, bytes.NewReader(b), fl.fsync); err != nil {
 		return fmt.Errorf("save metadata: %w", err)
 	}
 	fl.saved = version
@@ -170,32 +171,4 @@ func (f *families) current() uint64 {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	return f.version
-}
-
-// replaceFile writes data beside path and renames it into place, durably.
-func replaceFile(path string, data []byte, fsync func(*os.File) error) (err error) {
-	tmp := path + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o666)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			f.Close() // closing twice does no harm
-			err = errors.Join(err, os.Remove(tmp))
-		}
-	}()
-	if _, err := f.Write(data); err != nil {
-		return err
-	}
-	if err := fsync(f); err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return err
-	}
-	return syncPath(filepath.Dir(path), fsync)
 }

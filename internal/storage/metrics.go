@@ -11,12 +11,15 @@ import (
 type metrics struct {
 	syncDuration    prometheus.Histogram
 	syncs           prometheus.Counter
-	fenced          prometheus.Gauge
+	fenced          *prometheus.GaugeVec
+	reopened        prometheus.Counter
 	floats          prometheus.Counter
 	histograms      prometheus.Counter
 	exemplars       prometheus.Counter
 	invalid         prometheus.Counter
 	conflict        prometheus.Counter
+	limit           prometheus.Counter
+	maxSeries       prometheus.Gauge
 	metadataDropped prometheus.Counter
 }
 
@@ -30,6 +33,13 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		Name: "starling_storage_refusals_total",
 		Help: "Samples and exemplars this node's storage did not take.",
 	}, []string{"reason"})
+	fenced := f.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "starling_storage_fenced",
+		Help: "1 while the storage refuses writes: since a write or sync failed until it has been opened again, or for lack of disk space.",
+	}, []string{"reason"})
+	for _, reason := range []string{reasonFailure, reasonDiskFull} {
+		fenced.WithLabelValues(reason) // 0 is told, too
+	}
 	return &metrics{
 		syncDuration: f.NewHistogram(prometheus.HistogramOpts{
 			Name:    "starling_storage_wal_sync_duration_seconds",
@@ -40,15 +50,21 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Name: "starling_storage_wal_syncs_total",
 			Help: "Files and directories of the write-ahead logs that were synced.",
 		}),
-		fenced: f.NewGauge(prometheus.GaugeOpts{
-			Name: "starling_storage_fenced",
-			Help: "1 if the storage refuses writes since a write or sync failed, until the process restarts.",
+		fenced: fenced,
+		reopened: f.NewCounter(prometheus.CounterOpts{
+			Name: "starling_storage_reopenings_total",
+			Help: "Times the storage was opened again after a failed write or sync.",
 		}),
 		floats:     appended.WithLabelValues("float"),
 		histograms: appended.WithLabelValues("histogram"),
 		exemplars:  appended.WithLabelValues("exemplar"),
 		invalid:    refused.WithLabelValues("invalid"),
 		conflict:   refused.WithLabelValues("conflict"),
+		limit:      refused.WithLabelValues("limit"),
+		maxSeries: f.NewGauge(prometheus.GaugeOpts{
+			Name: "starling_storage_max_series",
+			Help: "Number of series at which new ones are refused, 0 for none; prometheus_tsdb_head_series are there.",
+		}),
 		metadataDropped: f.NewCounter(prometheus.CounterOpts{
 			Name: "starling_storage_metadata_dropped_total",
 			Help: "Metadata entries that were not kept because the metadata store is full.",
@@ -61,9 +77,12 @@ func (m *metrics) observe(c counts, refusals []series.Refusal) {
 	m.histograms.Add(float64(c.histograms))
 	m.exemplars.Add(float64(c.exemplars))
 	for i := range refusals {
-		if refusals[i].Reason == series.Conflict {
+		switch refusals[i].Reason {
+		case series.Conflict:
 			m.conflict.Inc()
-		} else {
+		case series.Limit:
+			m.limit.Inc()
+		default:
 			m.invalid.Inc()
 		}
 	}

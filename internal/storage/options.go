@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"time"
 
@@ -57,6 +58,10 @@ type Options struct {
 	WALSync SyncMode
 	// Features are names as Prometheus knows them; see SupportsFeature.
 	Features []string
+	// MaxSeries is how many series the head may have before new ones are refused, 0 for
+	// no limit. Those that are there, after a restart with a lower limit also more of
+	// them, go on.
+	MaxSeries int
 	// MaxExemplars is the number of exemplars kept, of all series together: 100,000.
 	MaxExemplars int64
 	// MinBlockDuration is the time range of a block cut from the head: 2 h.
@@ -122,6 +127,9 @@ func (o *Options) complete() error {
 	default:
 		return fmt.Errorf("--storage.wal-sync=%q: must be %s, %s or %s", string(o.WALSync), SyncCommit, SyncInterval, SyncOff)
 	}
+	if o.MaxSeries < 0 {
+		return fmt.Errorf("--storage.max-series=%d: must not be negative", o.MaxSeries)
+	}
 	if o.MaxExemplars < 0 {
 		return fmt.Errorf("MaxExemplars=%d: must not be negative", o.MaxExemplars)
 	}
@@ -160,7 +168,7 @@ func (o *Options) tsdbOptions() *tsdb.Options {
 	t := tsdb.DefaultOptions()
 	t.RetentionDuration = o.RetentionTime.Milliseconds()
 	t.MaxBytes = o.RetentionSize
-	t.OutOfOrderTimeWindow = o.OutOfOrderWindow.Milliseconds()
+	t.OutOfOrderTimeWindow = math.MaxInt64 / 4 // the store judges ages itself
 	t.MinBlockDuration = o.MinBlockDuration.Milliseconds()
 	t.MaxBlockDuration = maxBlockDuration.Milliseconds()
 	if o.RetentionTime > 0 {

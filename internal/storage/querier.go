@@ -11,8 +11,13 @@ import (
 
 // Querier returns a querier over samples of mint to maxt, both inclusive, in milliseconds
 // since the epoch. The caller closes it, and uses nothing that it returned afterwards. It
-// is ErrClosed once Close has begun.
+// is ErrClosed once Close has begun, wraps ErrFenced while the storage is opened again, and
+// ErrDamaged where samples may have been lost; what turns out to be damaged while it is read
+// fails the querier, and is noted.
 func (s *Store) Querier(mint, maxt int64) (promstorage.Querier, error) {
+	if err := s.intact(mint, maxt); err != nil {
+		return nil, err
+	}
 	if err := s.readers.enter(); err != nil {
 		return nil, err
 	}
@@ -21,7 +26,7 @@ func (s *Store) Querier(mint, maxt int64) (promstorage.Querier, error) {
 		s.readers.leave()
 		return nil, err
 	}
-	return &querier{Querier: q, leave: sync.OnceFunc(s.readers.leave)}, nil
+	return &querier{Querier: s.guard.Querier(q), leave: sync.OnceFunc(s.readers.leave)}, nil
 }
 
 // querier counts as a reader until it is closed. What it returns is the TSDB's own.
@@ -38,8 +43,11 @@ func (q *querier) Close() error {
 
 // ChunkQuerier returns a querier over the chunks, as stored, that overlap mint to maxt,
 // in milliseconds since the epoch. The caller closes it, and uses nothing that it returned
-// afterwards. It is ErrClosed once Close has begun.
+// afterwards. Its errors are those of Querier.
 func (s *Store) ChunkQuerier(mint, maxt int64) (promstorage.ChunkQuerier, error) {
+	if err := s.intact(mint, maxt); err != nil {
+		return nil, err
+	}
 	if err := s.readers.enter(); err != nil {
 		return nil, err
 	}
@@ -48,7 +56,7 @@ func (s *Store) ChunkQuerier(mint, maxt int64) (promstorage.ChunkQuerier, error)
 		s.readers.leave()
 		return nil, err
 	}
-	return &chunkQuerier{ChunkQuerier: q, leave: sync.OnceFunc(s.readers.leave)}, nil
+	return &chunkQuerier{ChunkQuerier: s.guard.ChunkQuerier(q), leave: sync.OnceFunc(s.readers.leave)}, nil
 }
 
 // chunkQuerier is a querier of chunks.
@@ -66,27 +74,28 @@ func (q *chunkQuerier) Close() error {
 // ExemplarQuerier returns a querier over the exemplars, which live in memory and in the
 // write-ahead log only. It is ErrClosed once Close has begun, and so are its answers.
 func (s *Store) ExemplarQuerier(ctx context.Context) (promstorage.ExemplarQuerier, error) {
-	if s.readers.isShut() {
-		return nil, ErrClosed
-	}
-	q, err := s.db.ExemplarQuerier(ctx)
-	if err != nil {
+	if err := s.readers.closed(); err != nil {
 		return nil, err
 	}
-	return exemplarQuerier{ExemplarQuerier: q, readers: &s.readers}, nil
+	return exemplarQuerier{ctx: ctx, store: s}, nil
 }
 
-// exemplarQuerier counts as a reader while it selects, as it is never closed.
+// exemplarQuerier counts as a reader while it selects, as it is never closed. It asks the
+// TSDB that is open then.
 type exemplarQuerier struct {
-	promstorage.ExemplarQuerier
-	readers *gate
+	ctx   context.Context // of the querier, as the interface has it
+	store *Store
 }
 
 // Select implements storage.ExemplarQuerier.
 func (q exemplarQuerier) Select(start, end int64, matchers ...[]*labels.Matcher) ([]exemplar.QueryResult, error) {
-	if err := q.readers.enter(); err != nil {
+	if err := q.store.readers.enter(); err != nil {
 		return nil, err
 	}
-	defer q.readers.leave()
-	return q.ExemplarQuerier.Select(start, end, matchers...)
+	defer q.store.readers.leave()
+	eq, err := q.store.db.ExemplarQuerier(q.ctx)
+	if err != nil {
+		return nil, err
+	}
+	return eq.Select(start, end, matchers...)
 }

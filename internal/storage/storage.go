@@ -2,9 +2,10 @@
 // confirms is on stable storage.
 //
 // The TSDB syncs its write-ahead logs only when a segment ends. Append therefore returns
-// only after a sync that began after its commit (walsync.go), and a store that has seen
-// one failed write or sync confirms nothing any more (fence.go). Series are logged before
-// anybody may append to them (create.go). Blocks, logs and their files stay those of
+// only after a sync that began after its commit (walsync.go). A store that has seen one
+// failed write or sync confirms nothing (fence.go) until the disk is usable and the storage
+// has been opened again (recovery.go), and appends end before the disk is full (space.go).
+// Series are logged before anybody may append to them (create.go). Blocks, logs and their files stay those of
 // Prometheus: promtool works on them.
 package storage
 
@@ -14,21 +15,30 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/prometheus/prometheus/model/metadata"
 	"github.com/prometheus/prometheus/tsdb"
-	"github.com/prometheus/prometheus/tsdb/wlog"
+
+	"github.com/starling-tsdb/starling/internal/damage"
+	"github.com/starling-tsdb/starling/internal/statefile"
 )
 
 var (
 	// ErrClosed is what a store answers after Close.
 	ErrClosed = errors.New("storage is closed")
-	// ErrFenced is what a store answers after a failed write or sync. It does not end
-	// before the process does; reads go on.
+	// ErrFenced is what a store answers after a failed write or sync, until it has opened
+	// itself again, and on a full disk. Reads go on, except while it is being opened.
 	ErrFenced = errors.New("storage is fenced")
+	// ErrDiskFull is what a store answers, with ErrFenced, before the disk is so full that
+	// a write would fail.
+	ErrDiskFull = errors.New("disk is full")
+	// ErrDamaged is what a store answers to a read of a time of which it may have lost
+	// samples.
+	ErrDamaged = errors.New("storage is damaged")
 
 	// errSeriesMoved says that the TSDB dropped and re-made a series between its look-up
 	// and its use, so that its record is not in the log yet.
@@ -37,10 +47,16 @@ var (
 
 // Store is an open TSDB. All methods may be called by many goroutines at once.
 type Store struct {
+	// opened changes when the storage is opened again. It is used by who is inside of one
+	// of the gates, and by the keeper.
+	opened
 	opts    Options
-	db      *tsdb.DB
+	hooks   hooks
 	stats   *tsdb.DBStats
 	metrics *metrics
+	damage  *damage.Ledger
+	guard   *damage.Guard
+	scrub   *scrub
 	fence   *fence
 	// walMetadata mirrors the feature metadata-wal-records.
 	walMetadata bool
@@ -51,9 +67,9 @@ type Store struct {
 	// commits orders commits. It is held over writes to the page cache, as the mutex of
 	// the TSDB's log is, and never over a sync.
 	commits  *slots
-	sync     *groupSync
 	families *families
 	flusher  *flusher
+	keeper   keeper
 	appends  gate
 	readers  gate
 	closing  sync.Once
@@ -64,6 +80,8 @@ type Store struct {
 type hooks struct {
 	// fsync makes a file or directory durable.
 	fsync func(*os.File) error
+	// usage tells how full the file system of a directory is; nil asks the kernel.
+	usage func(dir string) (usage, error)
 	// segmentSize is the size of a log segment in bytes, 0 for the TSDB's own.
 	segmentSize int
 }
@@ -78,6 +96,9 @@ func open(o Options, hk hooks) (*Store, error) {
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
+	if hk.usage == nil {
+		hk.usage = measure
+	}
 	s, err := openIn(o, hk)
 	if err != nil {
 		return nil, oneLine(fmt.Errorf("--storage.tsdb.path=%s: %w", o.Dir, err))
@@ -85,90 +106,50 @@ func open(o Options, hk hooks) (*Store, error) {
 	return s, nil
 }
 
-func openIn(o Options, hk hooks) (_ *Store, err error) {
+func openIn(o Options, hk hooks) (*Store, error) {
 	if err := makeDir(o.Dir, hk.fsync); err != nil {
 		return nil, err
 	}
 	m := newMetrics(o.Registerer)
+	m.maxSeries.Set(float64(o.MaxSeries))
 	s := &Store{
 		opts:     o,
+		hooks:    hk,
 		stats:    tsdb.NewDBStats(),
 		metrics:  m,
+		fence:    newFence(o.Dir, o.Logger, m.fenced),
 		families: newFamilies(m.metadataDropped),
+		keeper:   newKeeper(),
 
-		creations: newSlots(runtime.GOMAXPROCS(0)),
-		commits:   newSlots(1),
+		walMetadata: slices.Contains(o.Features, "metadata-wal-records"),
+		creations:   newSlots(runtime.GOMAXPROCS(0)),
+		commits:     newSlots(1),
 	}
-	topts := o.tsdbOptions()
-	topts.WALSegmentSize = hk.segmentSize
-	s.walMetadata = topts.EnableMetadataWALRecords
-
-	var failures *failureCounters
-	s.db, failures, err = openTSDB(&o, topts, s.stats)
-	if err != nil {
-		return nil, fmt.Errorf("open TSDB: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, s.db.Close())
-		}
-	}()
-	s.fence = newFence(o.Dir, failures, o.Logger, m.fenced)
-
-	s.sync, err = newGroupSync(o.WALSync, []string{
-		filepath.Join(o.Dir, "wal"), filepath.Join(o.Dir, wlog.WblDirName),
-	}, hk.fsync, s.fence, m)
-	if err != nil {
+	var err error
+	if s.damage, err = damage.Open(damage.Options{
+		DataDir: o.Dir, Fsync: hk.fsync, Now: o.Now, Logger: o.Logger, Registerer: o.Registerer,
+	}); err != nil {
 		return nil, err
 	}
-	if err := s.sync.opening(o.Dir); err != nil {
-		s.sync.release()
+	if err := s.openLogs(); err != nil {
 		return nil, err
 	}
 	s.flusher = newFlusher(s.families, filepath.Join(o.Dir, metadataFile), hk.fsync, o.Logger)
 	s.flusher.load()
-
-	s.sync.start()
 	s.flusher.start()
+	s.scrub = startScrub(s.damage)
+	s.watchSpace()
+	go s.keep()
 	return s, nil
 }
 
-// openTSDB opens the TSDB, and once more when that repaired a log. A torn record at the end
-// of the write-ahead log is ordinary after a crash; the TSDB cuts it off, but goes on
-// without having replayed the out-of-order log, whose samples would be missing in answers
-// until the next start, or for good once that log is truncated.
-func openTSDB(o *Options, topts *tsdb.Options, stats *tsdb.DBStats) (*tsdb.DB, *failureCounters, error) {
-	const most = 3 // one repair of each log, and then a clean one
-	for range most {
-		failures := &failureCounters{outer: o.Registerer}
-		db, err := tsdb.Open(o.Dir, o.Logger.With("component", "tsdb"), failures, topts, stats)
-		if err != nil {
-			failures.unregister()
-			return nil, nil, err
-		}
-		if err := failures.complete(); err != nil {
-			return nil, nil, errors.Join(err, db.Close())
-		}
-		if failures.value(corruptions) == 0 {
-			return db, failures, nil
-		}
-		o.Logger.Warn("A log was repaired: opening the storage again to replay it as a whole")
-		err = db.Close()
-		failures.unregister()
-		if err != nil {
-			return nil, nil, fmt.Errorf("close after the repair of a log: %w", err)
-		}
-	}
-	return nil, nil, fmt.Errorf("a log is still corrupt after %d repairs", most)
-}
-
 // Ready is nil as long as the store can confirm what is appended, and says why not
-// otherwise.
+// otherwise, and what it does about that.
 func (s *Store) Ready() error {
-	if s.appends.isShut() {
-		return ErrClosed
+	if err := s.appends.closed(); errors.Is(err, ErrClosed) {
+		return err
 	}
-	return s.fence.check()
+	return s.keeper.explain(s.fence.admit())
 }
 
 // Fatal returns a channel that receives one error if the TSDB panics in a write, and
@@ -182,7 +163,8 @@ func (s *Store) Fatal() <-chan error { return s.fence.report }
 const closeTimeout = 10 * time.Second
 
 // Close refuses what is new, waits for appends that are under way and, for at most 10 s,
-// for queriers, then syncs and closes the store. Closing again does nothing.
+// for queriers, then syncs and closes the store. Closing again does nothing. While the
+// storage is being opened again, it waits for the end of the replay.
 //
 // Two things make it leave the TSDB, its directory's lock included, to the end of the
 // process, and say so by an error: a panic in a write (see Fatal), after which the TSDB's
@@ -195,17 +177,28 @@ func (s *Store) Close() error {
 }
 
 func (s *Store) close() error {
-	appended, read := s.appends.shut(), s.readers.shut()
+	s.keeper.stop(s.fence.dead)
+	appended, read := s.appends.shut(ErrClosed), s.readers.shut(ErrClosed)
 	select {
 	case <-appended:
 	case <-s.fence.dead:
 	}
 	s.awaitReaders(read)
-	s.sync.stop()
+	s.scrub.stop()
 	flushErr := s.flusher.stop()
+	if s.db == nil { // it could not be opened again
+		if s.sync != nil {
+			s.sync.release()
+		}
+		return flushErr
+	}
+	s.sync.stop()
 	dbErr := s.closeTSDB()
 	// The TSDB logs an error of its last sync and goes on: this round returns it.
 	syncErr := s.sync.closing()
+	if dbErr == nil && syncErr == nil {
+		syncErr = s.noteExtent()
+	}
 	s.sync.release()
 	return errors.Join(flushErr, dbErr, syncErr)
 }
@@ -231,7 +224,11 @@ func (s *Store) closeTSDB() error {
 		s.opts.Logger.Error("Closing the storage without its TSDB, which the end of the process closes", "err", err)
 		return err
 	}
-	return s.fence.guard("close TSDB", s.db.Close)
+	err := s.fence.guard("close TSDB", s.db.Close)
+	if s.fence.check() != nil {
+		err = errors.Join(err, dropSnapshots(s.opts.Dir))
+	}
+	return err
 }
 
 // Metadata returns what is known of one metric family, or of all if family is empty.
@@ -245,13 +242,23 @@ func (s *Store) Metadata(family string, limit, limitPerMetric int) map[string][]
 // Stats describes the head's series: how many there are, and the limit largest label
 // names and values. It is expensive.
 func (s *Store) Stats(statsByLabelName string, limit int) (*tsdb.Stats, error) {
+	if err := s.readers.enter(); err != nil {
+		return nil, err
+	}
+	defer s.readers.leave()
 	return s.db.Head().Stats(statsByLabelName, limit), nil
 }
 
 // BlockMetas describes the blocks on disk.
-func (s *Store) BlockMetas() ([]tsdb.BlockMeta, error) { return s.db.BlockMetas(), nil }
+func (s *Store) BlockMetas() ([]tsdb.BlockMeta, error) {
+	if err := s.readers.enter(); err != nil {
+		return nil, err
+	}
+	defer s.readers.leave()
+	return s.db.BlockMetas(), nil
+}
 
-// WALReplayStatus tells which segments the opening replayed.
+// WALReplayStatus tells which segments the last opening replayed, or has replayed so far.
 func (s *Store) WALReplayStatus() (tsdb.WALReplayStatus, error) {
 	return s.stats.Head.WALReplayStatus.GetWALReplayStatus(), nil
 }
@@ -273,22 +280,9 @@ func makeDir(dir string, fsync func(*os.File) error) error {
 		return err
 	}
 	for _, p := range parents {
-		if err := syncPath(p, fsync); err != nil {
+		if err := statefile.SyncPath(p, fsync); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// syncPath makes the file or directory at path durable.
-func syncPath(path string, fsync func(*os.File) error) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := fsync(f); err != nil {
-		return fmt.Errorf("sync %s: %w", path, err)
 	}
 	return nil
 }

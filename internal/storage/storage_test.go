@@ -4,13 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"math"
 	"os"
-	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -111,87 +108,6 @@ func read(t testing.TB, s *Store) map[point]string {
 		t.Fatal(err)
 	}
 	return got
-}
-
-// disk is what a power loss would leave: of each file the bytes of its last sync, and of
-// each directory the names of its last sync. It syncs nothing for real.
-type disk struct {
-	mu    sync.Mutex
-	files map[string]int64
-	dirs  map[string][]string
-	syncs int
-	// before runs ahead of each sync, unlocked; its error fails the sync.
-	before func() error
-}
-
-func newDisk() *disk {
-	return &disk{files: make(map[string]int64), dirs: make(map[string][]string)}
-}
-
-func (d *disk) fsync(f *os.File) error {
-	if d.before != nil {
-		if err := d.before(); err != nil {
-			return err
-		}
-	}
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.syncs++
-	if !info.IsDir() {
-		d.files[f.Name()] = max(d.files[f.Name()], info.Size())
-		return nil
-	}
-	entries, err := os.ReadDir(f.Name())
-	if err != nil {
-		return err
-	}
-	d.dirs[f.Name()] = nil
-	for _, e := range entries {
-		d.dirs[f.Name()] = append(d.dirs[f.Name()], e.Name())
-	}
-	return nil
-}
-
-// image writes what a power loss at this moment would leave of from to a new directory.
-func (d *disk) image(t testing.TB, from string) string {
-	t.Helper()
-	d.mu.Lock()
-	files, dirs := maps.Clone(d.files), maps.Clone(d.dirs)
-	d.mu.Unlock()
-	to := t.TempDir()
-	var restore func(rel string)
-	restore = func(rel string) {
-		for _, n := range dirs[filepath.Join(from, rel)] {
-			src, dst := filepath.Join(from, rel, n), filepath.Join(to, rel, n)
-			info, err := os.Stat(src)
-			if errors.Is(err, fs.ErrNotExist) {
-				continue
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			if info.IsDir() {
-				if err := os.Mkdir(dst, 0o777); err != nil {
-					t.Fatal(err)
-				}
-				restore(filepath.Join(rel, n))
-				continue
-			}
-			data, err := os.ReadFile(src)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(dst, data[:files[src]], 0o666); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	restore("")
-	return to
 }
 
 func TestOptionsNameTheFlagAtFault(t *testing.T) {

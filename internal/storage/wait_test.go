@@ -116,7 +116,7 @@ func openAppenders(t *testing.T, reg *prometheus.Registry) float64 {
 func TestSlots(t *testing.T) {
 	for _, places := range []int64{1, 3} {
 		synctest.Test(t, func(t *testing.T) {
-			sl, f := newSlots(int(places)), newFence("", nil, nil, nil)
+			sl, f := newSlots(int(places)), newFence("", nil, nil)
 			var inside atomic.Int64
 			before := time.Now()
 			var wg sync.WaitGroup
@@ -136,7 +136,8 @@ func TestSlots(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			if got, want := time.Since(before), 300*time.Second/time.Duration(places); got != want {
+			// Who has rounds left at the end may be alone with all the places.
+			if got, want := time.Since(before), 300*time.Second/time.Duration(places); got < want || got > want+10*time.Second {
 				t.Errorf("took %s, want %s: a place was left unused", got, want)
 			}
 		})

@@ -7,11 +7,14 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"time"
 
 	"github.com/prometheus/prometheus/tsdb/wlog"
+
+	"github.com/starling-tsdb/starling/internal/statefile"
 )
 
 // groupSync makes the write-ahead logs durable, in rounds. All appends that are committed
@@ -65,15 +68,30 @@ func newGroupSync(mode SyncMode, dirs []string, fsync func(*os.File) error, f *f
 }
 
 // opening syncs all that the logs hold: what a process left in the page cache when it was
-// killed is replayed now, and would be confirmed as a duplicate.
-func (g *groupSync) opening(dataDir string) error {
+// killed is replayed now, and would be confirmed as a duplicate. Then it has the second
+// names of segments released, durably: the next start would take them for what the logs
+// held before.
+func (g *groupSync) opening(dataDir string, release func(logDir string) error) error {
+	if g.mode != SyncOff {
+		if err := g.syncLogs(); err != nil {
+			return err
+		}
+	}
+	for _, l := range g.logs {
+		if err := release(l.path); err != nil {
+			return err
+		}
+		if g.mode == SyncOff {
+			continue
+		}
+		if err := l.syncDir(); err != nil {
+			return err
+		}
+	}
 	if g.mode == SyncOff {
 		return nil
 	}
-	if err := g.syncLogs(); err != nil {
-		return err
-	}
-	return syncPath(dataDir, g.logs[0].fsync)
+	return statefile.SyncPath(dataDir, g.logs[0].fsync)
 }
 
 // start begins serving rounds.
@@ -91,6 +109,20 @@ func (g *groupSync) closing() error {
 		return nil
 	}
 	return g.syncLogs()
+}
+
+// restore makes durable what the logs hold after a failure, for a TSDB that has been closed
+// and is to be opened again.
+func (g *groupSync) restore() error {
+	if g.mode == SyncOff {
+		return nil
+	}
+	for _, l := range g.logs {
+		if err := l.restore(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // release gives the descriptors back.
@@ -179,9 +211,13 @@ type segmentLog struct {
 	fsync func(*os.File) error
 	held  []*segment // ascending; after a round only the one being written
 	last  int        // the highest index ever seen
+	// failed is set by a sync that failed: the kernel counts the pages that it could not
+	// write as written from then on, so that a later sync of the same file proves nothing.
+	failed bool
 }
 
 type segment struct {
+	index  int
 	file   *os.File
 	synced int64 // size at the last sync, -1 for none; segments only ever grow
 }
@@ -196,6 +232,35 @@ func openSegmentLog(path string, fsync func(*os.File) error) (*segmentLog, error
 
 // sync makes everything durable that was written before the call.
 func (l *segmentLog) sync() error {
+	err := l.trySync()
+	if err != nil && !l.failed {
+		l.failed = true
+		// Where this fails as well, restore tries again, or a process that is started on
+		// the same page cache knows no better.
+		_ = l.doubt()
+	}
+	return err
+}
+
+// unsyncedFile in a log's directory holds the index of the first segment that a failed sync
+// has left in doubt. It is read when the log is opened again, also by another process on
+// the same page cache; if that is lost, so are the doubts.
+const unsyncedFile = "unsynced.starling"
+
+// doubt writes unsyncedFile.
+func (l *segmentLog) doubt() error {
+	return os.WriteFile(filepath.Join(l.path, unsyncedFile), []byte(strconv.Itoa(l.first())), 0o666)
+}
+
+// first is the index of the first segment that is not known to be durable.
+func (l *segmentLog) first() int {
+	if len(l.held) == 0 {
+		return l.last + 1
+	}
+	return l.held[0].index
+}
+
+func (l *segmentLog) trySync() error {
 	added, err := l.discover()
 	if err != nil {
 		return fmt.Errorf("find segments in %s: %w", l.path, err)
@@ -206,8 +271,8 @@ func (l *segmentLog) sync() error {
 		}
 	}
 	if added {
-		if err := l.fsync(l.dir); err != nil {
-			return fmt.Errorf("sync %s: %w", l.path, err)
+		if err := l.syncDir(); err != nil {
+			return err
 		}
 	}
 	// A segment with a successor was complete before that was created.
@@ -218,6 +283,65 @@ func (l *segmentLog) sync() error {
 		l.held = l.held[1:]
 	}
 	return nil
+}
+
+func (l *segmentLog) syncDir() error {
+	if err := l.fsync(l.dir); err != nil {
+		return fmt.Errorf("sync %s: %w", l.path, err)
+	}
+	return nil
+}
+
+// restore makes durable what the log holds from the last good sync on, or has the next
+// opening do that.
+func (l *segmentLog) restore() error {
+	if l.failed {
+		return l.doubt()
+	}
+	return l.sync()
+}
+
+// rewriteUnsynced copies the segments that a failed sync has left in doubt and syncs the
+// copies, so that what is replayed is what is on disk: what the page cache gives for the
+// originals may be there only, and is counted as written.
+func rewriteUnsynced(dir string, fsync func(*os.File) error) error {
+	b, err := os.ReadFile(filepath.Join(dir, unsyncedFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	first, err := strconv.Atoi(string(b))
+	if err != nil {
+		first = 0 // cut short, so all are in doubt
+	}
+	segments, err := filesIn(dir, func(name string) bool {
+		i, ok := segmentIndex(name)
+		return ok && i >= first
+	})
+	if err != nil {
+		return err
+	}
+	for _, path := range segments {
+		if err := rewrite(path, fsync); err != nil {
+			return fmt.Errorf("write %s anew: %w", path, err)
+		}
+	}
+	if err := removeIfThere(filepath.Join(dir, unsyncedFile)); err != nil {
+		return err
+	}
+	return statefile.SyncPath(dir, fsync)
+}
+
+// rewrite puts a synced copy of a file into its place.
+func rewrite(path string, fsync func(*os.File) error) error {
+	from, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	return statefile.ReplaceWith(path, from, fsync)
 }
 
 func (s *segment) sync(fsync func(*os.File) error) error {
@@ -248,8 +372,8 @@ func (l *segmentLog) discover() (added bool, err error) {
 	}
 	first, last := -1, l.last
 	for _, name := range names {
-		i, err := strconv.Atoi(name)
-		if err != nil || i <= l.last { // a checkpoint, or known
+		i, ok := segmentIndex(name)
+		if !ok || i <= l.last { // a checkpoint, or known
 			continue
 		}
 		if first < 0 || i < first {
@@ -268,10 +392,16 @@ func (l *segmentLog) discover() (added bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		l.held = append(l.held, &segment{file: f, synced: -1})
+		l.held = append(l.held, &segment{index: i, file: f, synced: -1})
 		l.last = i
 	}
 	return true, nil
+}
+
+// segmentIndex reads the number of a segment off its name.
+func segmentIndex(name string) (int, bool) {
+	i, err := strconv.Atoi(name)
+	return i, err == nil
 }
 
 func (l *segmentLog) close() {

@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/starling-tsdb/starling/internal/proof"
 	"github.com/starling-tsdb/starling/internal/series"
 	"github.com/starling-tsdb/starling/internal/table"
 	"github.com/starling-tsdb/starling/internal/transport/peerpb"
@@ -36,6 +37,7 @@ type PeersOptions struct {
 	Address func(id table.NodeID) (string, bool)
 	Dial    DialFunc
 	Tables  Tables
+	Starts  Starts
 	// MaxInFlightBytes bounds what is on its way to one peer, in encoded bytes; more is
 	// refused at once. A peer that hangs must not fill this node's memory.
 	MaxInFlightBytes int64
@@ -47,6 +49,7 @@ type Peers struct {
 	opts     PeersOptions
 	duration *prometheus.HistogramVec
 	samples  *prometheus.CounterVec
+	inFlight *prometheus.GaugeVec
 
 	mu    sync.Mutex
 	peers map[table.NodeID]*Peer
@@ -66,6 +69,10 @@ func NewPeers(opts PeersOptions) *Peers {
 			Name: "starling_replication_samples_total",
 			Help: "Samples sent to a peer, by whether the peer confirmed the request.",
 		}, []string{"peer", "confirmed"}),
+		inFlight: factory.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "starling_peer_inflight_bytes",
+			Help: "Encoded bytes of samples that are on their way to a peer; more than 64 MiB are refused.",
+		}, []string{"peer"}),
 		peers: map[table.NodeID]*Peer{},
 	}
 }
@@ -163,46 +170,53 @@ type Peer struct {
 
 // Append stores the batch on the peer, as planned by table t. The batch is not kept. A
 // large batch travels in several requests, and is confirmed if all of them are.
-func (p *Peer) Append(ctx context.Context, t *table.Table, b *series.Batch) (series.Outcome, error) {
+func (p *Peer) Append(ctx context.Context, t *table.Table, b *series.Batch) (proof.Confirmation, error) {
 	requests, err := batchToProto(b)
 	if err != nil {
-		return series.Outcome{}, err
+		return proof.Confirmation{}, err
 	}
-	var outcome series.Outcome
+	var confirmation proof.Confirmation
 	for _, req := range requests {
 		req.Header = p.header(t)
-		if err := p.appendOne(ctx, t, req, &outcome); err != nil {
-			p.countSamples(b, false)
-			return series.Outcome{}, err
+		resp, err := p.appendOne(ctx, t, req)
+		if err == nil {
+			err = outcomeFromProto(resp, req, &confirmation.Outcome)
 		}
+		if err != nil {
+			p.countSamples(b, false)
+			return proof.Confirmation{}, err
+		}
+		// The last ones were read when all of the batch was stored.
+		confirmation.Gaps = gapsFromProto(resp.Gaps)
 	}
 	p.countSamples(b, true)
-	return outcome, nil
+	return confirmation, nil
 }
 
-func (p *Peer) appendOne(ctx context.Context, t *table.Table, req appendRequest, outcome *series.Outcome) error {
+func (p *Peer) appendOne(ctx context.Context, t *table.Table, req appendRequest) (*peerpb.AppendResponse, error) {
 	size := min(int64(proto.Size(req.AppendRequest)), p.owner.opts.MaxInFlightBytes)
 	if !p.inFlight.TryAcquire(size) {
-		return fmt.Errorf("more than %d bytes are on their way to the peer already", p.owner.opts.MaxInFlightBytes)
+		return nil, fmt.Errorf("more than %d bytes are on their way to the peer already", p.owner.opts.MaxInFlightBytes)
 	}
-	defer p.inFlight.Release(size)
+	gauge := p.owner.inFlight.WithLabelValues(string(p.id))
+	gauge.Add(float64(size))
+	defer func() {
+		gauge.Sub(float64(size))
+		p.inFlight.Release(size)
+	}()
 	resp, err := p.client.Append(ctx, req.AppendRequest)
 	if err != nil {
-		return p.fail(ctx, t, err)
+		return nil, p.fail(ctx, t, err)
 	}
-	return outcomeFromProto(resp, req, outcome)
+	return resp, nil
 }
 
 func (p *Peer) countSamples(b *series.Batch, confirmed bool) {
-	n := 0
-	for i := range b.Series {
-		n += len(b.Series[i].Samples)
-	}
 	label := "false"
 	if confirmed {
 		label = "true"
 	}
-	p.owner.samples.WithLabelValues(string(p.id), label).Add(float64(n))
+	p.owner.samples.WithLabelValues(string(p.id), label).Add(float64(b.NumSamples()))
 }
 
 // LabelNames returns the peer's label names in [mint, maxt], sorted, and its warnings.

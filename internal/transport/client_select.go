@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -18,25 +19,32 @@ import (
 	"github.com/starling-tsdb/starling/internal/transport/peerpb"
 )
 
-// Select streams the peer's series in [mint, maxt] that match, sorted by labels, chunks
-// as stored. The stream ends when the set is exhausted or ctx is done, whichever is first:
-// a caller that stops early cancels ctx.
-func (p *Peer) Select(ctx context.Context, t *table.Table, mint, maxt int64, hints *storage.SelectHints, ms []*labels.Matcher) storage.ChunkSeriesSet {
-	set := &streamedSet{ctx: ctx, peer: p, table: t, start: time.Now(), builder: labels.NewScratchBuilder(16)}
-	set.stream, set.err = p.client.Select(ctx, &peerpb.SelectRequest{
-		Header: p.header(t), MinTimeMs: mint, MaxTimeMs: maxt, Matchers: matchersToProto(ms), Hints: hintsToProto(hints),
+// Select streams the peer's series that are selected, sorted by labels, chunks as stored.
+// The stream ends when the set is exhausted or ctx is done, whichever is first: a caller
+// that stops early cancels ctx. The epoch is that of table t.
+func (p *Peer) Select(ctx context.Context, t *table.Table, sel Selection) storage.ChunkSeriesSet {
+	set := p.newSet(ctx, t, peerpb.Peer_Select_FullMethodName)
+	stream, err := p.client.Select(ctx, &peerpb.SelectRequest{
+		Header: p.header(t), MinTimeMs: sel.Mint, MaxTimeMs: sel.Maxt,
+		Matchers: matchersToProto(sel.Matchers), Hints: hintsToProto(sel.Hints), Proof: proofToProto(sel.Proof),
 	})
-	if set.err != nil {
-		set.end(set.err)
+	if err != nil {
+		set.end(err)
 	}
+	set.stream = stream
 	return set
 }
 
-// streamedSet is a storage.ChunkSeriesSet over the frames of one stream.
-type streamedSet struct {
+func (p *Peer) newSet(ctx context.Context, t *table.Table, method string) *StreamedSet {
+	return &StreamedSet{ctx: ctx, peer: p, table: t, method: method, start: time.Now(), builder: labels.NewScratchBuilder(16)}
+}
+
+// StreamedSet is a storage.ChunkSeriesSet over the frames of one stream.
+type StreamedSet struct {
 	ctx     context.Context
 	peer    *Peer
 	table   *table.Table
+	method  string
 	start   time.Time
 	stream  grpc.ServerStreamingClient[peerpb.SelectResponse]
 	builder labels.ScratchBuilder
@@ -49,7 +57,7 @@ type streamedSet struct {
 }
 
 // Next implements storage.ChunkSeriesSet.
-func (s *streamedSet) Next() bool {
+func (s *StreamedSet) Next() bool {
 	next := s.pop()
 	for next != nil && next.More {
 		rest := s.pop()
@@ -74,8 +82,23 @@ func (s *streamedSet) Next() bool {
 	return true
 }
 
+// window reads the first message of a hand-off. It is nil if the stream ends instead.
+func (s *StreamedSet) window() *peerpb.Window {
+	resp, err := s.stream.Recv()
+	if err != nil {
+		s.end(err)
+		return nil
+	}
+	if resp.Window == nil {
+		s.done = true
+		s.err = errors.New("the peer hands off without a window")
+	}
+	s.frame = resp.Series
+	return resp.Window
+}
+
 // pop returns the next entry of the stream, or nil at its end.
-func (s *streamedSet) pop() *peerpb.ChunkedSeries {
+func (s *StreamedSet) pop() *peerpb.ChunkedSeries {
 	for !s.done && len(s.frame) == 0 {
 		resp, err := s.stream.Recv()
 		if err != nil {
@@ -95,24 +118,24 @@ func (s *streamedSet) pop() *peerpb.ChunkedSeries {
 	return next
 }
 
-func (s *streamedSet) end(err error) {
+func (s *StreamedSet) end(err error) {
 	s.done = true
 	if errors.Is(err, io.EOF) {
-		s.peer.owner.observe(string(s.peer.id), peerpb.Peer_Select_FullMethodName, s.start, nil)
+		s.peer.owner.observe(string(s.peer.id), s.method, s.start, nil)
 		return
 	}
-	s.peer.owner.observe(string(s.peer.id), peerpb.Peer_Select_FullMethodName, s.start, err)
+	s.peer.owner.observe(string(s.peer.id), s.method, s.start, err)
 	s.err = s.peer.fail(s.ctx, s.table, err)
 }
 
-func (s *streamedSet) decode(p *peerpb.ChunkedSeries) (*storage.ChunkSeriesEntry, error) {
+func (s *StreamedSet) decode(p *peerpb.ChunkedSeries) (*storage.ChunkSeriesEntry, error) {
 	ls, err := labelsFromPairs(&s.builder, p.Labels)
 	if err != nil {
 		return nil, err
 	}
 	metas := make([]chunks.Meta, len(p.Chunks))
 	for i, c := range p.Chunks {
-		chunk, err := chunkenc.FromData(chunkenc.Encoding(c.Encoding), c.Data)
+		chunk, err := chunkFromProto(c)
 		if err != nil {
 			return nil, fmt.Errorf("series %s: chunk %d: %w", ls, i, err)
 		}
@@ -124,11 +147,27 @@ func (s *streamedSet) decode(p *peerpb.ChunkedSeries) (*storage.ChunkSeriesEntry
 	}, nil
 }
 
+// chunkFromProto refuses what is no chunk. Iterators tell by an error where the data of a
+// chunk end too early, but panic where they end within its header.
+func chunkFromProto(c *peerpb.Chunk) (chunkenc.Chunk, error) {
+	if c.Encoding > math.MaxUint8 {
+		return nil, fmt.Errorf("encoding %d is not known", c.Encoding)
+	}
+	header := 3 // the number of samples, and flags
+	if chunkenc.Encoding(c.Encoding) == chunkenc.EncXOR {
+		header = 2
+	}
+	if len(c.Data) < header {
+		return nil, fmt.Errorf("%d bytes of encoding %d, whose header has %d", len(c.Data), c.Encoding, header)
+	}
+	return chunkenc.FromData(chunkenc.Encoding(c.Encoding), c.Data)
+}
+
 // At implements storage.ChunkSeriesSet.
-func (s *streamedSet) At() storage.ChunkSeries { return s.current }
+func (s *StreamedSet) At() storage.ChunkSeries { return s.current }
 
 // Err implements storage.ChunkSeriesSet.
-func (s *streamedSet) Err() error { return s.err }
+func (s *StreamedSet) Err() error { return s.err }
 
 // Warnings implements storage.ChunkSeriesSet.
-func (s *streamedSet) Warnings() annotations.Annotations { return s.warnings }
+func (s *StreamedSet) Warnings() annotations.Annotations { return s.warnings }

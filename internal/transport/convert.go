@@ -192,6 +192,7 @@ func sampleFromProto(p *peerpb.Sample) (series.Sample, error) {
 func outcomeToProto(o series.Outcome) *peerpb.AppendResponse {
 	resp := &peerpb.AppendResponse{}
 	for _, r := range o.Refusals {
+		// A coordinator judges a limit and an invalid sample alike; the message tells them apart.
 		reason := peerpb.Refusal_REASON_INVALID
 		if r.Reason == series.Conflict {
 			reason = peerpb.Refusal_REASON_CONFLICT

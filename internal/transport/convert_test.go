@@ -174,31 +174,3 @@ func TestOutcomeIsCheckedAgainstTheRequest(t *testing.T) {
 		}
 	}
 }
-
-// FuzzAppendRequest decodes what a broken peer could send.
-func FuzzAppendRequest(f *testing.F) {
-	for seed := range uint64(8) {
-		requests, err := batchToProto(randomBatch(rand.New(rand.NewPCG(seed, 2))))
-		if err != nil {
-			f.Fatal(err)
-		}
-		wire, err := proto.Marshal(requests[0].AppendRequest)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(wire)
-	}
-	f.Fuzz(func(t *testing.T, wire []byte) {
-		var req peerpb.AppendRequest
-		if proto.Unmarshal(wire, &req) != nil {
-			return
-		}
-		b, err := batchFromProto(&req)
-		if err != nil {
-			return
-		}
-		if len(b.Series) != len(req.Series) {
-			t.Fatalf("%d series became %d", len(req.Series), len(b.Series))
-		}
-	})
-}

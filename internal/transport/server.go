@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math"
 	"net"
@@ -22,6 +23,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
+	"github.com/starling-tsdb/starling/internal/proof"
 	"github.com/starling-tsdb/starling/internal/series"
 	"github.com/starling-tsdb/starling/internal/table"
 	"github.com/starling-tsdb/starling/internal/transport/peerpb"
@@ -34,14 +36,39 @@ const (
 	frameBytes = 256 << 10
 )
 
-// Appender stores what peers send. An epoch other than the node's own is answered with
-// a *table.MismatchError. It must never forward.
+// Appender stores what peers send, and notes what others miss of it. An epoch other than
+// the node's own is answered with a *table.MismatchError. It must never forward.
 type Appender interface {
-	Append(ctx context.Context, epoch uint64, b *series.Batch) (series.Outcome, error)
+	Append(ctx context.Context, epoch uint64, b *series.Batch) (proof.Confirmation, error)
+	Note(ctx context.Context, epoch uint64, peer table.NodeID, since int64) error
+}
+
+// Selection asks a node for its own series.
+type Selection struct {
+	// Epoch is that of the table which the query is planned by.
+	Epoch uint64
+	// Proof says which of its series the node serves; nil stands for all.
+	Proof *proof.Proof
+	// Mint and Maxt bound the data to look at, in milliseconds, inclusive.
+	Mint, Maxt int64
+	Hints      *storage.SelectHints
+	Matchers   []*labels.Matcher
+}
+
+// SeriesSet is what a node answers. It is closed when nobody reads from it any more.
+type SeriesSet interface {
+	storage.ChunkSeriesSet
+	io.Closer
 }
 
 // Reader reads what lies on this node.
 type Reader interface {
+	// State is what the node says of itself before it is asked for data.
+	State() proof.State
+	// Select fails with a *table.MismatchError at another epoch than the node's, and with
+	// another error in another session than the proof's, also if either changes before the
+	// end of the set.
+	Select(ctx context.Context, s Selection) (SeriesSet, error)
 	ChunkQuerier(mint, maxt int64) (storage.ChunkQuerier, error)
 	ExemplarQuerier(ctx context.Context) (storage.ExemplarQuerier, error)
 	Metadata(family string, limit, limitPerMetric int) map[string][]metadata.Metadata
@@ -67,7 +94,9 @@ type ServerOptions struct {
 	Self       table.NodeID
 	Appender   Appender
 	Reader     Reader
+	Giver      Giver
 	Tables     Tables
+	Starts     Starts
 	Membership Membership
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
@@ -93,6 +122,8 @@ func NewServer(opts ServerOptions) *Server {
 	s.grpc = grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxMessageBytes),
 		grpc.MaxSendMsgSize(maxMessageBytes),
+		// A connection that begins to speak gRPC has as long as one that says nothing.
+		grpc.ConnectionTimeout(prefaceTimeout),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 15 * time.Second, Timeout: 5 * time.Second}),
 		grpc.UnaryInterceptor(s.interceptUnary),
@@ -211,11 +242,13 @@ func (s *Server) Append(ctx context.Context, req *peerpb.AppendRequest) (*peerpb
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	outcome, err := s.opts.Appender.Append(ctx, req.Header.GetEpoch(), b)
+	confirmation, err := s.opts.Appender.Append(ctx, req.Header.GetEpoch(), b)
 	if err != nil {
 		return nil, err
 	}
-	return outcomeToProto(outcome), nil
+	resp := outcomeToProto(confirmation.Outcome)
+	resp.Gaps = gapsToProto(confirmation.Gaps)
+	return resp, nil
 }
 
 // Select implements peerpb.PeerServer.
@@ -227,17 +260,15 @@ func (s *Server) Select(req *peerpb.SelectRequest, stream grpc.ServerStreamingSe
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
-	q, err := s.opts.Reader.ChunkQuerier(req.MinTimeMs, req.MaxTimeMs)
+	set, err := s.opts.Reader.Select(stream.Context(), Selection{
+		Epoch: req.Header.GetEpoch(), Proof: proofFromProto(req.Proof),
+		Mint: req.MinTimeMs, Maxt: req.MaxTimeMs, Hints: hintsFromProto(req.Hints), Matchers: matchers,
+	})
 	if err != nil {
 		return err
 	}
-	defer q.Close()
-	set := q.Select(stream.Context(), true, hintsFromProto(req.Hints), matchers...)
-	if err := sendSeries(set, stream, labelsOnly(req.Hints)); err != nil {
-		return err
-	}
-	// The answer holds only for the epoch it was asked for.
-	return s.check(req.Header)
+	defer set.Close()
+	return sendSeries(set, stream, labelsOnly(req.Hints))
 }
 
 // labelsOnly tells whether a query wants to know which series there are, and no samples.

@@ -3,7 +3,10 @@ package transport
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"net"
 	"slices"
@@ -18,6 +21,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb"
 	"google.golang.org/grpc"
 
+	"github.com/starling-tsdb/starling/internal/proof"
 	"github.com/starling-tsdb/starling/internal/series"
 	"github.com/starling-tsdb/starling/internal/simnet"
 	"github.com/starling-tsdb/starling/internal/table"
@@ -29,6 +33,10 @@ type holder struct {
 	table    *table.Table
 	appended []*series.Batch
 	refuse   []series.Refusal
+	gaps     []proof.Gap
+	// remembers is the start of others that the node has seen, and outdated the one that
+	// others have seen of it, if those are too late.
+	remembers, outdated uint64
 }
 
 func (h *holder) Table() *table.Table {
@@ -46,14 +54,43 @@ func (h *holder) Learn(t *table.Table) error {
 	return nil
 }
 
-func (h *holder) Append(_ context.Context, epoch uint64, b *series.Batch) (series.Outcome, error) {
+func (h *holder) Append(_ context.Context, epoch uint64, b *series.Batch) (proof.Confirmation, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.table.Epoch != epoch {
-		return series.Outcome{}, &table.MismatchError{Have: h.table, Want: epoch}
+		return proof.Confirmation{}, &table.MismatchError{Have: h.table, Want: epoch}
 	}
 	h.appended = append(h.appended, b)
-	return series.Outcome{Refusals: h.refuse}, nil
+	return proof.Confirmation{Outcome: series.Outcome{Refusals: h.refuse}, Gaps: slices.Clone(h.gaps)}, nil
+}
+
+func (h *holder) Note(_ context.Context, epoch uint64, peer table.NodeID, since int64) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.table.Epoch != epoch {
+		return &table.MismatchError{Have: h.table, Want: epoch}
+	}
+	h.gaps = append(h.gaps, proof.Gap{Peer: peer, Since: since})
+	return nil
+}
+
+// A holder implements Starts.
+func (h *holder) Self() table.NodeID        { return "local" }
+func (h *holder) Own() (starts, run uint64) { return 5, 55 }
+
+func (h *holder) Seen(_ table.NodeID, starts, run uint64) uint64 {
+	if starts != 5 || run != 55 {
+		panic("a start is not what was sent")
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.remembers
+}
+
+func (h *holder) Outdated(_ table.NodeID, remembered uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.outdated = remembered
 }
 
 func (h *holder) Handle(_ context.Context, request []byte) ([]byte, error) {
@@ -63,14 +100,53 @@ func (h *holder) Handle(_ context.Context, request []byte) ([]byte, error) {
 	return append([]byte("re: "), request...), nil
 }
 
-// localReader is a Reader over a real TSDB.
-type localReader struct{ *tsdb.DB }
+// localReader is a Reader and a Giver over a real TSDB.
+type localReader struct {
+	*tsdb.DB
+	holder   *holder
+	selected *proof.Proof // the last one
+	advanced []string
+}
 
-func (r localReader) Metadata(string, int, int) map[string][]metadata.Metadata {
+func (r *localReader) State() proof.State {
+	r.holder.mu.Lock()
+	defer r.holder.mu.Unlock()
+	return proof.State{Session: 1 << 63, Gaps: slices.Clone(r.holder.gaps), Damage: []proof.Range{{Min: -5, Max: 5}}}
+}
+
+func (r *localReader) Select(ctx context.Context, s Selection) (SeriesSet, error) {
+	r.selected = s.Proof
+	q, err := r.ChunkQuerier(s.Mint, s.Maxt)
+	if err != nil {
+		return nil, err
+	}
+	return closingSet{q.Select(ctx, true, s.Hints, s.Matchers...), q}, nil
+}
+
+// Give hands everything since 50 to "local", and nothing to others.
+func (r *localReader) Give(ctx context.Context, epoch uint64, peer table.NodeID, session uint64) (proof.Window, SeriesSet, error) {
+	if peer != "local" {
+		return proof.Window{}, nil, nil
+	}
+	set, err := r.Select(ctx, Selection{Epoch: epoch, Mint: 50, Maxt: math.MaxInt64, Matchers: everything})
+	return proof.Window{Session: session + 1, Since: 50, Until: math.MaxInt64}, set, err
+}
+
+func (r *localReader) Advance(_ context.Context, peer table.NodeID, session uint64, until int64) (bool, error) {
+	r.advanced = append(r.advanced, fmt.Sprint(peer, session, until))
+	return len(r.advanced) == 1, nil
+}
+
+type closingSet struct {
+	storage.ChunkSeriesSet
+	io.Closer
+}
+
+func (r *localReader) Metadata(string, int, int) map[string][]metadata.Metadata {
 	return map[string][]metadata.Metadata{"m": {{Type: "counter", Help: "h"}}}
 }
 
-func (r localReader) Stats(label string, limit int) (*tsdb.Stats, error) {
+func (r *localReader) Stats(label string, limit int) (*tsdb.Stats, error) {
 	return r.Head().Stats(label, limit), nil
 }
 
@@ -79,6 +155,7 @@ type rig struct {
 	local  *holder // the client's node
 	remote *holder
 	db     *tsdb.DB
+	reader *localReader
 	peers  *Peers
 	raft   net.Listener
 }
@@ -105,15 +182,16 @@ func newRig(t *testing.T) *rig {
 	}
 	split := Split(l)
 	r.raft = split.Raft()
+	r.reader = &localReader{DB: r.db, holder: r.remote}
 	server := NewServer(ServerOptions{
 		Self:     "remote",
-		Appender: r.remote, Reader: localReader{r.db}, Tables: r.remote, Membership: r.remote, Logger: slog.New(slog.DiscardHandler),
+		Appender: r.remote, Reader: r.reader, Giver: r.reader, Tables: r.remote, Starts: r.remote, Membership: r.remote, Logger: slog.New(slog.DiscardHandler),
 	})
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(split.GRPC()) }()
 	r.peers = NewPeers(PeersOptions{
 		Address: func(table.NodeID) (string, bool) { return "10.0.0.2:9081", true },
-		Dial:    r.net.Host("10.0.0.1").Dial, Tables: r.local, MaxInFlightBytes: 1 << 20,
+		Dial:    r.net.Host("10.0.0.1").Dial, Tables: r.local, Starts: r.local, MaxInFlightBytes: 1 << 20,
 	})
 	t.Cleanup(func() {
 		r.peers.Close()
@@ -167,7 +245,7 @@ func TestSelectStreamsManyFrames(t *testing.T) {
 		r := newRig(t)
 		const n = 600
 		r.fill(t, n)
-		set := r.peers.Peer("remote").Select(t.Context(), epoch(1), 0, 100, &storage.SelectHints{Start: 0, End: 100}, everything)
+		set := r.peers.Peer("remote").Select(t.Context(), epoch(1), Selection{Maxt: 100, Hints: &storage.SelectHints{Start: 0, End: 100}, Matchers: everything})
 		got, samples := 0, 0
 		var last labels.Labels
 		for set.Next() {
@@ -191,7 +269,7 @@ func TestCancelledSelectEnds(t *testing.T) {
 		r := newRig(t)
 		r.fill(t, 600)
 		ctx, cancel := context.WithCancel(t.Context())
-		set := r.peers.Peer("remote").Select(ctx, epoch(1), 0, 100, nil, everything)
+		set := r.peers.Peer("remote").Select(ctx, epoch(1), Selection{Maxt: 100, Matchers: everything})
 		cancel()
 		for set.Next() {
 		}
@@ -246,7 +324,7 @@ func TestSelectCutsLongSeries(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.fill(t, 3)
-		set := r.peers.Peer("remote").Select(t.Context(), epoch(1), 0, n, nil, everything)
+		set := r.peers.Peer("remote").Select(t.Context(), epoch(1), Selection{Maxt: n, Matchers: everything})
 		var samples []int
 		for set.Next() {
 			count := 0
@@ -267,7 +345,7 @@ func TestMatchersNeedNoUTF8(t *testing.T) {
 		r := newRig(t)
 		r.fill(t, 2)
 		ms := append(slices.Clone(everything), labels.MustNewMatcher(labels.MatchNotEqual, "i", "\xff"))
-		set := r.peers.Peer("remote").Select(t.Context(), epoch(1), 0, 100, &storage.SelectHints{Grouping: []string{"\xff"}}, ms)
+		set := r.peers.Peer("remote").Select(t.Context(), epoch(1), Selection{Maxt: 100, Hints: &storage.SelectHints{Grouping: []string{"\xff"}}, Matchers: ms})
 		n := 0
 		for set.Next() {
 			n++
@@ -290,7 +368,7 @@ func TestAnotherNodeAtTheAddressIsRefused(t *testing.T) {
 		if _, err := gone.Append(t.Context(), epoch(1), &series.Batch{}); err == nil || len(r.remote.appended) > 0 {
 			t.Errorf("an append meant for another node was taken: %v", err)
 		}
-		set := gone.Select(t.Context(), epoch(1), 0, 1, nil, everything)
+		set := gone.Select(t.Context(), epoch(1), Selection{Maxt: 1, Matchers: everything})
 		if set.Next() || set.Err() == nil {
 			t.Error("a read meant for another node was answered")
 		}
@@ -309,7 +387,7 @@ func TestAnotherClusterIsRefused(t *testing.T) {
 		if _, err := r.peers.Peer("remote").Append(t.Context(), foreign, &series.Batch{}); err == nil {
 			t.Error("an append of another cluster was taken")
 		}
-		set := r.peers.Peer("remote").Select(t.Context(), foreign, 0, 1, nil, everything)
+		set := r.peers.Peer("remote").Select(t.Context(), foreign, Selection{Maxt: 1, Matchers: everything})
 		if set.Next() || set.Err() == nil {
 			t.Error("a read of another cluster was answered")
 		}

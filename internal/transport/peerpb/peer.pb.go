@@ -75,7 +75,7 @@ func (x Refusal_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refusal_Reason.Descriptor instead.
 func (Refusal_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{9, 0}
+	return file_peer_proto_rawDescGZIP(), []int{20, 0}
 }
 
 type Matcher_Type int32
@@ -127,7 +127,7 @@ func (x Matcher_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Matcher_Type.Descriptor instead.
 func (Matcher_Type) EnumDescriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{10, 0}
+	return file_peer_proto_rawDescGZIP(), []int{21, 0}
 }
 
 type Header struct {
@@ -642,6 +642,7 @@ func (x *AppendRequest) GetMetadata() []*FamilyRefs {
 type AppendResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Refusals      []*Refusal             `protobuf:"bytes,1,rep,name=refusals,proto3" json:"refusals,omitempty"`
+	Gaps          []*Gap                 `protobuf:"bytes,2,rep,name=gaps,proto3" json:"gaps,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -683,6 +684,653 @@ func (x *AppendResponse) GetRefusals() []*Refusal {
 	return nil
 }
 
+func (x *AppendResponse) GetGaps() []*Gap {
+	if x != nil {
+		return x.Gaps
+	}
+	return nil
+}
+
+// Gap says that a peer may lack samples that the noting node has confirmed.
+type Gap struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Peer          string                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
+	SinceMs       int64                  `protobuf:"zigzag64,2,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Gap) Reset() {
+	*x = Gap{}
+	mi := &file_peer_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Gap) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Gap) ProtoMessage() {}
+
+func (x *Gap) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Gap.ProtoReflect.Descriptor instead.
+func (*Gap) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Gap) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+func (x *Gap) GetSinceMs() int64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
+
+type NoteRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Header        *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	Gap           *Gap                   `protobuf:"bytes,2,opt,name=gap,proto3" json:"gap,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NoteRequest) Reset() {
+	*x = NoteRequest{}
+	mi := &file_peer_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NoteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NoteRequest) ProtoMessage() {}
+
+func (x *NoteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NoteRequest.ProtoReflect.Descriptor instead.
+func (*NoteRequest) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *NoteRequest) GetHeader() *Header {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *NoteRequest) GetGap() *Gap {
+	if x != nil {
+		return x.Gap
+	}
+	return nil
+}
+
+type NoteResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NoteResponse) Reset() {
+	*x = NoteResponse{}
+	mi := &file_peer_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NoteResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NoteResponse) ProtoMessage() {}
+
+func (x *NoteResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NoteResponse.ProtoReflect.Descriptor instead.
+func (*NoteResponse) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{11}
+}
+
+type StateRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Header *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	// from is the ID of the node that asks, starts how often it has started, and run a random
+	// number of the present start.
+	From          string `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	Starts        uint64 `protobuf:"varint,3,opt,name=starts,proto3" json:"starts,omitempty"`
+	Run           uint64 `protobuf:"fixed64,4,opt,name=run,proto3" json:"run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StateRequest) Reset() {
+	*x = StateRequest{}
+	mi := &file_peer_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StateRequest) ProtoMessage() {}
+
+func (x *StateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StateRequest.ProtoReflect.Descriptor instead.
+func (*StateRequest) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *StateRequest) GetHeader() *Header {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *StateRequest) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *StateRequest) GetStarts() uint64 {
+	if x != nil {
+		return x.Starts
+	}
+	return 0
+}
+
+func (x *StateRequest) GetRun() uint64 {
+	if x != nil {
+		return x.Run
+	}
+	return 0
+}
+
+type StateResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Session uint64                 `protobuf:"fixed64,1,opt,name=session,proto3" json:"session,omitempty"`
+	Gaps    []*Gap                 `protobuf:"bytes,2,rep,name=gaps,proto3" json:"gaps,omitempty"`
+	Damage  []*TimeRange           `protobuf:"bytes,3,rep,name=damage,proto3" json:"damage,omitempty"`
+	// starts counts the starts of the node that answers; run is of the present one.
+	Starts uint64 `protobuf:"varint,4,opt,name=starts,proto3" json:"starts,omitempty"`
+	Run    uint64 `protobuf:"fixed64,5,opt,name=run,proto3" json:"run,omitempty"`
+	// remembered is not 0 if the node that asks has an old copy of its directory: the number
+	// of a start of it, later than the present one or another one with its number.
+	Remembered    uint64 `protobuf:"varint,6,opt,name=remembered,proto3" json:"remembered,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StateResponse) Reset() {
+	*x = StateResponse{}
+	mi := &file_peer_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StateResponse) ProtoMessage() {}
+
+func (x *StateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StateResponse.ProtoReflect.Descriptor instead.
+func (*StateResponse) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *StateResponse) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *StateResponse) GetGaps() []*Gap {
+	if x != nil {
+		return x.Gaps
+	}
+	return nil
+}
+
+func (x *StateResponse) GetDamage() []*TimeRange {
+	if x != nil {
+		return x.Damage
+	}
+	return nil
+}
+
+func (x *StateResponse) GetStarts() uint64 {
+	if x != nil {
+		return x.Starts
+	}
+	return 0
+}
+
+func (x *StateResponse) GetRun() uint64 {
+	if x != nil {
+		return x.Run
+	}
+	return 0
+}
+
+func (x *StateResponse) GetRemembered() uint64 {
+	if x != nil {
+		return x.Remembered
+	}
+	return 0
+}
+
+// TimeRange is inclusive.
+type TimeRange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	MinMs         int64                  `protobuf:"zigzag64,1,opt,name=min_ms,json=minMs,proto3" json:"min_ms,omitempty"`
+	MaxMs         int64                  `protobuf:"zigzag64,2,opt,name=max_ms,json=maxMs,proto3" json:"max_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TimeRange) Reset() {
+	*x = TimeRange{}
+	mi := &file_peer_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TimeRange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TimeRange) ProtoMessage() {}
+
+func (x *TimeRange) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TimeRange.ProtoReflect.Descriptor instead.
+func (*TimeRange) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *TimeRange) GetMinMs() int64 {
+	if x != nil {
+		return x.MinMs
+	}
+	return 0
+}
+
+func (x *TimeRange) GetMaxMs() int64 {
+	if x != nil {
+		return x.MaxMs
+	}
+	return 0
+}
+
+type HandOffRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Header *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	// from is the ID of the node that asks.
+	From string `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	// session is that of the window before, 0 to begin.
+	Session       uint64 `protobuf:"varint,3,opt,name=session,proto3" json:"session,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HandOffRequest) Reset() {
+	*x = HandOffRequest{}
+	mi := &file_peer_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HandOffRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HandOffRequest) ProtoMessage() {}
+
+func (x *HandOffRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HandOffRequest.ProtoReflect.Descriptor instead.
+func (*HandOffRequest) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *HandOffRequest) GetHeader() *Header {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *HandOffRequest) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *HandOffRequest) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+// Window is a part of a hand-off. until_ms is exclusive, and the greatest number at the end.
+type Window struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
+	SinceMs       int64                  `protobuf:"zigzag64,2,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
+	UntilMs       int64                  `protobuf:"zigzag64,3,opt,name=until_ms,json=untilMs,proto3" json:"until_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Window) Reset() {
+	*x = Window{}
+	mi := &file_peer_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Window) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Window) ProtoMessage() {}
+
+func (x *Window) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Window.ProtoReflect.Descriptor instead.
+func (*Window) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Window) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *Window) GetSinceMs() int64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
+
+func (x *Window) GetUntilMs() int64 {
+	if x != nil {
+		return x.UntilMs
+	}
+	return 0
+}
+
+type AdvanceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Header        *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	From          string                 `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	Session       uint64                 `protobuf:"varint,3,opt,name=session,proto3" json:"session,omitempty"`
+	UntilMs       int64                  `protobuf:"zigzag64,4,opt,name=until_ms,json=untilMs,proto3" json:"until_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdvanceRequest) Reset() {
+	*x = AdvanceRequest{}
+	mi := &file_peer_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdvanceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdvanceRequest) ProtoMessage() {}
+
+func (x *AdvanceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdvanceRequest.ProtoReflect.Descriptor instead.
+func (*AdvanceRequest) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *AdvanceRequest) GetHeader() *Header {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *AdvanceRequest) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *AdvanceRequest) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *AdvanceRequest) GetUntilMs() int64 {
+	if x != nil {
+		return x.UntilMs
+	}
+	return 0
+}
+
+type AdvanceResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// open tells whether the gap is still open.
+	Open          bool `protobuf:"varint,1,opt,name=open,proto3" json:"open,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdvanceResponse) Reset() {
+	*x = AdvanceResponse{}
+	mi := &file_peer_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdvanceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdvanceResponse) ProtoMessage() {}
+
+func (x *AdvanceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdvanceResponse.ProtoReflect.Descriptor instead.
+func (*AdvanceResponse) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *AdvanceResponse) GetOpen() bool {
+	if x != nil {
+		return x.Open
+	}
+	return false
+}
+
+// Proof says who serves a query.
+type Proof struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Quorum        uint32                 `protobuf:"varint,1,opt,name=quorum,proto3" json:"quorum,omitempty"`
+	Nodes         []*Proof_Node          `protobuf:"bytes,2,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Proof) Reset() {
+	*x = Proof{}
+	mi := &file_peer_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Proof) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Proof) ProtoMessage() {}
+
+func (x *Proof) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Proof.ProtoReflect.Descriptor instead.
+func (*Proof) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Proof) GetQuorum() uint32 {
+	if x != nil {
+		return x.Quorum
+	}
+	return 0
+}
+
+func (x *Proof) GetNodes() []*Proof_Node {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
 type Refusal struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Series        uint32                 `protobuf:"varint,1,opt,name=series,proto3" json:"series,omitempty"`
@@ -696,7 +1344,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_peer_proto_msgTypes[9]
+	mi := &file_peer_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -708,7 +1356,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[9]
+	mi := &file_peer_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -721,7 +1369,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{9}
+	return file_peer_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Refusal) GetSeries() uint32 {
@@ -770,7 +1418,7 @@ type Matcher struct {
 
 func (x *Matcher) Reset() {
 	*x = Matcher{}
-	mi := &file_peer_proto_msgTypes[10]
+	mi := &file_peer_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -782,7 +1430,7 @@ func (x *Matcher) String() string {
 func (*Matcher) ProtoMessage() {}
 
 func (x *Matcher) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[10]
+	mi := &file_peer_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -795,7 +1443,7 @@ func (x *Matcher) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Matcher.ProtoReflect.Descriptor instead.
 func (*Matcher) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{10}
+	return file_peer_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Matcher) GetType() Matcher_Type {
@@ -838,7 +1486,7 @@ type Hints struct {
 
 func (x *Hints) Reset() {
 	*x = Hints{}
-	mi := &file_peer_proto_msgTypes[11]
+	mi := &file_peer_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -850,7 +1498,7 @@ func (x *Hints) String() string {
 func (*Hints) ProtoMessage() {}
 
 func (x *Hints) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[11]
+	mi := &file_peer_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -863,7 +1511,7 @@ func (x *Hints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hints.ProtoReflect.Descriptor instead.
 func (*Hints) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{11}
+	return file_peer_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Hints) GetStartMs() int64 {
@@ -944,19 +1592,21 @@ func (x *Hints) GetDisableTrimming() bool {
 }
 
 type SelectRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Header        *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
-	MinTimeMs     int64                  `protobuf:"zigzag64,2,opt,name=min_time_ms,json=minTimeMs,proto3" json:"min_time_ms,omitempty"`
-	MaxTimeMs     int64                  `protobuf:"zigzag64,3,opt,name=max_time_ms,json=maxTimeMs,proto3" json:"max_time_ms,omitempty"`
-	Matchers      []*Matcher             `protobuf:"bytes,4,rep,name=matchers,proto3" json:"matchers,omitempty"`
-	Hints         *Hints                 `protobuf:"bytes,5,opt,name=hints,proto3" json:"hints,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Header    *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	MinTimeMs int64                  `protobuf:"zigzag64,2,opt,name=min_time_ms,json=minTimeMs,proto3" json:"min_time_ms,omitempty"`
+	MaxTimeMs int64                  `protobuf:"zigzag64,3,opt,name=max_time_ms,json=maxTimeMs,proto3" json:"max_time_ms,omitempty"`
+	Matchers  []*Matcher             `protobuf:"bytes,4,rep,name=matchers,proto3" json:"matchers,omitempty"`
+	Hints     *Hints                 `protobuf:"bytes,5,opt,name=hints,proto3" json:"hints,omitempty"`
+	// proof is absent if all that the node holds is asked for.
+	Proof         *Proof `protobuf:"bytes,6,opt,name=proof,proto3" json:"proof,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SelectRequest) Reset() {
 	*x = SelectRequest{}
-	mi := &file_peer_proto_msgTypes[12]
+	mi := &file_peer_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -968,7 +1618,7 @@ func (x *SelectRequest) String() string {
 func (*SelectRequest) ProtoMessage() {}
 
 func (x *SelectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[12]
+	mi := &file_peer_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -981,7 +1631,7 @@ func (x *SelectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SelectRequest.ProtoReflect.Descriptor instead.
 func (*SelectRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{12}
+	return file_peer_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SelectRequest) GetHeader() *Header {
@@ -1019,17 +1669,26 @@ func (x *SelectRequest) GetHints() *Hints {
 	return nil
 }
 
+func (x *SelectRequest) GetProof() *Proof {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
 type SelectResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Series        []*ChunkedSeries       `protobuf:"bytes,1,rep,name=series,proto3" json:"series,omitempty"`
-	Warnings      []string               `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Series   []*ChunkedSeries       `protobuf:"bytes,1,rep,name=series,proto3" json:"series,omitempty"`
+	Warnings []string               `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// window is set in the first message of a hand-off, if there is anything to hand off.
+	Window        *Window `protobuf:"bytes,3,opt,name=window,proto3" json:"window,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SelectResponse) Reset() {
 	*x = SelectResponse{}
-	mi := &file_peer_proto_msgTypes[13]
+	mi := &file_peer_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1041,7 +1700,7 @@ func (x *SelectResponse) String() string {
 func (*SelectResponse) ProtoMessage() {}
 
 func (x *SelectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[13]
+	mi := &file_peer_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1054,7 +1713,7 @@ func (x *SelectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SelectResponse.ProtoReflect.Descriptor instead.
 func (*SelectResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{13}
+	return file_peer_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SelectResponse) GetSeries() []*ChunkedSeries {
@@ -1067,6 +1726,13 @@ func (x *SelectResponse) GetSeries() []*ChunkedSeries {
 func (x *SelectResponse) GetWarnings() []string {
 	if x != nil {
 		return x.Warnings
+	}
+	return nil
+}
+
+func (x *SelectResponse) GetWindow() *Window {
+	if x != nil {
+		return x.Window
 	}
 	return nil
 }
@@ -1085,7 +1751,7 @@ type ChunkedSeries struct {
 
 func (x *ChunkedSeries) Reset() {
 	*x = ChunkedSeries{}
-	mi := &file_peer_proto_msgTypes[14]
+	mi := &file_peer_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1097,7 +1763,7 @@ func (x *ChunkedSeries) String() string {
 func (*ChunkedSeries) ProtoMessage() {}
 
 func (x *ChunkedSeries) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[14]
+	mi := &file_peer_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1110,7 +1776,7 @@ func (x *ChunkedSeries) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChunkedSeries.ProtoReflect.Descriptor instead.
 func (*ChunkedSeries) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{14}
+	return file_peer_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ChunkedSeries) GetLabels() []string {
@@ -1146,7 +1812,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_peer_proto_msgTypes[15]
+	mi := &file_peer_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1158,7 +1824,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[15]
+	mi := &file_peer_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1171,7 +1837,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{15}
+	return file_peer_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Chunk) GetMinTimeMs() int64 {
@@ -1217,7 +1883,7 @@ type LabelsRequest struct {
 
 func (x *LabelsRequest) Reset() {
 	*x = LabelsRequest{}
-	mi := &file_peer_proto_msgTypes[16]
+	mi := &file_peer_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1229,7 +1895,7 @@ func (x *LabelsRequest) String() string {
 func (*LabelsRequest) ProtoMessage() {}
 
 func (x *LabelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[16]
+	mi := &file_peer_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1242,7 +1908,7 @@ func (x *LabelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LabelsRequest.ProtoReflect.Descriptor instead.
 func (*LabelsRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{16}
+	return file_peer_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *LabelsRequest) GetHeader() *Header {
@@ -1297,7 +1963,7 @@ type LabelsResponse struct {
 
 func (x *LabelsResponse) Reset() {
 	*x = LabelsResponse{}
-	mi := &file_peer_proto_msgTypes[17]
+	mi := &file_peer_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1309,7 +1975,7 @@ func (x *LabelsResponse) String() string {
 func (*LabelsResponse) ProtoMessage() {}
 
 func (x *LabelsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[17]
+	mi := &file_peer_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1322,7 +1988,7 @@ func (x *LabelsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LabelsResponse.ProtoReflect.Descriptor instead.
 func (*LabelsResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{17}
+	return file_peer_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *LabelsResponse) GetValues() []string {
@@ -1348,7 +2014,7 @@ type MatcherSet struct {
 
 func (x *MatcherSet) Reset() {
 	*x = MatcherSet{}
-	mi := &file_peer_proto_msgTypes[18]
+	mi := &file_peer_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1360,7 +2026,7 @@ func (x *MatcherSet) String() string {
 func (*MatcherSet) ProtoMessage() {}
 
 func (x *MatcherSet) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[18]
+	mi := &file_peer_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1373,7 +2039,7 @@ func (x *MatcherSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MatcherSet.ProtoReflect.Descriptor instead.
 func (*MatcherSet) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{18}
+	return file_peer_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *MatcherSet) GetMatchers() []*Matcher {
@@ -1395,7 +2061,7 @@ type ExemplarsRequest struct {
 
 func (x *ExemplarsRequest) Reset() {
 	*x = ExemplarsRequest{}
-	mi := &file_peer_proto_msgTypes[19]
+	mi := &file_peer_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1407,7 +2073,7 @@ func (x *ExemplarsRequest) String() string {
 func (*ExemplarsRequest) ProtoMessage() {}
 
 func (x *ExemplarsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[19]
+	mi := &file_peer_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1420,7 +2086,7 @@ func (x *ExemplarsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExemplarsRequest.ProtoReflect.Descriptor instead.
 func (*ExemplarsRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{19}
+	return file_peer_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ExemplarsRequest) GetHeader() *Header {
@@ -1460,7 +2126,7 @@ type ExemplarsResponse struct {
 
 func (x *ExemplarsResponse) Reset() {
 	*x = ExemplarsResponse{}
-	mi := &file_peer_proto_msgTypes[20]
+	mi := &file_peer_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1472,7 +2138,7 @@ func (x *ExemplarsResponse) String() string {
 func (*ExemplarsResponse) ProtoMessage() {}
 
 func (x *ExemplarsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[20]
+	mi := &file_peer_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1485,7 +2151,7 @@ func (x *ExemplarsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExemplarsResponse.ProtoReflect.Descriptor instead.
 func (*ExemplarsResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{20}
+	return file_peer_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ExemplarsResponse) GetResults() []*ExemplarsResponse_Result {
@@ -1507,7 +2173,7 @@ type MetadataRequest struct {
 
 func (x *MetadataRequest) Reset() {
 	*x = MetadataRequest{}
-	mi := &file_peer_proto_msgTypes[21]
+	mi := &file_peer_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1519,7 +2185,7 @@ func (x *MetadataRequest) String() string {
 func (*MetadataRequest) ProtoMessage() {}
 
 func (x *MetadataRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[21]
+	mi := &file_peer_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1532,7 +2198,7 @@ func (x *MetadataRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetadataRequest.ProtoReflect.Descriptor instead.
 func (*MetadataRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{21}
+	return file_peer_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *MetadataRequest) GetHeader() *Header {
@@ -1572,7 +2238,7 @@ type MetadataResponse struct {
 
 func (x *MetadataResponse) Reset() {
 	*x = MetadataResponse{}
-	mi := &file_peer_proto_msgTypes[22]
+	mi := &file_peer_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1584,7 +2250,7 @@ func (x *MetadataResponse) String() string {
 func (*MetadataResponse) ProtoMessage() {}
 
 func (x *MetadataResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[22]
+	mi := &file_peer_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1597,7 +2263,7 @@ func (x *MetadataResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetadataResponse.ProtoReflect.Descriptor instead.
 func (*MetadataResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{22}
+	return file_peer_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *MetadataResponse) GetMetadata() []*FamilyMetadata {
@@ -1618,7 +2284,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_peer_proto_msgTypes[23]
+	mi := &file_peer_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1630,7 +2296,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[23]
+	mi := &file_peer_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1643,7 +2309,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{23}
+	return file_peer_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StatsRequest) GetHeader() *Header {
@@ -1683,7 +2349,7 @@ type StatsResponse struct {
 
 func (x *StatsResponse) Reset() {
 	*x = StatsResponse{}
-	mi := &file_peer_proto_msgTypes[24]
+	mi := &file_peer_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1695,7 +2361,7 @@ func (x *StatsResponse) String() string {
 func (*StatsResponse) ProtoMessage() {}
 
 func (x *StatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[24]
+	mi := &file_peer_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1708,7 +2374,7 @@ func (x *StatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
 func (*StatsResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{24}
+	return file_peer_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *StatsResponse) GetNumSeries() uint64 {
@@ -1777,7 +2443,7 @@ type HandoverRequest struct {
 
 func (x *HandoverRequest) Reset() {
 	*x = HandoverRequest{}
-	mi := &file_peer_proto_msgTypes[25]
+	mi := &file_peer_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1789,7 +2455,7 @@ func (x *HandoverRequest) String() string {
 func (*HandoverRequest) ProtoMessage() {}
 
 func (x *HandoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[25]
+	mi := &file_peer_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1802,7 +2468,7 @@ func (x *HandoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandoverRequest.ProtoReflect.Descriptor instead.
 func (*HandoverRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{25}
+	return file_peer_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *HandoverRequest) GetTable() []byte {
@@ -1827,7 +2493,7 @@ type HandoverResponse struct {
 
 func (x *HandoverResponse) Reset() {
 	*x = HandoverResponse{}
-	mi := &file_peer_proto_msgTypes[26]
+	mi := &file_peer_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1839,7 +2505,7 @@ func (x *HandoverResponse) String() string {
 func (*HandoverResponse) ProtoMessage() {}
 
 func (x *HandoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[26]
+	mi := &file_peer_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1852,7 +2518,7 @@ func (x *HandoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandoverResponse.ProtoReflect.Descriptor instead.
 func (*HandoverResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{26}
+	return file_peer_proto_rawDescGZIP(), []int{37}
 }
 
 type MembershipMessage struct {
@@ -1864,7 +2530,7 @@ type MembershipMessage struct {
 
 func (x *MembershipMessage) Reset() {
 	*x = MembershipMessage{}
-	mi := &file_peer_proto_msgTypes[27]
+	mi := &file_peer_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1876,7 +2542,7 @@ func (x *MembershipMessage) String() string {
 func (*MembershipMessage) ProtoMessage() {}
 
 func (x *MembershipMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[27]
+	mi := &file_peer_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1889,12 +2555,73 @@ func (x *MembershipMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembershipMessage.ProtoReflect.Descriptor instead.
 func (*MembershipMessage) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{27}
+	return file_peer_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *MembershipMessage) GetPayload() []byte {
 	if x != nil {
 		return x.Payload
+	}
+	return nil
+}
+
+type Proof_Node struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Slot    uint32                 `protobuf:"varint,1,opt,name=slot,proto3" json:"slot,omitempty"`
+	Session uint64                 `protobuf:"fixed64,2,opt,name=session,proto3" json:"session,omitempty"`
+	// noted are the slots of peers that this node notes a gap for.
+	Noted         []uint32 `protobuf:"varint,3,rep,packed,name=noted,proto3" json:"noted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Proof_Node) Reset() {
+	*x = Proof_Node{}
+	mi := &file_peer_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Proof_Node) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Proof_Node) ProtoMessage() {}
+
+func (x *Proof_Node) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Proof_Node.ProtoReflect.Descriptor instead.
+func (*Proof_Node) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{19, 0}
+}
+
+func (x *Proof_Node) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *Proof_Node) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *Proof_Node) GetNoted() []uint32 {
+	if x != nil {
+		return x.Noted
 	}
 	return nil
 }
@@ -1911,7 +2638,7 @@ type ExemplarsResponse_Item struct {
 
 func (x *ExemplarsResponse_Item) Reset() {
 	*x = ExemplarsResponse_Item{}
-	mi := &file_peer_proto_msgTypes[28]
+	mi := &file_peer_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1923,7 +2650,7 @@ func (x *ExemplarsResponse_Item) String() string {
 func (*ExemplarsResponse_Item) ProtoMessage() {}
 
 func (x *ExemplarsResponse_Item) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[28]
+	mi := &file_peer_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1936,7 +2663,7 @@ func (x *ExemplarsResponse_Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExemplarsResponse_Item.ProtoReflect.Descriptor instead.
 func (*ExemplarsResponse_Item) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{20, 0}
+	return file_peer_proto_rawDescGZIP(), []int{31, 0}
 }
 
 func (x *ExemplarsResponse_Item) GetLabels() []string {
@@ -1977,7 +2704,7 @@ type ExemplarsResponse_Result struct {
 
 func (x *ExemplarsResponse_Result) Reset() {
 	*x = ExemplarsResponse_Result{}
-	mi := &file_peer_proto_msgTypes[29]
+	mi := &file_peer_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1989,7 +2716,7 @@ func (x *ExemplarsResponse_Result) String() string {
 func (*ExemplarsResponse_Result) ProtoMessage() {}
 
 func (x *ExemplarsResponse_Result) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[29]
+	mi := &file_peer_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2002,7 +2729,7 @@ func (x *ExemplarsResponse_Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExemplarsResponse_Result.ProtoReflect.Descriptor instead.
 func (*ExemplarsResponse_Result) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{20, 1}
+	return file_peer_proto_rawDescGZIP(), []int{31, 1}
 }
 
 func (x *ExemplarsResponse_Result) GetSeriesLabels() []string {
@@ -2029,7 +2756,7 @@ type StatsResponse_Count struct {
 
 func (x *StatsResponse_Count) Reset() {
 	*x = StatsResponse_Count{}
-	mi := &file_peer_proto_msgTypes[30]
+	mi := &file_peer_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2041,7 +2768,7 @@ func (x *StatsResponse_Count) String() string {
 func (*StatsResponse_Count) ProtoMessage() {}
 
 func (x *StatsResponse_Count) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[30]
+	mi := &file_peer_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2054,7 +2781,7 @@ func (x *StatsResponse_Count) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse_Count.ProtoReflect.Descriptor instead.
 func (*StatsResponse_Count) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{24, 0}
+	return file_peer_proto_rawDescGZIP(), []int{35, 0}
 }
 
 func (x *StatsResponse_Count) GetName() string {
@@ -2115,9 +2842,56 @@ const file_peer_proto_rawDesc = "" +
 	"\x06header\x18\x01 \x01(\v2\x18.starling.peer.v1.HeaderR\x06header\x12\x18\n" +
 	"\asymbols\x18\x02 \x03(\tR\asymbols\x120\n" +
 	"\x06series\x18\x03 \x03(\v2\x18.starling.peer.v1.SeriesR\x06series\x128\n" +
-	"\bmetadata\x18\x04 \x03(\v2\x1c.starling.peer.v1.FamilyRefsR\bmetadata\"G\n" +
+	"\bmetadata\x18\x04 \x03(\v2\x1c.starling.peer.v1.FamilyRefsR\bmetadata\"r\n" +
 	"\x0eAppendResponse\x125\n" +
-	"\brefusals\x18\x01 \x03(\v2\x19.starling.peer.v1.RefusalR\brefusals\"\xf0\x01\n" +
+	"\brefusals\x18\x01 \x03(\v2\x19.starling.peer.v1.RefusalR\brefusals\x12)\n" +
+	"\x04gaps\x18\x02 \x03(\v2\x15.starling.peer.v1.GapR\x04gaps\"4\n" +
+	"\x03Gap\x12\x12\n" +
+	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x19\n" +
+	"\bsince_ms\x18\x02 \x01(\x12R\asinceMs\"h\n" +
+	"\vNoteRequest\x120\n" +
+	"\x06header\x18\x01 \x01(\v2\x18.starling.peer.v1.HeaderR\x06header\x12'\n" +
+	"\x03gap\x18\x02 \x01(\v2\x15.starling.peer.v1.GapR\x03gap\"\x0e\n" +
+	"\fNoteResponse\"~\n" +
+	"\fStateRequest\x120\n" +
+	"\x06header\x18\x01 \x01(\v2\x18.starling.peer.v1.HeaderR\x06header\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\x12\x16\n" +
+	"\x06starts\x18\x03 \x01(\x04R\x06starts\x12\x10\n" +
+	"\x03run\x18\x04 \x01(\x06R\x03run\"\xd3\x01\n" +
+	"\rStateResponse\x12\x18\n" +
+	"\asession\x18\x01 \x01(\x06R\asession\x12)\n" +
+	"\x04gaps\x18\x02 \x03(\v2\x15.starling.peer.v1.GapR\x04gaps\x123\n" +
+	"\x06damage\x18\x03 \x03(\v2\x1b.starling.peer.v1.TimeRangeR\x06damage\x12\x16\n" +
+	"\x06starts\x18\x04 \x01(\x04R\x06starts\x12\x10\n" +
+	"\x03run\x18\x05 \x01(\x06R\x03run\x12\x1e\n" +
+	"\n" +
+	"remembered\x18\x06 \x01(\x04R\n" +
+	"remembered\"9\n" +
+	"\tTimeRange\x12\x15\n" +
+	"\x06min_ms\x18\x01 \x01(\x12R\x05minMs\x12\x15\n" +
+	"\x06max_ms\x18\x02 \x01(\x12R\x05maxMs\"p\n" +
+	"\x0eHandOffRequest\x120\n" +
+	"\x06header\x18\x01 \x01(\v2\x18.starling.peer.v1.HeaderR\x06header\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\x12\x18\n" +
+	"\asession\x18\x03 \x01(\x04R\asession\"X\n" +
+	"\x06Window\x12\x18\n" +
+	"\asession\x18\x01 \x01(\x04R\asession\x12\x19\n" +
+	"\bsince_ms\x18\x02 \x01(\x12R\asinceMs\x12\x19\n" +
+	"\buntil_ms\x18\x03 \x01(\x12R\auntilMs\"\x8b\x01\n" +
+	"\x0eAdvanceRequest\x120\n" +
+	"\x06header\x18\x01 \x01(\v2\x18.starling.peer.v1.HeaderR\x06header\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\x12\x18\n" +
+	"\asession\x18\x03 \x01(\x04R\asession\x12\x19\n" +
+	"\buntil_ms\x18\x04 \x01(\x12R\auntilMs\"%\n" +
+	"\x0fAdvanceResponse\x12\x12\n" +
+	"\x04open\x18\x01 \x01(\bR\x04open\"\x9f\x01\n" +
+	"\x05Proof\x12\x16\n" +
+	"\x06quorum\x18\x01 \x01(\rR\x06quorum\x122\n" +
+	"\x05nodes\x18\x02 \x03(\v2\x1c.starling.peer.v1.Proof.NodeR\x05nodes\x1aJ\n" +
+	"\x04Node\x12\x12\n" +
+	"\x04slot\x18\x01 \x01(\rR\x04slot\x12\x18\n" +
+	"\asession\x18\x02 \x01(\x06R\asession\x12\x14\n" +
+	"\x05noted\x18\x03 \x03(\rR\x05noted\"\xf0\x01\n" +
 	"\aRefusal\x12\x16\n" +
 	"\x06series\x18\x01 \x01(\rR\x06series\x12\x12\n" +
 	"\x04item\x18\x02 \x01(\rR\x04item\x12\x1a\n" +
@@ -2152,16 +2926,18 @@ const file_peer_proto_rawDesc = "" +
 	"\vshard_index\x18\n" +
 	" \x01(\x04R\n" +
 	"shardIndex\x12)\n" +
-	"\x10disable_trimming\x18\v \x01(\bR\x0fdisableTrimming\"\xe7\x01\n" +
+	"\x10disable_trimming\x18\v \x01(\bR\x0fdisableTrimming\"\x96\x02\n" +
 	"\rSelectRequest\x120\n" +
 	"\x06header\x18\x01 \x01(\v2\x18.starling.peer.v1.HeaderR\x06header\x12\x1e\n" +
 	"\vmin_time_ms\x18\x02 \x01(\x12R\tminTimeMs\x12\x1e\n" +
 	"\vmax_time_ms\x18\x03 \x01(\x12R\tmaxTimeMs\x125\n" +
 	"\bmatchers\x18\x04 \x03(\v2\x19.starling.peer.v1.MatcherR\bmatchers\x12-\n" +
-	"\x05hints\x18\x05 \x01(\v2\x17.starling.peer.v1.HintsR\x05hints\"e\n" +
+	"\x05hints\x18\x05 \x01(\v2\x17.starling.peer.v1.HintsR\x05hints\x12-\n" +
+	"\x05proof\x18\x06 \x01(\v2\x17.starling.peer.v1.ProofR\x05proof\"\x97\x01\n" +
 	"\x0eSelectResponse\x127\n" +
 	"\x06series\x18\x01 \x03(\v2\x1f.starling.peer.v1.ChunkedSeriesR\x06series\x12\x1a\n" +
-	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"l\n" +
+	"\bwarnings\x18\x02 \x03(\tR\bwarnings\x120\n" +
+	"\x06window\x18\x03 \x01(\v2\x18.starling.peer.v1.WindowR\x06window\"l\n" +
 	"\rChunkedSeries\x12\x16\n" +
 	"\x06labels\x18\x01 \x03(\tR\x06labels\x12/\n" +
 	"\x06chunks\x18\x02 \x03(\v2\x17.starling.peer.v1.ChunkR\x06chunks\x12\x12\n" +
@@ -2230,9 +3006,13 @@ const file_peer_proto_rawDesc = "" +
 	"\x02to\x18\x02 \x01(\tR\x02to\"\x12\n" +
 	"\x10HandoverResponse\"-\n" +
 	"\x11MembershipMessage\x12\x18\n" +
-	"\apayload\x18\x01 \x01(\fR\apayload2\xe3\x05\n" +
+	"\apayload\x18\x01 \x01(\fR\apayload2\x95\b\n" +
 	"\x04Peer\x12K\n" +
-	"\x06Append\x12\x1f.starling.peer.v1.AppendRequest\x1a .starling.peer.v1.AppendResponse\x12M\n" +
+	"\x06Append\x12\x1f.starling.peer.v1.AppendRequest\x1a .starling.peer.v1.AppendResponse\x12E\n" +
+	"\x04Note\x12\x1d.starling.peer.v1.NoteRequest\x1a\x1e.starling.peer.v1.NoteResponse\x12H\n" +
+	"\x05State\x12\x1e.starling.peer.v1.StateRequest\x1a\x1f.starling.peer.v1.StateResponse\x12O\n" +
+	"\aHandOff\x12 .starling.peer.v1.HandOffRequest\x1a .starling.peer.v1.SelectResponse0\x01\x12N\n" +
+	"\aAdvance\x12 .starling.peer.v1.AdvanceRequest\x1a!.starling.peer.v1.AdvanceResponse\x12M\n" +
 	"\x06Select\x12\x1f.starling.peer.v1.SelectRequest\x1a .starling.peer.v1.SelectResponse0\x01\x12O\n" +
 	"\n" +
 	"LabelNames\x12\x1f.starling.peer.v1.LabelsRequest\x1a .starling.peer.v1.LabelsResponse\x12P\n" +
@@ -2257,7 +3037,7 @@ func file_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_peer_proto_goTypes = []any{
 	(Refusal_Reason)(0),              // 0: starling.peer.v1.Refusal.Reason
 	(Matcher_Type)(0),                // 1: starling.peer.v1.Matcher.Type
@@ -2270,28 +3050,40 @@ var file_peer_proto_goTypes = []any{
 	(*FamilyRefs)(nil),               // 8: starling.peer.v1.FamilyRefs
 	(*AppendRequest)(nil),            // 9: starling.peer.v1.AppendRequest
 	(*AppendResponse)(nil),           // 10: starling.peer.v1.AppendResponse
-	(*Refusal)(nil),                  // 11: starling.peer.v1.Refusal
-	(*Matcher)(nil),                  // 12: starling.peer.v1.Matcher
-	(*Hints)(nil),                    // 13: starling.peer.v1.Hints
-	(*SelectRequest)(nil),            // 14: starling.peer.v1.SelectRequest
-	(*SelectResponse)(nil),           // 15: starling.peer.v1.SelectResponse
-	(*ChunkedSeries)(nil),            // 16: starling.peer.v1.ChunkedSeries
-	(*Chunk)(nil),                    // 17: starling.peer.v1.Chunk
-	(*LabelsRequest)(nil),            // 18: starling.peer.v1.LabelsRequest
-	(*LabelsResponse)(nil),           // 19: starling.peer.v1.LabelsResponse
-	(*MatcherSet)(nil),               // 20: starling.peer.v1.MatcherSet
-	(*ExemplarsRequest)(nil),         // 21: starling.peer.v1.ExemplarsRequest
-	(*ExemplarsResponse)(nil),        // 22: starling.peer.v1.ExemplarsResponse
-	(*MetadataRequest)(nil),          // 23: starling.peer.v1.MetadataRequest
-	(*MetadataResponse)(nil),         // 24: starling.peer.v1.MetadataResponse
-	(*StatsRequest)(nil),             // 25: starling.peer.v1.StatsRequest
-	(*StatsResponse)(nil),            // 26: starling.peer.v1.StatsResponse
-	(*HandoverRequest)(nil),          // 27: starling.peer.v1.HandoverRequest
-	(*HandoverResponse)(nil),         // 28: starling.peer.v1.HandoverResponse
-	(*MembershipMessage)(nil),        // 29: starling.peer.v1.MembershipMessage
-	(*ExemplarsResponse_Item)(nil),   // 30: starling.peer.v1.ExemplarsResponse.Item
-	(*ExemplarsResponse_Result)(nil), // 31: starling.peer.v1.ExemplarsResponse.Result
-	(*StatsResponse_Count)(nil),      // 32: starling.peer.v1.StatsResponse.Count
+	(*Gap)(nil),                      // 11: starling.peer.v1.Gap
+	(*NoteRequest)(nil),              // 12: starling.peer.v1.NoteRequest
+	(*NoteResponse)(nil),             // 13: starling.peer.v1.NoteResponse
+	(*StateRequest)(nil),             // 14: starling.peer.v1.StateRequest
+	(*StateResponse)(nil),            // 15: starling.peer.v1.StateResponse
+	(*TimeRange)(nil),                // 16: starling.peer.v1.TimeRange
+	(*HandOffRequest)(nil),           // 17: starling.peer.v1.HandOffRequest
+	(*Window)(nil),                   // 18: starling.peer.v1.Window
+	(*AdvanceRequest)(nil),           // 19: starling.peer.v1.AdvanceRequest
+	(*AdvanceResponse)(nil),          // 20: starling.peer.v1.AdvanceResponse
+	(*Proof)(nil),                    // 21: starling.peer.v1.Proof
+	(*Refusal)(nil),                  // 22: starling.peer.v1.Refusal
+	(*Matcher)(nil),                  // 23: starling.peer.v1.Matcher
+	(*Hints)(nil),                    // 24: starling.peer.v1.Hints
+	(*SelectRequest)(nil),            // 25: starling.peer.v1.SelectRequest
+	(*SelectResponse)(nil),           // 26: starling.peer.v1.SelectResponse
+	(*ChunkedSeries)(nil),            // 27: starling.peer.v1.ChunkedSeries
+	(*Chunk)(nil),                    // 28: starling.peer.v1.Chunk
+	(*LabelsRequest)(nil),            // 29: starling.peer.v1.LabelsRequest
+	(*LabelsResponse)(nil),           // 30: starling.peer.v1.LabelsResponse
+	(*MatcherSet)(nil),               // 31: starling.peer.v1.MatcherSet
+	(*ExemplarsRequest)(nil),         // 32: starling.peer.v1.ExemplarsRequest
+	(*ExemplarsResponse)(nil),        // 33: starling.peer.v1.ExemplarsResponse
+	(*MetadataRequest)(nil),          // 34: starling.peer.v1.MetadataRequest
+	(*MetadataResponse)(nil),         // 35: starling.peer.v1.MetadataResponse
+	(*StatsRequest)(nil),             // 36: starling.peer.v1.StatsRequest
+	(*StatsResponse)(nil),            // 37: starling.peer.v1.StatsResponse
+	(*HandoverRequest)(nil),          // 38: starling.peer.v1.HandoverRequest
+	(*HandoverResponse)(nil),         // 39: starling.peer.v1.HandoverResponse
+	(*MembershipMessage)(nil),        // 40: starling.peer.v1.MembershipMessage
+	(*Proof_Node)(nil),               // 41: starling.peer.v1.Proof.Node
+	(*ExemplarsResponse_Item)(nil),   // 42: starling.peer.v1.ExemplarsResponse.Item
+	(*ExemplarsResponse_Result)(nil), // 43: starling.peer.v1.ExemplarsResponse.Result
+	(*StatsResponse_Count)(nil),      // 44: starling.peer.v1.StatsResponse.Count
 }
 var file_peer_proto_depIdxs = []int32{
 	5,  // 0: starling.peer.v1.Series.samples:type_name -> starling.peer.v1.Sample
@@ -2299,51 +3091,70 @@ var file_peer_proto_depIdxs = []int32{
 	2,  // 2: starling.peer.v1.AppendRequest.header:type_name -> starling.peer.v1.Header
 	4,  // 3: starling.peer.v1.AppendRequest.series:type_name -> starling.peer.v1.Series
 	8,  // 4: starling.peer.v1.AppendRequest.metadata:type_name -> starling.peer.v1.FamilyRefs
-	11, // 5: starling.peer.v1.AppendResponse.refusals:type_name -> starling.peer.v1.Refusal
-	0,  // 6: starling.peer.v1.Refusal.reason:type_name -> starling.peer.v1.Refusal.Reason
-	1,  // 7: starling.peer.v1.Matcher.type:type_name -> starling.peer.v1.Matcher.Type
-	2,  // 8: starling.peer.v1.SelectRequest.header:type_name -> starling.peer.v1.Header
-	12, // 9: starling.peer.v1.SelectRequest.matchers:type_name -> starling.peer.v1.Matcher
-	13, // 10: starling.peer.v1.SelectRequest.hints:type_name -> starling.peer.v1.Hints
-	16, // 11: starling.peer.v1.SelectResponse.series:type_name -> starling.peer.v1.ChunkedSeries
-	17, // 12: starling.peer.v1.ChunkedSeries.chunks:type_name -> starling.peer.v1.Chunk
-	2,  // 13: starling.peer.v1.LabelsRequest.header:type_name -> starling.peer.v1.Header
-	12, // 14: starling.peer.v1.LabelsRequest.matchers:type_name -> starling.peer.v1.Matcher
-	12, // 15: starling.peer.v1.MatcherSet.matchers:type_name -> starling.peer.v1.Matcher
-	2,  // 16: starling.peer.v1.ExemplarsRequest.header:type_name -> starling.peer.v1.Header
-	20, // 17: starling.peer.v1.ExemplarsRequest.sets:type_name -> starling.peer.v1.MatcherSet
-	31, // 18: starling.peer.v1.ExemplarsResponse.results:type_name -> starling.peer.v1.ExemplarsResponse.Result
-	2,  // 19: starling.peer.v1.MetadataRequest.header:type_name -> starling.peer.v1.Header
-	7,  // 20: starling.peer.v1.MetadataResponse.metadata:type_name -> starling.peer.v1.FamilyMetadata
-	2,  // 21: starling.peer.v1.StatsRequest.header:type_name -> starling.peer.v1.Header
-	32, // 22: starling.peer.v1.StatsResponse.series_by_metric:type_name -> starling.peer.v1.StatsResponse.Count
-	32, // 23: starling.peer.v1.StatsResponse.values_by_label:type_name -> starling.peer.v1.StatsResponse.Count
-	32, // 24: starling.peer.v1.StatsResponse.memory_by_label:type_name -> starling.peer.v1.StatsResponse.Count
-	32, // 25: starling.peer.v1.StatsResponse.series_by_label_pair:type_name -> starling.peer.v1.StatsResponse.Count
-	30, // 26: starling.peer.v1.ExemplarsResponse.Result.exemplars:type_name -> starling.peer.v1.ExemplarsResponse.Item
-	9,  // 27: starling.peer.v1.Peer.Append:input_type -> starling.peer.v1.AppendRequest
-	14, // 28: starling.peer.v1.Peer.Select:input_type -> starling.peer.v1.SelectRequest
-	18, // 29: starling.peer.v1.Peer.LabelNames:input_type -> starling.peer.v1.LabelsRequest
-	18, // 30: starling.peer.v1.Peer.LabelValues:input_type -> starling.peer.v1.LabelsRequest
-	21, // 31: starling.peer.v1.Peer.Exemplars:input_type -> starling.peer.v1.ExemplarsRequest
-	23, // 32: starling.peer.v1.Peer.Metadata:input_type -> starling.peer.v1.MetadataRequest
-	25, // 33: starling.peer.v1.Peer.Stats:input_type -> starling.peer.v1.StatsRequest
-	27, // 34: starling.peer.v1.Peer.Handover:input_type -> starling.peer.v1.HandoverRequest
-	29, // 35: starling.peer.v1.Peer.Membership:input_type -> starling.peer.v1.MembershipMessage
-	10, // 36: starling.peer.v1.Peer.Append:output_type -> starling.peer.v1.AppendResponse
-	15, // 37: starling.peer.v1.Peer.Select:output_type -> starling.peer.v1.SelectResponse
-	19, // 38: starling.peer.v1.Peer.LabelNames:output_type -> starling.peer.v1.LabelsResponse
-	19, // 39: starling.peer.v1.Peer.LabelValues:output_type -> starling.peer.v1.LabelsResponse
-	22, // 40: starling.peer.v1.Peer.Exemplars:output_type -> starling.peer.v1.ExemplarsResponse
-	24, // 41: starling.peer.v1.Peer.Metadata:output_type -> starling.peer.v1.MetadataResponse
-	26, // 42: starling.peer.v1.Peer.Stats:output_type -> starling.peer.v1.StatsResponse
-	28, // 43: starling.peer.v1.Peer.Handover:output_type -> starling.peer.v1.HandoverResponse
-	29, // 44: starling.peer.v1.Peer.Membership:output_type -> starling.peer.v1.MembershipMessage
-	36, // [36:45] is the sub-list for method output_type
-	27, // [27:36] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	22, // 5: starling.peer.v1.AppendResponse.refusals:type_name -> starling.peer.v1.Refusal
+	11, // 6: starling.peer.v1.AppendResponse.gaps:type_name -> starling.peer.v1.Gap
+	2,  // 7: starling.peer.v1.NoteRequest.header:type_name -> starling.peer.v1.Header
+	11, // 8: starling.peer.v1.NoteRequest.gap:type_name -> starling.peer.v1.Gap
+	2,  // 9: starling.peer.v1.StateRequest.header:type_name -> starling.peer.v1.Header
+	11, // 10: starling.peer.v1.StateResponse.gaps:type_name -> starling.peer.v1.Gap
+	16, // 11: starling.peer.v1.StateResponse.damage:type_name -> starling.peer.v1.TimeRange
+	2,  // 12: starling.peer.v1.HandOffRequest.header:type_name -> starling.peer.v1.Header
+	2,  // 13: starling.peer.v1.AdvanceRequest.header:type_name -> starling.peer.v1.Header
+	41, // 14: starling.peer.v1.Proof.nodes:type_name -> starling.peer.v1.Proof.Node
+	0,  // 15: starling.peer.v1.Refusal.reason:type_name -> starling.peer.v1.Refusal.Reason
+	1,  // 16: starling.peer.v1.Matcher.type:type_name -> starling.peer.v1.Matcher.Type
+	2,  // 17: starling.peer.v1.SelectRequest.header:type_name -> starling.peer.v1.Header
+	23, // 18: starling.peer.v1.SelectRequest.matchers:type_name -> starling.peer.v1.Matcher
+	24, // 19: starling.peer.v1.SelectRequest.hints:type_name -> starling.peer.v1.Hints
+	21, // 20: starling.peer.v1.SelectRequest.proof:type_name -> starling.peer.v1.Proof
+	27, // 21: starling.peer.v1.SelectResponse.series:type_name -> starling.peer.v1.ChunkedSeries
+	18, // 22: starling.peer.v1.SelectResponse.window:type_name -> starling.peer.v1.Window
+	28, // 23: starling.peer.v1.ChunkedSeries.chunks:type_name -> starling.peer.v1.Chunk
+	2,  // 24: starling.peer.v1.LabelsRequest.header:type_name -> starling.peer.v1.Header
+	23, // 25: starling.peer.v1.LabelsRequest.matchers:type_name -> starling.peer.v1.Matcher
+	23, // 26: starling.peer.v1.MatcherSet.matchers:type_name -> starling.peer.v1.Matcher
+	2,  // 27: starling.peer.v1.ExemplarsRequest.header:type_name -> starling.peer.v1.Header
+	31, // 28: starling.peer.v1.ExemplarsRequest.sets:type_name -> starling.peer.v1.MatcherSet
+	43, // 29: starling.peer.v1.ExemplarsResponse.results:type_name -> starling.peer.v1.ExemplarsResponse.Result
+	2,  // 30: starling.peer.v1.MetadataRequest.header:type_name -> starling.peer.v1.Header
+	7,  // 31: starling.peer.v1.MetadataResponse.metadata:type_name -> starling.peer.v1.FamilyMetadata
+	2,  // 32: starling.peer.v1.StatsRequest.header:type_name -> starling.peer.v1.Header
+	44, // 33: starling.peer.v1.StatsResponse.series_by_metric:type_name -> starling.peer.v1.StatsResponse.Count
+	44, // 34: starling.peer.v1.StatsResponse.values_by_label:type_name -> starling.peer.v1.StatsResponse.Count
+	44, // 35: starling.peer.v1.StatsResponse.memory_by_label:type_name -> starling.peer.v1.StatsResponse.Count
+	44, // 36: starling.peer.v1.StatsResponse.series_by_label_pair:type_name -> starling.peer.v1.StatsResponse.Count
+	42, // 37: starling.peer.v1.ExemplarsResponse.Result.exemplars:type_name -> starling.peer.v1.ExemplarsResponse.Item
+	9,  // 38: starling.peer.v1.Peer.Append:input_type -> starling.peer.v1.AppendRequest
+	12, // 39: starling.peer.v1.Peer.Note:input_type -> starling.peer.v1.NoteRequest
+	14, // 40: starling.peer.v1.Peer.State:input_type -> starling.peer.v1.StateRequest
+	17, // 41: starling.peer.v1.Peer.HandOff:input_type -> starling.peer.v1.HandOffRequest
+	19, // 42: starling.peer.v1.Peer.Advance:input_type -> starling.peer.v1.AdvanceRequest
+	25, // 43: starling.peer.v1.Peer.Select:input_type -> starling.peer.v1.SelectRequest
+	29, // 44: starling.peer.v1.Peer.LabelNames:input_type -> starling.peer.v1.LabelsRequest
+	29, // 45: starling.peer.v1.Peer.LabelValues:input_type -> starling.peer.v1.LabelsRequest
+	32, // 46: starling.peer.v1.Peer.Exemplars:input_type -> starling.peer.v1.ExemplarsRequest
+	34, // 47: starling.peer.v1.Peer.Metadata:input_type -> starling.peer.v1.MetadataRequest
+	36, // 48: starling.peer.v1.Peer.Stats:input_type -> starling.peer.v1.StatsRequest
+	38, // 49: starling.peer.v1.Peer.Handover:input_type -> starling.peer.v1.HandoverRequest
+	40, // 50: starling.peer.v1.Peer.Membership:input_type -> starling.peer.v1.MembershipMessage
+	10, // 51: starling.peer.v1.Peer.Append:output_type -> starling.peer.v1.AppendResponse
+	13, // 52: starling.peer.v1.Peer.Note:output_type -> starling.peer.v1.NoteResponse
+	15, // 53: starling.peer.v1.Peer.State:output_type -> starling.peer.v1.StateResponse
+	26, // 54: starling.peer.v1.Peer.HandOff:output_type -> starling.peer.v1.SelectResponse
+	20, // 55: starling.peer.v1.Peer.Advance:output_type -> starling.peer.v1.AdvanceResponse
+	26, // 56: starling.peer.v1.Peer.Select:output_type -> starling.peer.v1.SelectResponse
+	30, // 57: starling.peer.v1.Peer.LabelNames:output_type -> starling.peer.v1.LabelsResponse
+	30, // 58: starling.peer.v1.Peer.LabelValues:output_type -> starling.peer.v1.LabelsResponse
+	33, // 59: starling.peer.v1.Peer.Exemplars:output_type -> starling.peer.v1.ExemplarsResponse
+	35, // 60: starling.peer.v1.Peer.Metadata:output_type -> starling.peer.v1.MetadataResponse
+	37, // 61: starling.peer.v1.Peer.Stats:output_type -> starling.peer.v1.StatsResponse
+	39, // 62: starling.peer.v1.Peer.Handover:output_type -> starling.peer.v1.HandoverResponse
+	40, // 63: starling.peer.v1.Peer.Membership:output_type -> starling.peer.v1.MembershipMessage
+	51, // [51:64] is the sub-list for method output_type
+	38, // [38:51] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_peer_proto_init() }
@@ -2357,7 +3168,7 @@ func file_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peer_proto_rawDesc), len(file_peer_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   31,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

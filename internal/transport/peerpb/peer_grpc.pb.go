@@ -28,6 +28,10 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	Peer_Append_FullMethodName      = "/starling.peer.v1.Peer/Append"
+	Peer_Note_FullMethodName        = "/starling.peer.v1.Peer/Note"
+	Peer_State_FullMethodName       = "/starling.peer.v1.Peer/State"
+	Peer_HandOff_FullMethodName     = "/starling.peer.v1.Peer/HandOff"
+	Peer_Advance_FullMethodName     = "/starling.peer.v1.Peer/Advance"
 	Peer_Select_FullMethodName      = "/starling.peer.v1.Peer/Select"
 	Peer_LabelNames_FullMethodName  = "/starling.peer.v1.Peer/LabelNames"
 	Peer_LabelValues_FullMethodName = "/starling.peer.v1.Peer/LabelValues"
@@ -44,6 +48,15 @@ const (
 type PeerClient interface {
 	// Append stores a batch on the receiving node alone: it is never forwarded.
 	Append(ctx context.Context, in *AppendRequest, opts ...grpc.CallOption) (*AppendResponse, error)
+	// Note has the receiving node note durably that a peer may lack samples.
+	Note(ctx context.Context, in *NoteRequest, opts ...grpc.CallOption) (*NoteResponse, error)
+	// State is what the receiving node says of itself before it is asked for data.
+	State(ctx context.Context, in *StateRequest, opts ...grpc.CallOption) (*StateResponse, error)
+	// HandOff streams one window of what the asking node may lack. The first message says
+	// which window that is, or that there is none.
+	HandOff(ctx context.Context, in *HandOffRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SelectResponse], error)
+	// Advance says that the asking node has stored and synced a window.
+	Advance(ctx context.Context, in *AdvanceRequest, opts ...grpc.CallOption) (*AdvanceResponse, error)
 	// Select streams the receiving node's own series, sorted by labels.
 	Select(ctx context.Context, in *SelectRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SelectResponse], error)
 	LabelNames(ctx context.Context, in *LabelsRequest, opts ...grpc.CallOption) (*LabelsResponse, error)
@@ -75,9 +88,58 @@ func (c *peerClient) Append(ctx context.Context, in *AppendRequest, opts ...grpc
 	return out, nil
 }
 
+func (c *peerClient) Note(ctx context.Context, in *NoteRequest, opts ...grpc.CallOption) (*NoteResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(NoteResponse)
+	err := c.cc.Invoke(ctx, Peer_Note_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *peerClient) State(ctx context.Context, in *StateRequest, opts ...grpc.CallOption) (*StateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(StateResponse)
+	err := c.cc.Invoke(ctx, Peer_State_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *peerClient) HandOff(ctx context.Context, in *HandOffRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SelectResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Peer_ServiceDesc.Streams[0], Peer_HandOff_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[HandOffRequest, SelectResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peer_HandOffClient = grpc.ServerStreamingClient[SelectResponse]
+
+func (c *peerClient) Advance(ctx context.Context, in *AdvanceRequest, opts ...grpc.CallOption) (*AdvanceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AdvanceResponse)
+	err := c.cc.Invoke(ctx, Peer_Advance_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *peerClient) Select(ctx context.Context, in *SelectRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SelectResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Peer_ServiceDesc.Streams[0], Peer_Select_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Peer_ServiceDesc.Streams[1], Peer_Select_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -170,6 +232,15 @@ func (c *peerClient) Membership(ctx context.Context, in *MembershipMessage, opts
 type PeerServer interface {
 	// Append stores a batch on the receiving node alone: it is never forwarded.
 	Append(context.Context, *AppendRequest) (*AppendResponse, error)
+	// Note has the receiving node note durably that a peer may lack samples.
+	Note(context.Context, *NoteRequest) (*NoteResponse, error)
+	// State is what the receiving node says of itself before it is asked for data.
+	State(context.Context, *StateRequest) (*StateResponse, error)
+	// HandOff streams one window of what the asking node may lack. The first message says
+	// which window that is, or that there is none.
+	HandOff(*HandOffRequest, grpc.ServerStreamingServer[SelectResponse]) error
+	// Advance says that the asking node has stored and synced a window.
+	Advance(context.Context, *AdvanceRequest) (*AdvanceResponse, error)
 	// Select streams the receiving node's own series, sorted by labels.
 	Select(*SelectRequest, grpc.ServerStreamingServer[SelectResponse]) error
 	LabelNames(context.Context, *LabelsRequest) (*LabelsResponse, error)
@@ -193,6 +264,18 @@ type UnimplementedPeerServer struct{}
 
 func (UnimplementedPeerServer) Append(context.Context, *AppendRequest) (*AppendResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Append not implemented")
+}
+func (UnimplementedPeerServer) Note(context.Context, *NoteRequest) (*NoteResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Note not implemented")
+}
+func (UnimplementedPeerServer) State(context.Context, *StateRequest) (*StateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method State not implemented")
+}
+func (UnimplementedPeerServer) HandOff(*HandOffRequest, grpc.ServerStreamingServer[SelectResponse]) error {
+	return status.Error(codes.Unimplemented, "method HandOff not implemented")
+}
+func (UnimplementedPeerServer) Advance(context.Context, *AdvanceRequest) (*AdvanceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Advance not implemented")
 }
 func (UnimplementedPeerServer) Select(*SelectRequest, grpc.ServerStreamingServer[SelectResponse]) error {
 	return status.Error(codes.Unimplemented, "method Select not implemented")
@@ -253,6 +336,71 @@ func _Peer_Append_Handler(srv interface{}, ctx context.Context, dec func(interfa
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(PeerServer).Append(ctx, req.(*AppendRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Peer_Note_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(NoteRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).Note(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_Note_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).Note(ctx, req.(*NoteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Peer_State_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).State(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_State_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).State(ctx, req.(*StateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Peer_HandOff_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(HandOffRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(PeerServer).HandOff(m, &grpc.GenericServerStream[HandOffRequest, SelectResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peer_HandOffServer = grpc.ServerStreamingServer[SelectResponse]
+
+func _Peer_Advance_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AdvanceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).Advance(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_Advance_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).Advance(ctx, req.(*AdvanceRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -406,6 +554,18 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Peer_Append_Handler,
 		},
 		{
+			MethodName: "Note",
+			Handler:    _Peer_Note_Handler,
+		},
+		{
+			MethodName: "State",
+			Handler:    _Peer_State_Handler,
+		},
+		{
+			MethodName: "Advance",
+			Handler:    _Peer_Advance_Handler,
+		},
+		{
 			MethodName: "LabelNames",
 			Handler:    _Peer_LabelNames_Handler,
 		},
@@ -435,6 +595,11 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 		},
 	},
 	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "HandOff",
+			Handler:       _Peer_HandOff_Handler,
+			ServerStreams: true,
+		},
 		{
 			StreamName:    "Select",
 			Handler:       _Peer_Select_Handler,

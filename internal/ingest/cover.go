@@ -1,0 +1,227 @@
+package ingest
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"sort"
+
+	"github.com/starling-tsdb/starling/internal/proof"
+	"github.com/starling-tsdb/starling/internal/series"
+	"github.com/starling-tsdb/starling/internal/table"
+)
+
+// holder is an owner that confirmed its part of a batch.
+type holder struct {
+	part *part
+	proof.Confirmation
+}
+
+// lack is what an owner misses of the samples that are written: those of its part, if it
+// has not confirmed it, or those that it called invalid where their quorum took them. It
+// has to be noted by a write quorum of the owners that hold them.
+type lack struct {
+	node table.NodeID
+	// since is the time of the oldest of the samples, in milliseconds.
+	since int64
+	// series are those that the samples belong to, by index into the batch.
+	series []bool
+	any    bool
+}
+
+func (l *lack) add(i int, p *series.Sample) {
+	l.since = min(l.since, p.T)
+	l.series[i] = true
+	l.any = true
+}
+
+// lackOf returns what the owner of a part misses. The verdicts must not be open any more.
+func (t *tally) lackOf(p *part, confirmed bool, o series.Outcome) *lack {
+	l := &lack{node: p.node, since: math.MaxInt64, series: make([]bool, len(t.batch.Series))}
+	if !confirmed {
+		for k := range p.batch.Series {
+			i := p.at(k)
+			for j := range t.batch.Series[i].Samples {
+				if t.written(item{series: i, index: j}) {
+					l.add(i, &t.batch.Series[i].Samples[j])
+				}
+			}
+		}
+		return l
+	}
+	for _, r := range o.Refusals {
+		key := item{series: p.at(r.Series), index: r.Item}
+		if !r.Exemplar && r.Reason != series.Conflict && t.written(key) {
+			l.add(key.series, &t.batch.Series[key.series].Samples[key.index])
+		}
+	}
+	return l
+}
+
+// written tells whether a sample has reached its quorum.
+func (t *tally) written(key item) bool {
+	if ob := t.objections[key]; ob != nil {
+		return t.objected(key, ob) == written
+	}
+	return t.plain(key.series) == written
+}
+
+// covered tells whether a write quorum of the holders of each sample in the lack is among
+// those that note it.
+func (t *tally) covered(l *lack, notes []*holder) bool {
+	noted := make([]int, len(t.batch.Series))
+	refused := map[item]int{}
+	for _, h := range notes {
+		for k := range h.part.batch.Series {
+			noted[h.part.at(k)]++
+		}
+		for _, r := range h.Refusals {
+			if !r.Exemplar {
+				refused[item{series: h.part.at(r.Series), index: r.Item}]++
+			}
+		}
+	}
+	for i, lacks := range l.series {
+		if lacks && noted[i] < t.quorum {
+			return false
+		}
+	}
+	for key, n := range refused {
+		if l.series[key.series] && noted[key.series]-n < t.quorum && t.written(key) {
+			return false
+		}
+	}
+	return true
+}
+
+// shares tells whether the holder's part has a series of the lack.
+func (h *holder) shares(l *lack) bool {
+	for k := range h.part.batch.Series {
+		if l.series[h.part.at(k)] {
+			return true
+		}
+	}
+	return false
+}
+
+// offers tells whether the holder's confirmation said that it notes the lack already.
+func (h *holder) offers(l *lack) bool {
+	return h.part.node != l.node && proof.Covers(h.Gaps, l.node, l.since)
+}
+
+// offered tells whether all that the parts without a confirmation lack is noted already, so
+// that nobody needs to be waited for.
+func (t *tally) offered(parts []*part, holders []*holder) bool {
+	for _, p := range parts {
+		if slices.ContainsFunc(holders, func(h *holder) bool { return h.part == p }) {
+			continue
+		}
+		if !slices.ContainsFunc(holders, func(h *holder) bool { return proof.Covers(h.Gaps, p.node, math.MaxInt64) }) {
+			return false
+		}
+		l := t.lackOf(p, false, series.Outcome{})
+		notes := slices.DeleteFunc(slices.Clone(holders), func(h *holder) bool { return !h.offers(l) })
+		if l.any && !t.covered(l, notes) {
+			return false
+		}
+	}
+	return true
+}
+
+// cover has gaps noted for all owners that miss something, by those that hold it. What it
+// returns says which samples are not safe to acknowledge, or asks for another plan.
+func (c *Coordinator) cover(ctx context.Context, tb *table.Table, t *tally, parts []*part, holders []*holder) error {
+	var open []*coverage
+	for _, p := range parts {
+		i := slices.IndexFunc(holders, func(h *holder) bool { return h.part == p })
+		var outcome series.Outcome
+		if i >= 0 {
+			outcome = holders[i].Outcome
+		}
+		l := t.lackOf(p, i >= 0, outcome)
+		if !l.any {
+			continue
+		}
+		cv := &coverage{lack: l}
+		for _, h := range holders {
+			switch {
+			case h.part == p || !h.shares(l):
+			case h.offers(l):
+				cv.notes = append(cv.notes, h)
+			default:
+				cv.asked = append(cv.asked, h)
+			}
+		}
+		if !t.covered(l, cv.notes) {
+			open = append(open, cv)
+		}
+	}
+	if len(open) == 0 {
+		return nil
+	}
+	return c.note(ctx, tb, t, open)
+}
+
+// coverage is a lack with the holders that note it and those that have to.
+type coverage struct {
+	*lack
+	notes, asked []*holder
+}
+
+type noted struct {
+	*coverage
+	by  *holder
+	err error
+}
+
+// note asks the holders for notes and returns when all lacks are covered.
+func (c *Coordinator) note(ctx context.Context, tb *table.Table, t *tally, open []*coverage) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	waiting := 0
+	for _, cv := range open {
+		waiting += len(cv.asked)
+	}
+	answers := make(chan noted, waiting)
+	for _, cv := range open {
+		for _, h := range cv.asked {
+			go func() {
+				answers <- noted{cv, h, c.guard(h.part.node, func() error {
+					return c.opts.Replica(h.part.node).Note(ctx, tb, cv.node, cv.since)
+				})}
+			}()
+		}
+	}
+	var causes []string
+	for ; waiting > 0 && len(open) > 0; waiting-- {
+		select {
+		case a := <-answers:
+			if a.err != nil {
+				c.notes.WithLabelValues("failed").Inc()
+				if asksForPlan(a.err) {
+					return a.err
+				}
+				causes = append(causes, fmt.Sprintf("node %s did not note that %s misses samples: %v", a.by.part.node, a.node, a.err))
+				continue
+			}
+			c.notes.WithLabelValues("noted").Inc()
+			a.coverage.notes = append(a.coverage.notes, a.by)
+			open = slices.DeleteFunc(open, func(cv *coverage) bool { return t.covered(cv.lack, cv.notes) })
+		case <-ctx.Done():
+			causes = append(causes, "no note in time of what other owners miss")
+			waiting = 1
+		}
+	}
+	if len(open) == 0 {
+		return nil
+	}
+	e := &ShortError{Causes: causes, Total: t.batch.NumSamples()}
+	sort.Strings(e.Causes)
+	for i := range t.batch.Series {
+		if slices.ContainsFunc(open, func(cv *coverage) bool { return cv.series[i] }) {
+			e.Samples += len(t.batch.Series[i].Samples)
+		}
+	}
+	return e
+}

@@ -1,0 +1,156 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/prometheus/prometheus/model/labels"
+	promstorage "github.com/prometheus/prometheus/storage"
+
+	"github.com/starling-tsdb/starling/internal/placement"
+	"github.com/starling-tsdb/starling/internal/proof"
+	"github.com/starling-tsdb/starling/internal/storage"
+	"github.com/starling-tsdb/starling/internal/table"
+	"github.com/starling-tsdb/starling/internal/transport"
+)
+
+// errSession is an answer to a proof that does not hold any more: the node has started
+// again, or found damage, since it said what it holds.
+var errSession = errors.New("the node has started again, or found damage, since it said what it holds")
+
+// reader reads this node's own store, for its own queries as for those of peers.
+type reader struct {
+	*storage.Store
+	node *Node
+}
+
+// State implements transport.Reader.
+func (r reader) State() proof.State {
+	s := proof.State{Session: r.node.session, Gaps: r.node.gaps.Open()}
+	// Each finding is another session: what was said before does not hold any more.
+	for _, d := range r.Damage() {
+		s.Session++
+		if !d.Suspect {
+			s.Damage = append(s.Damage, proof.Range{Min: d.MinTime, Max: d.MaxTime})
+		}
+	}
+	if r.node.outdated.Load() != nil {
+		s.Session = ^s.Session
+		s.Damage = []proof.Range{{Min: math.MinInt64, Max: math.MaxInt64}}
+	}
+	return s
+}
+
+// Select implements transport.Reader.
+func (r reader) Select(ctx context.Context, sel transport.Selection) (transport.SeriesSet, error) {
+	p, err := r.at(sel)
+	if err != nil {
+		return nil, err
+	}
+	set := &ownSet{check: func() error { _, err := r.at(sel); return err }}
+	hints := sel.Hints
+	if sel.Proof != nil {
+		slot, _ := p.table.SlotOf(r.node.cluster.Self())
+		share := sel.Proof.Share(slot)
+		set.owners = make([]int, 0, p.table.Copies())
+		set.serves = func(ls labels.Labels) bool {
+			set.owners = p.slots.Owners(placement.Key(tenant, ls), set.owners)
+			return share.Serves(set.owners)
+		}
+		if hints != nil {
+			// The limit counts what is served.
+			own := *hints
+			set.limit, own.Limit = own.Limit, 0
+			hints = &own
+		}
+	}
+	if set.querier, err = r.ChunkQuerier(sel.Mint, sel.Maxt); err != nil {
+		return nil, err
+	}
+	set.ChunkSeriesSet = set.querier.Select(ctx, true, hints, sel.Matchers...)
+	return set, nil
+}
+
+// at returns the placement that a selection was planned by, if that is the present one, and
+// if the node is still what the proof says it is.
+func (r reader) at(sel transport.Selection) (*placed, error) {
+	p := r.node.placed.Load()
+	if p == nil {
+		return nil, &table.MismatchError{Want: sel.Epoch}
+	}
+	if p.table.Epoch != sel.Epoch {
+		return nil, &table.MismatchError{Have: p.table, Want: sel.Epoch}
+	}
+	if sel.Proof == nil {
+		return p, nil
+	}
+	slot, _ := p.table.SlotOf(r.node.cluster.Self())
+	for _, n := range sel.Proof.Nodes {
+		if n.Slot == slot {
+			if n.Session != r.State().Session {
+				return nil, errSession
+			}
+			return p, nil
+		}
+	}
+	return nil, fmt.Errorf("this node, in slot %d, does not serve under the proof it was sent", slot)
+}
+
+// owns returns which series a node owns by the table of an epoch.
+func (n *Node) owns(epoch uint64, id table.NodeID) (func(labels.Labels) bool, error) {
+	p := n.placed.Load()
+	if p == nil {
+		return nil, &table.MismatchError{Want: epoch}
+	}
+	if p.table.Epoch != epoch {
+		return nil, &table.MismatchError{Have: p.table, Want: epoch}
+	}
+	slot, member := p.table.SlotOf(id)
+	owners := make([]int, 0, p.table.Copies())
+	return func(ls labels.Labels) bool {
+		if !member {
+			return false
+		}
+		owners = p.slots.Owners(placement.Key(tenant, ls), owners)
+		for _, o := range owners {
+			if o == slot {
+				return true
+			}
+		}
+		return false
+	}, nil
+}
+
+// ownSet is what the node serves of its own series. It is closed by its reader, and closes
+// the querier that it reads from.
+type ownSet struct {
+	promstorage.ChunkSeriesSet
+	querier promstorage.ChunkQuerier
+	serves  func(labels.Labels) bool // nil for all
+	owners  []int                    // reused by serves
+	limit   int                      // of series, 0 for none
+	n       int
+	// check tells at the end whether the answer is still one to what was asked.
+	check func() error
+	err   error
+}
+
+// Next implements storage.ChunkSeriesSet.
+func (s *ownSet) Next() bool {
+	for (s.limit == 0 || s.n < s.limit) && s.ChunkSeriesSet.Next() {
+		if s.serves == nil || s.serves(s.At().Labels()) {
+			s.n++
+			return true
+		}
+	}
+	s.err = s.check()
+	return false
+}
+
+// Err implements storage.ChunkSeriesSet.
+func (s *ownSet) Err() error { return errors.Join(s.ChunkSeriesSet.Err(), s.err) }
+
+// Close implements io.Closer.
+func (s *ownSet) Close() error { return s.querier.Close() }

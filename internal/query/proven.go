@@ -1,0 +1,221 @@
+package query
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/starling-tsdb/starling/internal/proof"
+	"github.com/starling-tsdb/starling/internal/table"
+)
+
+const (
+	// stateTimeout bounds how long a node may take to say what it holds. It reads nothing
+	// for that.
+	stateTimeout = 5 * time.Second
+	// stateGrace is how long the others are waited for when enough have said it, so that
+	// all of a healthy cluster serve.
+	stateGrace = 25 * time.Millisecond
+
+	// watchInterval is how often a node that serves is asked whether it is still there, and
+	// silence is how long it may take to answer that.
+	watchInterval = time.Second
+	silence       = 2 * time.Second
+)
+
+var (
+	errDamaged = errors.New("what the node holds of this range is damaged")
+	errSilent  = errors.New("the node fell silent")
+)
+
+// selected reads series: each from one owner, if the view allows that, and from all nodes if
+// not.
+func (f *Fanout) selected(ctx context.Context, b *budget, req SelectRequest) (gathered[answer], error) {
+	view, err := f.view()
+	var g gathered[answer]
+	if err == nil {
+		g, err = f.read(ctx, view, b, req)
+	}
+	f.metrics.requests.WithLabelValues("select", result(err, len(g.warnings) > 0)).Inc()
+	return g, err
+}
+
+func (f *Fanout) read(ctx context.Context, view View, b *budget, req SelectRequest) (gathered[answer], error) {
+	if view.Table == nil {
+		return gatherAttempts(ctx, f, view, b, patience{f.opts.Timeout, f.opts.Grace}, f.readAll(req))
+	}
+	return f.proven(ctx, view, b, req)
+}
+
+// readAll asks a node for the series that it holds, or that it serves under the proof.
+func (f *Fanout) readAll(req SelectRequest) question[answer] {
+	return func(ctx context.Context, n Node, sh *share) (answer, error) {
+		own := req
+		hints := *req.Hints
+		own.Hints, own.Matchers = &hints, slices.Clone(req.Matchers)
+		return collect(ctx, n.Source, own, sh)
+	}
+}
+
+// stated is what a node said in round one.
+type stated struct {
+	Node
+	state proof.State
+}
+
+// proven reads each series once. Round one asks all nodes what they hold, round two asks
+// those that answered for what each of them serves. If one of them fails then, the query
+// begins again without it: answers to different proofs are never mixed.
+func (f *Fanout) proven(ctx context.Context, view View, b *budget, req SelectRequest) (gathered[answer], error) {
+	failed := map[table.NodeID]error{}
+	for n := 1; ; n++ {
+		states, err := gatherAttempts(ctx, f, view, b, patience{stateTimeout, stateGrace}, askState(req.span(), failed))
+		if err != nil {
+			return gathered[answer]{warnings: states.warnings}, err
+		}
+		if states.view.Table == nil {
+			// The table has changed meanwhile.
+			return f.read(ctx, states.view, b, req)
+		}
+		g, err := f.serve(ctx, b, req, states)
+		if err == nil {
+			return g, nil
+		}
+		node, ok := errors.AsType[NodeError](err)
+		if !ok {
+			return gathered[answer]{}, err
+		}
+		f.metrics.restarts.Inc()
+		if refused, _ := epochRefusal(node.Err, 0); !refused {
+			failed[node.Node] = node.Err
+			if view, err = f.view(); err != nil {
+				return gathered[answer]{}, err
+			}
+			continue
+		}
+		if n >= maxAttempts {
+			nodes := len(states.view.Nodes)
+			allowed := tally{nodes: nodes, quorum: states.view.WrittenQuorum}.allowed()
+			return gathered[answer]{}, &IncompleteError{Nodes: nodes, Allowed: allowed, Missing: []NodeError{node}, Epoch: true}
+		}
+		if view, err = f.nextView(ctx, states.view.Epoch, firstBackoff<<(n-1)); err != nil {
+			return gathered[answer]{}, err
+		}
+	}
+}
+
+// askState is the question of round one. Nodes that failed in round two fail at once.
+func askState(span proof.Range, failed map[table.NodeID]error) question[stated] {
+	failed = maps.Clone(failed)
+	return func(ctx context.Context, n Node, _ *share) (stated, error) {
+		if err := failed[n.ID]; err != nil {
+			return stated{}, err
+		}
+		state, err := n.Source.State(ctx)
+		if err == nil && state.Damaged(span) {
+			err = errDamaged
+		}
+		return stated{n, state}, err
+	}
+}
+
+// serve is round two. An error that is a NodeError says which node failed.
+func (f *Fanout) serve(ctx context.Context, b *budget, req SelectRequest, states gathered[stated]) (gathered[answer], error) {
+	t := states.view.Table
+	bySlot := make([]*proof.State, len(t.Slots))
+	for i := range states.answers {
+		bySlot[states.answers[i].Slot] = &states.answers[i].state
+	}
+	req.Proof = proof.New(t, bySlot, req.span().Max)
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	shares := make([]share, len(states.answers))
+	replies := make(chan *reply[answer], len(states.answers))
+	for i, s := range states.answers {
+		shares[i].budget = b
+		go func() {
+			value, err := f.askWatched(ctx, s.Node, &shares[i], f.readAll(req))
+			replies <- &reply[answer]{node: i, value: value, err: err}
+		}()
+	}
+	g := gathered[answer]{view: states.view, warnings: states.warnings, answers: make([]answer, len(states.answers))}
+	err := f.await(ctx, states.answers, replies, g.answers)
+	var taken int64
+	for i := range shares {
+		taken += shares[i].close(err == nil)
+	}
+	f.metrics.bytes.Add(float64(taken))
+	return g, err
+}
+
+// await fills in the answers of all that serve. It returns with the first failure; what the
+// others would answer is dropped.
+func (f *Fanout) await(ctx context.Context, serving []stated, replies <-chan *reply[answer], answers []answer) error {
+	for range serving {
+		select {
+		case rep := <-replies:
+			// A canceled read makes nodes fail: that is not their fault.
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if rep.err != nil {
+				return f.blame(serving[rep.node].Node, rep.err)
+			}
+			answers[rep.node] = rep.value
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// blame turns the failure of a node into the error of a round.
+func (f *Fanout) blame(n Node, err error) error {
+	if tooMany, ok := errors.AsType[*TooManyBytesError](err); ok {
+		return tooMany
+	}
+	reason := "error"
+	if refused, _ := epochRefusal(err, 0); refused {
+		reason = "epoch"
+	}
+	f.fail(n, reason, err)
+	return NodeError{Node: n.ID, Err: err}
+}
+
+// askWatched asks a node and gives it up when it falls silent: one that takes its time still
+// says what it holds, one that hangs does not.
+func (f *Fanout) askWatched(ctx context.Context, n Node, sh *share, q question[answer]) (answer, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go watch(ctx, n, cancel)
+	a, err := askNode(ctx, f, n, sh, q)
+	if err != nil && errors.Is(context.Cause(ctx), errSilent) {
+		return answer{}, context.Cause(ctx)
+	}
+	return a, err
+}
+
+func watch(ctx context.Context, n Node, cancel context.CancelCauseFunc) {
+	ticker := time.NewTicker(watchInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+		asked, done := context.WithTimeout(ctx, silence)
+		_, err := n.Source.State(asked)
+		done()
+		if err != nil && ctx.Err() == nil {
+			if refused, _ := epochRefusal(err, 0); !refused {
+				cancel(fmt.Errorf("%w: %w", errSilent, err))
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,249 @@
+package transport
+
+import (
+	"encoding/binary"
+	"io"
+	"math/rand/v2"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/starling-tsdb/starling/internal/series"
+	"github.com/starling-tsdb/starling/internal/table"
+	"github.com/starling-tsdb/starling/internal/transport/peerpb"
+)
+
+func marshalled(f testing.TB, m proto.Message) []byte {
+	f.Helper()
+	b, err := proto.Marshal(m)
+	if err != nil {
+		f.Fatal(err)
+	}
+	return b
+}
+
+// FuzzAppendRequest: whatever a peer sends is a batch or an error, and a batch travels on
+// unchanged.
+func FuzzAppendRequest(f *testing.F) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 8 {
+		requests, err := batchToProto(randomBatch(r))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(marshalled(f, requests[0].AppendRequest))
+	}
+	f.Fuzz(func(t *testing.T, msg []byte) {
+		var req peerpb.AppendRequest
+		if proto.Unmarshal(msg, &req) != nil {
+			return
+		}
+		b, err := batchFromProto(&req)
+		if err != nil {
+			return
+		}
+		if len(b.Series) != len(req.Series) || b.Bytes() < 0 {
+			t.Fatalf("%d series became %d of %d bytes", len(req.Series), len(b.Series), b.Bytes())
+		}
+		once, err := batchToProto(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := batchFromProto(once[0].AppendRequest)
+		if err != nil {
+			t.Fatalf("what this node would send is refused: %v", err)
+		}
+		twice, err := batchToProto(again)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Encoded, since NaN does not equal itself.
+		if !proto.Equal(once[0].AppendRequest, twice[0].AppendRequest) {
+			t.Fatalf("%v became %v", once[0].AppendRequest, twice[0].AppendRequest)
+		}
+	})
+}
+
+// FuzzAppendResponse: refusals of items that were not sent are found before they are
+// counted.
+func FuzzAppendResponse(f *testing.F) {
+	f.Add(marshalled(f, &peerpb.AppendResponse{Refusals: []*peerpb.Refusal{
+		{Series: 1, Item: 1, Reason: peerpb.Refusal_REASON_CONFLICT, Message: "m"},
+		{Series: 0, Exemplar: true, Reason: peerpb.Refusal_REASON_INVALID},
+	}}))
+	f.Add(marshalled(f, &peerpb.AppendResponse{Refusals: []*peerpb.Refusal{{Series: 1 << 31, Item: 1 << 31}}}))
+	sent := appendRequest{first: 7, AppendRequest: &peerpb.AppendRequest{Series: []*peerpb.Series{
+		{Samples: make([]*peerpb.Sample, 1), Exemplars: make([]*peerpb.Exemplar, 1)}, {Samples: make([]*peerpb.Sample, 2)},
+	}}}
+	f.Fuzz(func(t *testing.T, msg []byte) {
+		var resp peerpb.AppendResponse
+		var o series.Outcome
+		if proto.Unmarshal(msg, &resp) != nil || outcomeFromProto(&resp, sent, &o) != nil {
+			return
+		}
+		for _, r := range o.Refusals {
+			s := sent.Series[r.Series-sent.first]
+			items := len(s.Samples)
+			if r.Exemplar {
+				items = len(s.Exemplars)
+			}
+			if r.Item >= items {
+				t.Fatalf("refusal %+v of an item that was not sent", r)
+			}
+		}
+	})
+}
+
+// FuzzSelectRequest: matchers and hints are taken as they were sent, or refused.
+func FuzzSelectRequest(f *testing.F) {
+	for _, m := range []*labels.Matcher{
+		labels.MustNewMatcher(labels.MatchEqual, "__name__", "up"),
+		labels.MustNewMatcher(labels.MatchNotRegexp, "\xff", "a|b.*"),
+	} {
+		f.Add(marshalled(f, &peerpb.SelectRequest{
+			Matchers: matchersToProto([]*labels.Matcher{m}),
+			Hints:    hintsToProto(&storage.SelectHints{Start: -1, End: 1, Func: "rate", Grouping: []string{"a"}, ShardCount: 2}),
+		}))
+	}
+	f.Add(marshalled(f, &peerpb.SelectRequest{Matchers: []*peerpb.Matcher{{Type: 9}, {Type: 2, Value: []byte("(((")}}}))
+	f.Fuzz(func(t *testing.T, msg []byte) {
+		var req peerpb.SelectRequest
+		if proto.Unmarshal(msg, &req) != nil {
+			return
+		}
+		_ = labelsOnly(req.Hints)
+		if h := hintsFromProto(req.Hints); h != nil && !proto.Equal(hintsToProto(h), withoutUnknown(req.Hints)) {
+			t.Fatalf("hints %v became %v", req.Hints, hintsToProto(h))
+		}
+		ms, err := matchersFromProto(req.Matchers)
+		if err != nil {
+			return
+		}
+		for i, m := range matchersToProto(ms) {
+			if !proto.Equal(m, withoutUnknown(req.Matchers[i])) {
+				t.Fatalf("matcher %v became %v", req.Matchers[i], m)
+			}
+			ms[i].Matches("up")
+		}
+	})
+}
+
+// withoutUnknown drops the fields of other versions.
+func withoutUnknown[M proto.Message](m M) M {
+	m.ProtoReflect().SetUnknown(nil)
+	return m
+}
+
+// FuzzSelectResponse: a stream of frames is a set of series or an error. A chunk that
+// cannot be read is found when the frame is decoded, or by its iterator, never by a panic.
+func FuzzSelectResponse(f *testing.F) {
+	xor := chunkenc.NewXORChunk()
+	app, err := xor.Appender()
+	if err != nil {
+		f.Fatal(err)
+	}
+	for i := range int64(20) {
+		app.Append(0, 15_000*i, float64(i*i))
+	}
+	chunk := &peerpb.Chunk{MinTimeMs: 0, MaxTimeMs: 15_000 * 19, Encoding: uint32(chunkenc.EncXOR), Data: xor.Bytes()}
+	whole := &peerpb.SelectResponse{Series: []*peerpb.ChunkedSeries{{Labels: []string{"__name__", "up"}, Chunks: []*peerpb.Chunk{chunk}}}}
+	head := &peerpb.SelectResponse{Series: []*peerpb.ChunkedSeries{{Labels: []string{"a", "b"}, Chunks: []*peerpb.Chunk{chunk}, More: true}}}
+	tail := &peerpb.SelectResponse{Series: []*peerpb.ChunkedSeries{{Chunks: []*peerpb.Chunk{chunk}}}, Warnings: []string{"w"}}
+	f.Add(framed(marshalled(f, whole)))
+	f.Add(framed(marshalled(f, head), marshalled(f, tail)))
+	f.Add(framed(marshalled(f, head)))
+	for encoding := range uint32(8) {
+		for _, data := range [][]byte{nil, {0}, {0, 1}, {0, 0, 0}, {0, 9, 0, 0, 0, 0}} {
+			f.Add(framed(marshalled(f, &peerpb.SelectResponse{Series: []*peerpb.ChunkedSeries{
+				{Labels: []string{"a", "b"}, Chunks: []*peerpb.Chunk{{Encoding: encoding, Data: data}}},
+			}})))
+		}
+	}
+	peer := &Peer{id: "p", owner: NewPeers(PeersOptions{Tables: &holder{}})}
+	f.Fuzz(func(t *testing.T, stream []byte) {
+		set := &StreamedSet{
+			ctx: t.Context(), peer: peer, table: &table.Table{Epoch: 1}, start: time.Now(),
+			stream: &frameStream{rest: stream}, builder: labels.NewScratchBuilder(16),
+		}
+		for set.Next() {
+			it := set.At().Iterator(nil)
+			for it.Next() {
+				samples := it.At().Chunk.Iterator(nil)
+				for samples.Next() != chunkenc.ValNone {
+					_ = samples.AtT()
+				}
+			}
+		}
+		if set.Next() {
+			t.Fatal("a series after the end")
+		}
+	})
+}
+
+// framed puts each message behind its length.
+func framed(messages ...[]byte) []byte {
+	var b []byte
+	for _, m := range messages {
+		b = append(binary.BigEndian.AppendUint16(b, uint16(len(m))), m...)
+	}
+	return b
+}
+
+// frameStream is a gRPC stream of what framed wrote.
+type frameStream struct {
+	grpc.ClientStream
+	rest []byte
+}
+
+func (s *frameStream) Recv() (*peerpb.SelectResponse, error) {
+	if len(s.rest) < 2 {
+		return nil, io.EOF
+	}
+	n := min(int(binary.BigEndian.Uint16(s.rest)), len(s.rest)-2)
+	msg := s.rest[2 : 2+n]
+	s.rest = s.rest[2+n:]
+	resp := &peerpb.SelectResponse{}
+	return resp, proto.Unmarshal(msg, resp)
+}
+
+// FuzzListener: the first byte decides who gets a connection, and nothing of it is lost.
+func FuzzListener(f *testing.F) {
+	f.Add([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))
+	f.Add([]byte{raftPreface, 'r', 'a', 'f', 't'})
+	f.Add([]byte{raftPreface})
+	f.Add([]byte{0})
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, sent []byte) {
+		base := newQueue(&net.TCPAddr{})
+		l := Split(base)
+		defer l.Close()
+		client, server := net.Pipe()
+		base.push(server)
+		go func() {
+			_, _ = client.Write(sent)
+			client.Close()
+		}()
+		if len(sent) == 0 {
+			return // closed by route, which Close waits for nobody to see
+		}
+		side, want := l.GRPC(), sent
+		if sent[0] == raftPreface {
+			side, want = l.Raft(), sent[1:]
+		}
+		conn, err := side.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		got, err := io.ReadAll(conn)
+		if err != nil || string(got) != string(want) {
+			t.Fatalf("read %q, %v; sent %q", got, err, sent)
+		}
+	})
+}

@@ -1,0 +1,123 @@
+package transport
+
+import (
+	"errors"
+	"math"
+	"reflect"
+	"slices"
+	"testing"
+	"testing/synctest"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/starling-tsdb/starling/internal/proof"
+	"github.com/starling-tsdb/starling/internal/series"
+	"github.com/starling-tsdb/starling/internal/table"
+)
+
+func TestNotesAndStates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		peer := r.peers.Peer("remote")
+		if err := peer.Note(t.Context(), epoch(1), "a", -7); err != nil {
+			t.Fatal(err)
+		}
+		want := []proof.Gap{{Peer: "a", Since: -7}}
+		state, err := peer.State(t.Context(), epoch(1))
+		if err != nil || !reflect.DeepEqual(state, proof.State{Session: 1 << 63, Gaps: want, Damage: []proof.Range{{Min: -5, Max: 5}}}) {
+			t.Errorf("state %+v, %v", state, err)
+		}
+		confirmation, err := peer.Append(t.Context(), epoch(1), &series.Batch{})
+		if err != nil || !slices.Equal(confirmation.Gaps, want) {
+			t.Errorf("confirmation %+v, %v", confirmation, err)
+		}
+		r.remote.mu.Lock()
+		r.remote.table = epoch(2)
+		r.remote.mu.Unlock()
+		var mismatch *table.MismatchError
+		if err := peer.Note(t.Context(), epoch(1), "a", 0); !errors.As(err, &mismatch) {
+			t.Errorf("a note of another epoch: %v", err)
+		}
+		if _, err := peer.State(t.Context(), epoch(1)); !errors.As(err, &mismatch) {
+			t.Errorf("a state of another epoch: %v", err)
+		}
+	})
+}
+
+func TestProofTravels(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		want := &proof.Proof{Quorum: 2, Nodes: []proof.Node{{Slot: 0, Session: math.MaxUint64}, {Slot: 4, Noted: []int{0, 9}}}}
+		for _, p := range []*proof.Proof{want, nil} {
+			set := r.peers.Peer("remote").Select(t.Context(), epoch(1), Selection{Proof: p, Matchers: everything})
+			if set.Next() || set.Err() != nil {
+				t.Fatal(set.Err())
+			}
+			if !reflect.DeepEqual(r.reader.selected, p) {
+				t.Errorf("proof %+v, want %+v", r.reader.selected, p)
+			}
+		}
+	})
+}
+
+func TestHandOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		app := r.db.Appender(t.Context())
+		for ts := range int64(100) {
+			if _, err := app.Append(0, labels.FromStrings("__name__", "m"), ts, 1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := app.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		peer := r.peers.Peer("remote")
+		if _, set, err := peer.HandOff(t.Context(), epoch(1), "other", 0); set != nil || err != nil {
+			t.Errorf("a node that lacks nothing is handed something, or %v", err)
+		}
+		w, set, err := peer.HandOff(t.Context(), epoch(1), "local", 6)
+		if err != nil || w != (proof.Window{Session: 7, Since: 50, Until: math.MaxInt64}) {
+			t.Fatalf("window %+v, %v", w, err)
+		}
+		samples := 0
+		for set.Next() {
+			for it := set.At().Iterator(nil); it.Next(); {
+				samples += it.At().Chunk.NumSamples()
+			}
+		}
+		if set.Err() != nil || samples != 50 {
+			t.Errorf("%d samples were handed off, want 50; %v", samples, set.Err())
+		}
+		for _, want := range []bool{true, false} {
+			if open, err := peer.Advance(t.Context(), epoch(1), "local", w); err != nil || open != want {
+				t.Errorf("open %t, %v; want %t", open, err, want)
+			}
+		}
+		if want := "local7 9223372036854775807"; r.reader.advanced[0] != want {
+			t.Errorf("advanced %q, want %q", r.reader.advanced[0], want)
+		}
+	})
+}
+
+// Whoever has seen a later start of a node than the node itself knows does not believe it.
+func TestOldDirectoriesAreNoticed(t *testing.T) {
+	for _, tc := range []struct {
+		local, remote uint64 // what each remembers of the other
+		wantErr       bool
+		wantOutdated  uint64
+	}{
+		{0, 0, false, 0},
+		{6, 0, true, 0},
+		{0, 6, false, 6},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t)
+			r.local.remembers, r.remote.remembers = tc.local, tc.remote
+			_, err := r.peers.Peer("remote").State(t.Context(), epoch(1))
+			if (err != nil) != tc.wantErr || r.local.outdated != tc.wantOutdated {
+				t.Errorf("%+v: error %v, outdated %d", tc, err, r.local.outdated)
+			}
+		})
+	}
+}
