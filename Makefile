@@ -1,4 +1,5 @@
-# Everything but `race` (a C compiler), `image` and `faults` (Docker) needs Go alone.
+# Everything but `race` (a C compiler), `image` (Docker), `faults` and `mistakes` (root,
+# iproute2, Docker) needs Go alone.
 # `make help` lists the targets.
 
 SHELL := /usr/bin/env bash
@@ -34,6 +35,7 @@ help: ## List the targets
 	@echo
 	@echo "  make cluster CLEAN=1 starts from empty data directories."
 	@echo "  make run ARGS='…' and make cluster ARGS='…' pass flags on to the nodes."
+	@echo "  make faults and mistakes take FAULTS='-short' or FAULTS='-run regexp'."
 	@echo "  make test, race and bench take PKG=./internal/…, bench takes BENCH=regexp."
 
 .PHONY: build
@@ -77,12 +79,32 @@ test: ## Run the tests; what needs Docker is skipped and says so
 race: ## Run the tests with the race detector (needs a C compiler)
 	CGO_ENABLED=1 $(GO) test -race -timeout 30m $(PKG)
 
-# Real processes and containers: builds a real Prometheus from the Go module proxy
+# First the fault suite (docs/faults.md): FAULTS=-short is a selection of it, FAULTS="-run
+# 'kill|disk'" what matches, FAULTS=-list prints the names. It says so where it cannot run.
+# Then real processes and containers: builds a real Prometheus from the Go module proxy
 # (once, a few minutes; kept in the user's cache directory), starts three nodes by
 # docker-compose.yml, kills one under load and compares every answer with Prometheus's.
+FAULTS ?=
 .PHONY: faults
-faults: ## Run the acceptance tests on real processes and containers (needs Docker)
+faults: ## Run the fault suite and the acceptance tests (needs root and Docker)
+	$(GO) build -o bin/faults-suite ./bench/faults
+	bin/faults-suite $(FAULTS)
 	STARLING_ACCEPTANCE=1 $(GO) test -count=1 -timeout 30m -v ./internal/acceptance
+
+.PHONY: mistakes
+mistakes: ## Build the program with mistakes and see that the fault suite and tests find them
+	$(GO) build -o bin/faults-suite ./bench/faults
+	bin/faults-suite -mistakes $(FAULTS)
+
+FUZZTIME ?= 10s
+.PHONY: fuzz
+fuzz: ## Fuzz every target for FUZZTIME (10s); their seeds are part of the tests
+	@for dir in $$(grep -rlE '^func Fuzz' --include='*_test.go' internal | xargs -n 1 dirname | sort -u); do \
+	  for target in $$(cat "$$dir"/*_test.go | sed -nE 's/^func (Fuzz[A-Za-z0-9]+)\(.*/\1/p'); do \
+	    echo "──── $$dir $$target"; \
+	    $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime '$(FUZZTIME)' "./$$dir"; \
+	  done; \
+	done
 
 BENCH ?= .
 .PHONY: bench

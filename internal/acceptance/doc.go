@@ -2,8 +2,9 @@
 // processes on loopback, and the containers of docker-compose.yml with an unmodified
 // Prometheus beside them. It exports nothing.
 //
-// What needs a container engine runs when STARLING_ACCEPTANCE=1 is set, as `make faults`
-// does, and says why it was skipped otherwise. Nothing is pulled: images are built from
+// What needs a container engine, or root to mount file systems that are filled, broken and
+// cut off, runs when STARLING_ACCEPTANCE=1 is set, as `make faults` does, and says why it
+// was skipped otherwise. Nothing is pulled: images are built from
 // scratch around static binaries, and Prometheus is built from the module that go.mod
 // names, once, into STARLING_ACCEPTANCE_CACHE or the user's cache directory.
 //

@@ -139,6 +139,11 @@ func writeSample(ctx context.Context, base, metric string, at time.Time, v float
 		Labels:  []prompb.Label{{Name: "__name__", Value: metric}},
 		Samples: []prompb.Sample{{Timestamp: at.UnixMilli(), Value: v}},
 	}}}
+	return postWrite(ctx, base, &message)
+}
+
+// postWrite sends a message by Remote Write 1.0 and answers status and body.
+func postWrite(ctx context.Context, base string, message *prompb.WriteRequest) (int, []byte, error) {
 	raw, err := message.Marshal()
 	if err != nil {
 		return 0, nil, err

@@ -1,0 +1,51 @@
+package faults
+
+import (
+	"sync"
+	"time"
+)
+
+// availability measures the longest time without a success, at each node and at any.
+type availability struct {
+	mu    sync.Mutex
+	any   span
+	nodes []span
+}
+
+// span is the time since the last success, and the longest between two.
+type span struct {
+	last    time.Time
+	longest time.Duration
+}
+
+func (s *span) success(now time.Time) {
+	s.longest = max(s.longest, now.Sub(s.last))
+	s.last = now
+}
+
+func newAvailability(now time.Time, nodes int) *availability {
+	a := &availability{any: span{last: now}, nodes: make([]span, nodes)}
+	for i := range a.nodes {
+		a.nodes[i].last = now
+	}
+	return a
+}
+
+// success notes that a node answered a request.
+func (a *availability) success(node int, now time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.any.success(now)
+	a.nodes[node].success(now)
+}
+
+// longest returns the longest time, up to now, in which nobody got an answer from any
+// node, and the longest in which nobody got one from some node.
+func (a *availability) longest(now time.Time) (anywhere, worst time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, n := range a.nodes {
+		worst = max(worst, n.longest, now.Sub(n.last))
+	}
+	return max(a.any.longest, now.Sub(a.any.last)), worst
+}

@@ -1,0 +1,223 @@
+//go:build linux
+
+package faults
+
+import (
+	"errors"
+	"math"
+	"net/http"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/golang/snappy"
+	"github.com/prometheus/prometheus/prompb"
+	writev2 "github.com/prometheus/prometheus/prompb/io/prometheus/write/v2"
+
+	"github.com/starling-tsdb/starling/internal/faults/ledger"
+)
+
+// The changes are texts of other packages: whoever changes those learns it here.
+func TestChangesApply(t *testing.T) {
+	b := &Builder{Repository: "../..", Dir: t.TempDir()}
+	if _, err := b.overlay(t.Context(), "injected", Injected()); err != nil {
+		t.Error(err)
+	}
+	for _, m := range Mistakes() {
+		if _, err := b.overlay(t.Context(), m.Name, m.changes); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestNames(t *testing.T) {
+	rows, short := map[string]bool{}, 0
+	for _, r := range Rows() {
+		if rows[r.Name] {
+			t.Errorf("two rows are called %q", r.Name)
+		}
+		rows[r.Name] = true
+		if r.Short {
+			short++
+		}
+	}
+	if short == 0 || short > len(rows)/2 {
+		t.Errorf("%d of %d rows are the short selection", short, len(rows))
+	}
+	seen := map[string]bool{}
+	for _, m := range Mistakes() {
+		if seen[m.Name] {
+			t.Errorf("two mistakes are called %q", m.Name)
+		}
+		seen[m.Name] = true
+		if (m.tests == "") == (m.row == "") || (m.row == "") != (m.finds == "") || m.row != "" && !rows[m.row] {
+			t.Errorf("mistake %q is looked for by tests %q and row %q", m.Name, m.tests, m.row)
+		}
+	}
+}
+
+func TestJudge(t *testing.T) {
+	float := ledger.Sample{Series: ledger.Series{Shape: ledger.Gauge}, T: 1}
+	native := ledger.Sample{Series: ledger.Series{Shape: ledger.Native}, T: 1}
+	written := func(samples, histograms string) http.Header {
+		h := http.Header{}
+		h.Set("X-Prometheus-Remote-Write-Samples-Written", samples)
+		h.Set("X-Prometheus-Remote-Write-Histograms-Written", histograms)
+		return h
+	}
+	violated := errors.New("a violation")
+	for _, tc := range []struct {
+		name    string
+		status  int
+		header  http.Header
+		version int
+		want    error
+	}{
+		{name: "success", status: 204, version: 1},
+		{name: "success that counts", status: 204, header: written("1", "1"), version: 2},
+		{name: "success that counts wrongly", status: 204, header: written("2", "1"), version: 2, want: violated},
+		{name: "success that counts no histograms", status: 200, header: written("1", ""), version: 2, want: violated},
+		{name: "retry", status: 503, header: http.Header{"Retry-After": {"1"}}, version: 1, want: errUnavailable},
+		{name: "retry when?", status: 503, version: 1, want: violated},
+		{name: "invalid", status: 400, version: 1, want: errRefused},
+		{name: "too many requests", status: 429, header: http.Header{"Retry-After": {"1"}}, version: 1, want: violated},
+		{name: "internal error", status: 500, version: 1, want: violated},
+	} {
+		if tc.header == nil {
+			tc.header = http.Header{}
+		}
+		err := judge(reply{status: tc.status, header: tc.header}, tc.version, []ledger.Sample{float, native})
+		if v, ok := errors.AsType[*violation](err); ok {
+			err = errors.Join(violated, v)
+		}
+		if !errors.Is(err, tc.want) {
+			t.Errorf("%s: %v, want %v", tc.name, err, tc.want)
+		}
+	}
+}
+
+func TestParseMatrix(t *testing.T) {
+	s := ledger.Series{Shape: ledger.Native, Sender: 1, Number: 2}
+	const metric = `{"__name__":"faults_native","sender":"1","number":"2"}`
+	body := func(warnings, results string) string {
+		return `{"status":"success",` + warnings + `"data":{"resultType":"matrix","result":[` + results + `]}}`
+	}
+	one := `{"metric":` + metric + `,"values":[[1700000000.001,"1.5"],[1700000000.25,"NaN"]],` +
+		`"histograms":[[1700000001,{"count":"7","sum":"2.25","buckets":[[0,"0.5","1","7"]]}]]}`
+	for _, tc := range []struct {
+		name, body string
+		header     http.Header
+		want       []ledger.Point // nil for a violation
+	}{
+		{name: "points", body: body("", one), want: []ledger.Point{
+			{T: 1700000000001, V: 1.5}, {T: 1700000000250, V: math.NaN()}, {T: 1700000001000, V: 2.25, Count: 7},
+		}},
+		{name: "warnings", body: body(`"warnings":["partial"],`, one)},
+		{name: "partial", body: body("", one), header: http.Header{"Starling-Partial-Response": {"true"}}},
+		{name: "series twice", body: body("", one+","+one)},
+		{name: "foreign series", body: body("", `{"metric":{"__name__":"up"},"values":[]}`)},
+		{name: "bad value", body: body("", `{"metric":`+metric+`,"values":[[1,"x"]]}`)},
+		{name: "error", body: `{"status":"error"}`},
+		{name: "broken off", body: body("", one)[:100]},
+	} {
+		a, err := parseMatrix(reply{status: 200, header: tc.header, body: []byte(tc.body)})
+		if tc.want == nil {
+			if _, ok := errors.AsType[*violation](err); !ok {
+				t.Errorf("%s: %v, %v, want a violation", tc.name, a, err)
+			}
+			continue
+		}
+		got := a[s]
+		if err != nil || len(got) != len(tc.want) || !math.IsNaN(got[1].V) {
+			t.Errorf("%s: %v, %v, want %v", tc.name, a, err, tc.want)
+			continue
+		}
+		got[1].V, tc.want[1].V = 0, 0
+		if !reflect.DeepEqual(got, tc.want) {
+			t.Errorf("%s: %v, want %v", tc.name, got, tc.want)
+		}
+	}
+}
+
+// What is sent is what the ledger expects back, in both versions.
+func TestEncode(t *testing.T) {
+	samples := []ledger.Sample{
+		{Series: ledger.Series{Shape: ledger.Counter, Sender: 1, Number: 2}, T: 1_700_000_000_123},
+		{Series: ledger.Series{Shape: ledger.Native, Sender: 1, Number: 2}, T: 1_700_000_000_123},
+	}
+	decode := func(version int, into interface{ Unmarshal([]byte) error }) {
+		t.Helper()
+		body, _, err := encode(version, samples)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := snappy.Decode(nil, body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := into.Unmarshal(raw); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var v1 prompb.WriteRequest
+	decode(1, &v1)
+	var v2 writev2.Request
+	decode(2, &v2)
+	h1, h2 := v1.Timeseries[1].Histograms[0].ToIntHistogram(), v2.Timeseries[1].Histograms[0].ToIntHistogram()
+	if err := errors.Join(h1.Validate(), h2.Validate()); err != nil {
+		t.Error(err)
+	}
+	for version, got := range map[int][]ledger.Point{
+		1: {{T: v1.Timeseries[0].Samples[0].Timestamp, V: v1.Timeseries[0].Samples[0].Value}, {T: v1.Timeseries[1].Histograms[0].Timestamp, V: h1.Sum, Count: h1.Count}},
+		2: {{T: v2.Timeseries[0].Samples[0].Timestamp, V: v2.Timeseries[0].Samples[0].Value}, {T: v2.Timeseries[1].Histograms[0].Timestamp, V: h2.Sum, Count: h2.Count}},
+	} {
+		for i, s := range samples {
+			if want := s.Series.PointAt(s.T); got[i] != want {
+				t.Errorf("version %d sends %v, want %v", version, got[i], want)
+			}
+		}
+	}
+}
+
+func TestBatchesRepeatNoTimestamp(t *testing.T) {
+	l := &load{rig: &rig{nodes: []*node{{}}}, began: time.UnixMilli(1_700_000_000_000)}
+	s := l.newSender(0)
+	seen := map[ledger.Sample]bool{}
+	for n := range int64(3000) {
+		for _, sample := range s.batch(1_700_000_000_000+n, n) {
+			if seen[sample] {
+				t.Fatalf("%s comes again in scrape %d", sample, n)
+			}
+			seen[sample] = true
+			if sample.Series.Shape == ledger.Late && sample.T <= l.began.Add(-lateWindow).UnixMilli() {
+				t.Fatalf("%s is too late", sample)
+			}
+		}
+	}
+}
+
+func TestAvailability(t *testing.T) {
+	start := time.Unix(1000, 0)
+	at := func(s int) time.Time { return start.Add(time.Duration(s) * time.Second) }
+	a := newAvailability(start, 2)
+	a.success(0, at(1))
+	a.success(1, at(2))
+	a.success(0, at(5))
+	a.success(0, at(9))
+	anywhere, worst := a.longest(at(10))
+	if anywhere != 4*time.Second || worst != 8*time.Second {
+		t.Errorf("longest = %s and %s, want 4s and 8s", anywhere, worst)
+	}
+	if anywhere, _ := a.longest(at(20)); anywhere != 11*time.Second {
+		t.Errorf("longest = %s, want the 11s up to now", anywhere)
+	}
+}
+
+func TestResultNamesWhatFailed(t *testing.T) {
+	var out strings.Builder
+	Result{Row: "none", Failures: []string{"2 samples are lost"}}.Write(&out)
+	if got := out.String(); !strings.Contains(got, "FAILED") || !strings.Contains(got, "2 samples are lost") {
+		t.Errorf("the line says %q", got)
+	}
+}

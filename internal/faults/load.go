@@ -1,0 +1,215 @@
+//go:build linux
+
+package faults
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/starling-tsdb/starling/internal/faults/ledger"
+)
+
+// What one sender sends: a scrape of so many series of each shape, that often.
+const (
+	gauges, counters, lates, natives = 30, 30, 10, 10
+
+	scrapeInterval = 250 * time.Millisecond
+	// lateWindow is how far back out-of-order samples lie, within the node's window.
+	lateWindow = time.Hour
+	// sendTimeout is longer than a node may take for a write.
+	sendTimeout = 12 * time.Second
+	maxBackoff  = time.Second
+	// echoEvery is how often a batch goes to two nodes at once, as a sender does that
+	// did not hear an answer in time.
+	echoEvery = 20
+	// maxViolations are kept of a row.
+	maxViolations = 20
+)
+
+// load is everything that uses a cluster during a row.
+type load struct {
+	rig    *rig
+	ledger *ledger.Ledger
+	began  time.Time
+	writes *availability
+	reads  *availability
+
+	// echoes are the requests that nobody waits for.
+	echoes sync.WaitGroup
+
+	mu         sync.Mutex
+	violations []string // each once
+	refusal    string   // the first 400
+}
+
+func newLoad(r *rig) *load {
+	now := time.Now()
+	return &load{
+		rig: r, ledger: ledger.New(), began: now,
+		writes: newAvailability(now, len(r.nodes)), reads: newAvailability(now, len(r.nodes)),
+	}
+}
+
+// note remembers what no client should ever see, and the first refusal.
+func (l *load) note(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	v, violates := errors.AsType[*violation](err)
+	switch {
+	case violates:
+		if !slices.Contains(l.violations, v.text) && len(l.violations) < maxViolations {
+			l.violations = append(l.violations, v.text)
+		}
+	case errors.Is(err, errRefused) && l.refusal == "":
+		l.refusal = err.Error()
+	}
+}
+
+// outcome returns what was noted.
+func (l *load) outcome() (violations []string, refusal string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.violations), l.refusal
+}
+
+// sender is one Prometheus: it scrapes its series, queues what it scraped and sends the
+// queue in order, each batch until it is taken or refused.
+type sender struct {
+	*load
+	number  int
+	version int
+	// sticky senders know one node only; the others try the next one after a failure.
+	sticky bool
+	home   int
+	queue  chan []ledger.Sample
+	rnd    *rand.Rand
+}
+
+func (l *load) newSender(number int) *sender {
+	return &sender{
+		load: l, number: number,
+		version: 1 + number%2, sticky: number/2%2 == 0, home: number % len(l.rig.nodes),
+		queue: make(chan []ledger.Sample, 10_000),
+		rnd:   rand.New(rand.NewPCG(uint64(number), uint64(l.began.UnixNano()))),
+	}
+}
+
+// scrape queues batches until ctx ends.
+func (s *sender) scrape(ctx context.Context) {
+	defer close(s.queue)
+	ticks := time.NewTicker(scrapeInterval)
+	defer ticks.Stop()
+	for n := int64(0); ; n++ {
+		select {
+		case now := <-ticks.C:
+			batch := s.batch(now.UnixMilli(), n)
+			s.ledger.Send(batch)
+			s.queue <- batch
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// batch makes the samples of the n-th scrape.
+func (s *sender) batch(now, n int64) []ledger.Sample {
+	var samples []ledger.Sample
+	for shape, count := range map[ledger.Shape]int{
+		ledger.Gauge: gauges, ledger.Counter: counters, ledger.Late: lates, ledger.Native: natives,
+	} {
+		for i := range count {
+			t := now
+			if shape == ledger.Late {
+				// Steps of a large prime through the window come back only after it.
+				const stride = 1_000_003
+				t = s.began.UnixMilli() - n*stride%lateWindow.Milliseconds()
+			}
+			samples = append(samples, ledger.Sample{Series: ledger.Series{Shape: shape, Sender: s.number, Number: i}, T: t})
+		}
+	}
+	return samples
+}
+
+// send sends the queue until it is closed and empty, or ctx ends.
+func (s *sender) send(ctx context.Context) {
+	for n := 0; ; n++ {
+		select {
+		case batch, open := <-s.queue:
+			if !open || !s.deliver(ctx, batch, n%echoEvery == 0) {
+				return
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// deliver tries until a batch is taken or refused; false if ctx ended before.
+func (s *sender) deliver(ctx context.Context, batch []ledger.Sample, echo bool) bool {
+	backoff := 30 * time.Millisecond
+	for ctx.Err() == nil {
+		if echo {
+			other := s.rnd.IntN(len(s.rig.nodes))
+			s.echoes.Go(func() { s.try(ctx, other, batch) })
+			echo = false
+		}
+		if s.try(ctx, s.home, batch) {
+			return true
+		}
+		if !s.sticky {
+			s.home = (s.home + 1) % len(s.rig.nodes)
+		}
+		if sleep(ctx, backoff) != nil {
+			return false
+		}
+		backoff = min(2*backoff, maxBackoff)
+	}
+	return false
+}
+
+// try sends a batch once; true if the answer is final.
+func (s *sender) try(ctx context.Context, to int, batch []ledger.Sample) bool {
+	return s.write(ctx, to, s.version, batch, sendTimeout)
+}
+
+// write sends samples to a node, remembers the answer, and tells whether it is final.
+func (l *load) write(ctx context.Context, to, version int, batch []ledger.Sample, timeout time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	err := l.rig.client.write(ctx, l.rig.nodes[to].base(), version, batch)
+	switch {
+	case err == nil:
+		l.ledger.Acknowledge(batch)
+		l.writes.success(to, time.Now())
+		return true
+	case errors.Is(err, errUnavailable):
+		return false
+	case errors.Is(err, errRefused):
+		l.ledger.Refuse(batch)
+	}
+	l.note(err)
+	return true
+}
+
+// probe writes one sample after the other to one node, so that it shows when that node
+// takes writes.
+func (l *load) probe(ctx context.Context, node int) {
+	const every, timeout = 100 * time.Millisecond, 3 * time.Second
+	series := ledger.Series{Shape: ledger.Probe, Sender: node}
+	ticks := time.NewTicker(every)
+	defer ticks.Stop()
+	for {
+		select {
+		case now := <-ticks.C:
+			batch := []ledger.Sample{{Series: series, T: now.UnixMilli()}}
+			l.ledger.Send(batch)
+			l.write(ctx, node, 1, batch, timeout)
+		case <-ctx.Done():
+			return
+		}
+	}
+}

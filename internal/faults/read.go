@@ -1,0 +1,121 @@
+//go:build linux
+
+package faults
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/starling-tsdb/starling/internal/faults/ledger"
+)
+
+const (
+	readEvery   = 150 * time.Millisecond
+	readTimeout = 10 * time.Second
+	// recentSpan is what readers mostly ask for.
+	recentSpan = 15 * time.Second
+)
+
+// read asks one node questions until ctx ends, and has each answer checked.
+func (l *load) read(ctx context.Context, node, senders int) {
+	rnd := rand.New(rand.NewPCG(uint64(node), uint64(l.began.UnixNano())))
+	ticks := time.NewTicker(readEvery)
+	defer ticks.Stop()
+	for {
+		select {
+		case <-ticks.C:
+		case <-ctx.Done():
+			return
+		}
+		shape := []ledger.Shape{ledger.Gauge, ledger.Counter, ledger.Late, ledger.Native, ledger.Probe}[rnd.IntN(5)]
+		group := rnd.IntN(senders)
+		if shape == ledger.Probe {
+			group = rnd.IntN(len(l.rig.nodes))
+		}
+		span := recentSpan
+		if rnd.IntN(5) == 0 || shape == ledger.Late {
+			span = l.span()
+		}
+		ctx, cancel := context.WithTimeout(ctx, readTimeout)
+		err := l.ask(ctx, node, shape, group, span)
+		cancel()
+		if err == nil {
+			l.reads.success(node, time.Now())
+		}
+	}
+}
+
+// span covers everything that was sent so far.
+func (l *load) span() time.Duration { return time.Since(l.began) + lateWindow + time.Minute }
+
+// ask asks a node for all series of a shape and a sender, up to now, and checks the answer.
+// What is no honest refusal is noted; every error is returned.
+func (l *load) ask(ctx context.Context, node int, shape ledger.Shape, sender int, span time.Duration) error {
+	mark, now := l.ledger.Mark(), time.Now()
+	end := now.UnixMilli()
+	selector := fmt.Sprintf(`%s{sender="%d"}`, shape, sender)
+	answer, err := l.rig.client.query(ctx, l.rig.nodes[node].base(), selector, span, now)
+	if err != nil {
+		l.note(err)
+		return err
+	}
+	l.ledger.Check(fmt.Sprintf("node %d", node+1), mark, ledger.Question{
+		Series: seriesOf(shape, sender), Mint: end - span.Milliseconds() + 1, Maxt: end,
+	}, answer)
+	return nil
+}
+
+// seriesOf returns the series of a shape that one sender has.
+func seriesOf(shape ledger.Shape, sender int) []ledger.Series {
+	count := map[ledger.Shape]int{
+		ledger.Gauge: gauges, ledger.Counter: counters, ledger.Late: lates, ledger.Native: natives, ledger.Probe: 1,
+	}[shape]
+	var all []ledger.Series
+	for i := range count {
+		all = append(all, ledger.Series{Shape: shape, Sender: sender, Number: i})
+	}
+	return all
+}
+
+// readAll reads everything back from every node. No answer is an error here: the faults
+// are over.
+func (l *load) readAll(ctx context.Context, senders int) error {
+	for i := range l.rig.nodes {
+		for _, shape := range []ledger.Shape{ledger.Gauge, ledger.Counter, ledger.Late, ledger.Native} {
+			for s := range senders {
+				if err := l.patiently(ctx, i, shape, s); err != nil {
+					return err
+				}
+			}
+		}
+		for s := range l.rig.nodes {
+			if err := l.patiently(ctx, i, ledger.Probe, s); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// patiently asks again while a node refuses honestly, which a busy one may.
+func (l *load) patiently(ctx context.Context, node int, shape ledger.Shape, sender int) error {
+	var err error
+	for range 5 {
+		one, cancel := context.WithTimeout(ctx, 3*readTimeout)
+		err = l.ask(one, node, shape, sender, l.span())
+		cancel()
+		if !errors.Is(err, errUnavailable) || ctx.Err() != nil {
+			break
+		}
+		if err := sleep(ctx, time.Second); err != nil {
+			return err
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("reading %s of sender %d back from node %d: %w", shape, sender, node+1, err)
+	}
+	return nil
+}
