@@ -3,6 +3,7 @@ package table
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 )
 
@@ -12,7 +13,8 @@ var (
 	ErrFounded = errors.New("the cluster is founded already")
 	// ErrNotFounded: there is no table yet that the command could change.
 	ErrNotFounded = errors.New("the cluster is not founded yet")
-	// ErrCommand: the command is malformed or of a kind unknown to this program.
+	// ErrCommand: the command is malformed, of a kind unknown to this program, or one that
+	// the table does not allow.
 	ErrCommand = errors.New("invalid table command")
 )
 
@@ -22,13 +24,24 @@ type Kind string
 const (
 	// Found makes the first table.
 	Found Kind = "found"
-	// Join gives a node a slot, in which it is joining.
+	// Join has copies placed on a new node.
 	Join Kind = "join"
-	// Admit makes nodes that are joining owners. It is safe only when every member has
-	// reported an epoch in which they stand: from then on every query asks them.
-	Admit Kind = "admit"
-	// MarkWritten records that samples may be confirmed under the present write quorum.
-	MarkWritten Kind = "mark-written"
+	// Leave has the copies on nodes that are alive placed elsewhere.
+	Leave Kind = "leave"
+	// Remove gives nodes up: from now on nobody counts what they hold, and their copies are
+	// made anew from the others.
+	Remove Kind = "remove"
+	// Replace has a new node take the slot of another.
+	Replace Kind = "replace"
+	// Replicate changes the replication factor.
+	Replicate Kind = "replicate"
+	// Advance begins the next phase of the transition. It is safe only when every member
+	// has reported an epoch of the present phase and, after Copying, every target owner has
+	// reported that it holds all that it is to own.
+	Advance Kind = "advance"
+	// Pause and Resume hold back the copying, and let it go on.
+	Pause  Kind = "pause"
+	Resume Kind = "resume"
 )
 
 // Command is one change of the table, as the members agree on it. The fields that a kind
@@ -36,17 +49,24 @@ const (
 type Command struct {
 	Kind Kind `json:"kind"`
 
-	// ClusterID, ReplicationFactor and Founders belong to Found. Founders are in slot
-	// order, at least one.
-	ClusterID         string   `json:"clusterId,omitempty"`
-	ReplicationFactor int      `json:"replicationFactor,omitempty"`
-	Founders          []Member `json:"founders,omitempty"`
+	// ClusterID and Founders belong to Found. Founders are in slot order, at least one.
+	ClusterID string   `json:"clusterId,omitempty"`
+	Founders  []Member `json:"founders,omitempty"`
+
+	// ReplicationFactor belongs to Found and Replicate.
+	ReplicationFactor int `json:"replicationFactor,omitempty"`
 
 	// Member belongs to Join.
 	Member *Member `json:"member,omitempty"`
 
-	// Nodes belongs to Admit.
+	// Nodes belongs to Leave and Remove, at least one, and to Replace, which names the old
+	// and the new node.
 	Nodes []NodeID `json:"nodes,omitempty"`
+	// Lost belongs to Replace: the old node is removed; else it leaves.
+	Lost bool `json:"lost,omitempty"`
+
+	// Epoch belongs to Advance: with which the present phase began.
+	Epoch uint64 `json:"epoch,omitempty"`
 }
 
 // Member is a node as it enters the table.
@@ -64,19 +84,59 @@ type Member struct {
 // Apply is deterministic: all members that apply the same commands in the same order
 // hold the same tables.
 func Apply(t *Table, c Command) (*Table, error) {
+	if err := c.check(); err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", c.Kind, ErrCommand, err)
+	}
 	if c.Kind == Found {
 		return found(t, c)
-	}
-	change, known := map[Kind]func(*Table, Command) (*Table, error){
-		Join: join, Admit: admit, MarkWritten: markWritten,
-	}[c.Kind]
-	if !known {
-		return nil, fmt.Errorf("%w: kind %q is unknown; was it sent by a newer version?", ErrCommand, c.Kind)
 	}
 	if t == nil {
 		return nil, fmt.Errorf("%s: %w", c.Kind, ErrNotFounded)
 	}
-	return change(t, c)
+	next := t.clone()
+	next.Epoch++
+	if err := next.change(c); err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", c.Kind, ErrCommand, err)
+	}
+	same := *next
+	same.Epoch = t.Epoch
+	if reflect.DeepEqual(&same, t) {
+		return t, nil
+	}
+	if err := next.Validate(); err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", c.Kind, ErrCommand, err)
+	}
+	return next, nil
+}
+
+// check tells what the command lacks.
+func (c *Command) check() error {
+	nodes := 0
+	switch c.Kind {
+	case Found, Pause, Resume:
+	case Join:
+		if c.Member == nil || c.Member.Node == "" {
+			return errors.New("no node ID")
+		}
+	case Leave, Remove:
+		nodes = max(1, len(c.Nodes))
+	case Replace:
+		nodes = 2
+	case Replicate:
+		if c.ReplicationFactor < 1 {
+			return fmt.Errorf("replication factor %d, must be at least 1", c.ReplicationFactor)
+		}
+	case Advance:
+		if c.Epoch == 0 {
+			return errors.New("no epoch")
+		}
+	default:
+		return errors.New("the kind is unknown; was it sent by a newer version?")
+	}
+	if nodes != 0 && (len(c.Nodes) != nodes || slices.Contains(c.Nodes, "")) {
+		return fmt.Errorf("nodes %q, want %d node IDs", c.Nodes, nodes)
+	}
+	return nil
 }
 
 func found(t *Table, c Command) (*Table, error) {
@@ -84,17 +144,16 @@ func found(t *Table, c Command) (*Table, error) {
 		return nil, fmt.Errorf("found cluster %s: %w: it is %s at epoch %d", c.ClusterID, ErrFounded, t.ClusterID, t.Epoch)
 	}
 	first := &Table{
-		ClusterID:         c.ClusterID,
-		Epoch:             1,
-		KeyVersion:        KeyVersion,
-		ReplicationFactor: c.ReplicationFactor,
-		Settled:           true,
+		ClusterID:  c.ClusterID,
+		Epoch:      1,
+		KeyVersion: KeyVersion,
+		Current:    Assignment{ReplicationFactor: c.ReplicationFactor},
 	}
 	for i, m := range c.Founders {
 		if m.Node == "" {
 			return nil, fmt.Errorf("found cluster %s: %w: founder %d has no node ID", c.ClusterID, ErrCommand, i)
 		}
-		first.Slots = append(first.Slots, Slot{Node: m.Node, Zone: m.Zone})
+		first.Current.Slots = append(first.Current.Slots, Slot{Node: m.Node, Zone: m.Zone})
 	}
 	if err := first.Validate(); err != nil {
 		return nil, fmt.Errorf("found cluster %s: %w: %w", c.ClusterID, ErrCommand, err)
@@ -102,59 +161,216 @@ func found(t *Table, c Command) (*Table, error) {
 	return first, nil
 }
 
-// join seats a node in the lowest hole or else in a new slot. A node that is a member
-// keeps its slot and zone, whatever zone the command names.
-//
-// The written quorum stays. A join never makes the write quorum smaller, and what was
-// written under a smaller one does not get more copies by it.
-func join(t *Table, c Command) (*Table, error) {
-	if c.Member == nil || c.Member.Node == "" {
-		return nil, fmt.Errorf("join: %w: no node ID", ErrCommand)
+// change applies a command to a table that has the next epoch already.
+func (t *Table) change(c Command) error {
+	switch c.Kind {
+	case Pause:
+		t.Paused = true
+		return nil
+	case Resume:
+		t.Paused = false
+		return nil
+	case Advance:
+		return t.advance(c.Epoch)
 	}
-	if _, member := t.SlotOf(c.Member.Node); member {
-		return t, nil
+	if t.Transition != nil && t.Transition.Phase == Switching {
+		return t.wait(c)
 	}
-	next := t.clone()
-	next.Epoch++
-	slot := Slot{Node: c.Member.Node, Zone: c.Member.Zone, Joining: true}
-	hole := slices.IndexFunc(next.Slots, func(s Slot) bool { return s.Node == "" })
-	if hole < 0 {
-		next.Slots = append(next.Slots, slot)
-	} else {
-		next.Slots[hole] = slot
-	}
-	if err := next.Validate(); err != nil {
-		return nil, fmt.Errorf("join: %w: %w", ErrCommand, err)
-	}
-	return next, nil
+	return t.retarget(c)
 }
 
-// admit makes joining nodes owners; those that are none any more are passed over. What was
-// written before stays where it is, so that the table is settled no more.
-func admit(t *Table, c Command) (*Table, error) {
-	next := t.clone()
-	admitted := false
-	for i, s := range next.Slots {
-		if s.Joining && slices.Contains(c.Nodes, s.Node) {
-			next.Slots[i].Joining = false
-			admitted = true
+// retarget makes the command part of the target, and has its copying begin.
+func (t *Table) retarget(c Command) error {
+	if err := t.giveUp(c.lost()); err != nil {
+		return err
+	}
+	target := t.Target().clone()
+	if err := t.aim(&target, c); err != nil {
+		return err
+	}
+	if len(target.Nodes()) == 0 {
+		return errors.New("no node would be left")
+	}
+	if t.Target().equal(&target) {
+		return nil
+	}
+	if t.Current.equal(&target) {
+		t.Transition = nil
+		return nil
+	}
+	t.Transition = &Transition{Phase: Copying, Began: t.Epoch, Target: target}
+	return nil
+}
+
+// aim changes the target as the command says.
+func (t *Table) aim(target *Assignment, c Command) error {
+	switch c.Kind {
+	case Join:
+		return target.join(*c.Member)
+	case Replicate:
+		target.ReplicationFactor = c.ReplicationFactor
+		return nil
+	case Replace:
+		old, by := c.Nodes[0], c.Nodes[1]
+		return t.replace(target, old, by)
+	}
+	for _, id := range c.Nodes {
+		i := slices.IndexFunc(target.Slots, func(s Slot) bool { return s.Node == id })
+		if i < 0 && c.Kind == Leave && !t.Member(id) {
+			return fmt.Errorf("node %s is no member", id)
+		}
+		if i >= 0 {
+			target.Slots[i] = Slot{}
 		}
 	}
-	if !admitted {
-		return t, nil
-	}
-	next.Epoch++
-	next.Settled = t.Settled && t.WrittenQuorum == 0
-	return next, nil
+	t.trim(target)
+	return nil
 }
 
-// markWritten lowers the written quorum to the present write quorum.
-func markWritten(t *Table, _ Command) (*Table, error) {
-	if t.Writable() {
-		return t, nil
+// join seats a node in the lowest hole or else in a new slot. A node that has a slot keeps
+// it, and its zone, whatever zone the command names.
+func (a *Assignment) join(m Member) error {
+	if i := slices.IndexFunc(a.Slots, func(s Slot) bool { return s.Node == m.Node }); i >= 0 {
+		return nil
 	}
-	next := t.clone()
-	next.Epoch++
-	next.WrittenQuorum = t.WriteQuorum()
-	return next, nil
+	slot := Slot{Node: m.Node, Zone: m.Zone}
+	if hole := slices.Index(a.Slots, Slot{}); hole >= 0 {
+		a.Slots[hole] = slot
+	} else {
+		a.Slots = append(a.Slots, slot)
+	}
+	return nil
+}
+
+// replace has a node that owns nothing yet take the slot of another.
+func (t *Table) replace(target *Assignment, old, by NodeID) error {
+	if _, owns := t.Current.SlotOf(by); owns {
+		return fmt.Errorf("node %s owns copies already: have node %s leave, or start a new node", by, old)
+	}
+	from := slices.IndexFunc(target.Slots, func(s Slot) bool { return s.Node == by })
+	to := slices.IndexFunc(target.Slots, func(s Slot) bool { return s.Node == old })
+	if to < 0 && from >= 0 {
+		// Its slot is a hole of the target: it has been told to go before.
+		to = slices.IndexFunc(t.Current.Slots, func(s Slot) bool { return s.Node == old })
+		if to >= 0 && target.Slots[to] != (Slot{}) && target.Slots[to].Node != by {
+			return fmt.Errorf("node %s takes the slot of node %s already", target.Slots[to].Node, old)
+		}
+	}
+	switch {
+	case from < 0:
+		return fmt.Errorf("node %s is no member: start it, it joins by itself", by)
+	case to < 0:
+		return fmt.Errorf("node %s is no member", old)
+	case from == to:
+		return nil
+	}
+	target.Slots[to], target.Slots[from] = target.Slots[from], Slot{}
+	t.trim(target)
+	return nil
+}
+
+// trim drops the holes at the end of a target that the current assignment does not have:
+// they are left by nodes that never owned anything.
+func (t *Table) trim(target *Assignment) {
+	for n := len(target.Slots); n > len(t.Current.Slots) && target.Slots[n-1] == (Slot{}); n-- {
+		target.Slots = target.Slots[:n-1]
+	}
+}
+
+// giveUp marks owners as removed.
+func (t *Table) giveUp(nodes []NodeID) error {
+	if len(nodes) == 0 {
+		return nil
+	}
+	for _, id := range nodes {
+		if !t.Member(id) && !t.removed(id) {
+			return fmt.Errorf("node %s is no member", id)
+		}
+		for _, a := range t.readers() {
+			for i := range a.Slots {
+				if a.Slots[i].Node == id {
+					a.Slots[i].Removed = true
+				}
+			}
+		}
+	}
+	for _, a := range t.readers() {
+		if gone, spare := a.Removed(), a.Copies()-a.WriteQuorum(); gone > spare {
+			return fmt.Errorf("%d nodes would be given up at a time, and with %d copies no more than %d may be: what only they hold would be lost; wait until others have taken the place of those removed before",
+				gone, a.Copies(), spare)
+		}
+	}
+	return nil
+}
+
+func (t *Table) removed(id NodeID) bool {
+	return slices.ContainsFunc(t.Current.Slots, func(s Slot) bool { return s.Node == id && s.Removed })
+}
+
+// readers are the assignments whose owners hold all that was acknowledged, as far as
+// somebody may still read by them.
+func (t *Table) readers() []*Assignment {
+	if t.Transition != nil && t.Transition.Phase == Switching {
+		return []*Assignment{&t.Current, &t.Transition.Target}
+	}
+	return []*Assignment{&t.Current}
+}
+
+// lost are the nodes that the command gives up.
+func (c *Command) lost() []NodeID {
+	switch {
+	case c.Kind == Remove:
+		return c.Nodes
+	case c.Kind == Replace && c.Lost:
+		return c.Nodes[:1]
+	}
+	return nil
+}
+
+// wait keeps a command for the next transition. Those whom it gives up count no more from
+// now on.
+func (t *Table) wait(c Command) error {
+	if err := t.giveUp(c.lost()); err != nil {
+		return err
+	}
+	t.Waiting = slices.DeleteFunc(t.Waiting, func(w Command) bool {
+		return w.Kind == Join && slices.Contains(c.lost(), w.Member.Node)
+	})
+	joined := c.Kind == Join && t.Member(c.Member.Node)
+	known := slices.ContainsFunc(t.Waiting, func(w Command) bool { return reflect.DeepEqual(w, c) })
+	if !joined && !known {
+		t.Waiting = append(t.Waiting, c)
+	}
+	return nil
+}
+
+// advance begins the next phase, unless the present one is another than that which began
+// with the epoch. After the last one, what waits makes the next transition.
+func (t *Table) advance(began uint64) error {
+	switch {
+	case t.Transition == nil || t.Transition.Began != began:
+		return nil
+	case t.Transition.Phase == Copying:
+		t.Transition.Phase, t.Transition.Began = Switching, t.Epoch
+		return nil
+	}
+	waiting := t.Waiting
+	t.Current, t.Transition, t.Waiting = t.Transition.Target, nil, nil
+	if t.Current.Removed() > 0 {
+		target := t.Current.clone()
+		for i, s := range target.Slots {
+			if s.Removed {
+				target.Slots[i] = Slot{}
+			}
+		}
+		t.Transition = &Transition{Phase: Copying, Began: t.Epoch, Target: target}
+	}
+	for _, c := range waiting {
+		before := t.clone()
+		// What the table does not allow any more is passed over.
+		if err := t.retarget(c); err != nil {
+			*t = *before
+		}
+	}
+	return nil
 }

@@ -28,16 +28,40 @@ type Table struct {
 	Epoch uint64 `json:"epoch"`
 	// KeyVersion is the version of the partition key's byte format.
 	KeyVersion int `json:"keyVersion"`
+	// Current is the assignment whose owners hold all that was acknowledged.
+	Current Assignment `json:"current"`
+	// Transition leads to the next assignment; nil as long as there is none.
+	Transition *Transition `json:"transition,omitempty"`
+	// Waiting are changes that make the next transition when the present one has ended.
+	Waiting []Command `json:"waiting,omitempty"`
+	// Paused holds back the copying of a transition.
+	Paused bool `json:"paused,omitempty"`
+}
+
+// Phase is how far a transition is.
+type Phase string
+
+const (
+	// Copying: writes go to the owners by both assignments, the target owners copy what
+	// they lack, and queries read by the current assignment.
+	Copying Phase = "copying"
+	// Switching: writes go to both, queries read by the target.
+	Switching Phase = "switching"
+)
+
+// Transition is the way from the current assignment to another one. Why its phases are
+// enough is in docs/adr/0010-transitions.md.
+type Transition struct {
+	Phase Phase `json:"phase"`
+	// Began is the epoch with which the phase began, for this target.
+	Began  uint64     `json:"began"`
+	Target Assignment `json:"target"`
+}
+
+// Assignment says where copies are placed.
+type Assignment struct {
 	// ReplicationFactor is the number of copies wanted.
 	ReplicationFactor int `json:"replicationFactor"`
-	// WrittenQuorum is the smallest write quorum of any epoch that took writes, 0 if
-	// none did. No owner confirms a sample unless 0 < WrittenQuorum <= WriteQuorum():
-	// so each write that was acknowledged lies on WrittenQuorum nodes at least, and as
-	// long as fewer nodes than that are out of reach, one that holds it is not.
-	WrittenQuorum int `json:"writtenQuorum"`
-	// Settled tells whether all that was ever acknowledged was written under the present
-	// placement, so that the owners of a series hold all of it together.
-	Settled bool `json:"settled,omitempty"`
 	// Slots are the jump-hash buckets, in the order in which nodes joined.
 	Slots []Slot `json:"slots"`
 }
@@ -48,83 +72,125 @@ type Slot struct {
 	Node NodeID `json:"node,omitempty"`
 	// Zone is the node's failure domain, empty if it named none.
 	Zone string `json:"zone,omitempty"`
-	// Joining is set until the node owns something: queries ask it, but no copy is
-	// placed on it, as long as somebody might not know of it yet.
-	Joining bool `json:"joining,omitempty"`
-	// Incarnation grows when the node in the slot lost its data and came back.
-	Incarnation uint64 `json:"incarnation,omitempty"`
+	// Removed is set when the node is given up. Its copies count as missing until others
+	// have taken its place.
+	Removed bool `json:"removed,omitempty"`
 }
 
-// Nodes returns the members, in slot order. The caller owns the result.
-func (t *Table) Nodes() []NodeID {
-	nodes := make([]NodeID, 0, len(t.Slots))
-	for _, s := range t.Slots {
-		if s.Node != "" {
+// Nodes returns the nodes in the slots, in slot order, without those that are removed. The
+// caller owns the result.
+func (a *Assignment) Nodes() []NodeID {
+	nodes := make([]NodeID, 0, len(a.Slots))
+	for _, s := range a.Slots {
+		if s.Node != "" && !s.Removed {
 			nodes = append(nodes, s.Node)
 		}
 	}
 	return nodes
 }
 
-// SlotOf returns the number of the node's slot, and whether it is a member.
-func (t *Table) SlotOf(id NodeID) (int, bool) {
+// SlotOf returns the number of the node's slot, and whether it has one. A removed node has
+// none.
+func (a *Assignment) SlotOf(id NodeID) (int, bool) {
 	if id == "" {
 		return 0, false
 	}
-	slot := slices.IndexFunc(t.Slots, func(s Slot) bool { return s.Node == id })
+	slot := slices.IndexFunc(a.Slots, func(s Slot) bool { return s.Node == id && !s.Removed })
 	return max(slot, 0), slot >= 0
 }
 
-// Owns tells whether the slot holds a node that copies are placed on.
-func (s Slot) Owns() bool { return s.Node != "" && !s.Joining }
+// Owners is the number of slots that copies are placed on, those of removed nodes included.
+func (a *Assignment) Owners() int { return a.count(func(s Slot) bool { return s.Node != "" }) }
 
-// Buckets are the slots that copies are placed on, by jump hash: all but those at the end
-// whose nodes are still joining. The caller must not change them.
-func (t *Table) Buckets() []Slot {
-	n := len(t.Slots)
-	for n > 0 && t.Slots[n-1].Joining {
-		n--
-	}
-	return t.Slots[:n]
-}
+// Removed is the number of owners that are given up.
+func (a *Assignment) Removed() int { return a.count(func(s Slot) bool { return s.Removed }) }
 
-// Owners is the number of members that copies are placed on.
-func (t *Table) Owners() int {
-	owners := 0
-	for _, s := range t.Slots {
-		if s.Owns() {
-			owners++
+func (a *Assignment) count(which func(Slot) bool) int {
+	n := 0
+	for _, s := range a.Slots {
+		if which(s) {
+			n++
 		}
 	}
-	return owners
+	return n
 }
 
 // Copies is the number of owners of each series: the replication factor, or the number
-// of owning members if there are fewer.
-func (t *Table) Copies() int { return min(t.ReplicationFactor, t.Owners()) }
-
-// AnswerQuorum is how many nodes at least hold what was acknowledged: as long as fewer are
-// missing, an answer is complete. A reader whose table says that nothing was written
-// allows for the mark that it may not have seen yet.
-func (t *Table) AnswerQuorum() int {
-	if t.WrittenQuorum == 0 {
-		return t.WriteQuorum()
-	}
-	return min(t.WrittenQuorum, t.WriteQuorum())
-}
+// of owners if there are fewer.
+func (a *Assignment) Copies() int { return min(a.ReplicationFactor, a.Owners()) }
 
 // WriteQuorum is the number of owners that must have stored a sample before it is
 // acknowledged.
-func (t *Table) WriteQuorum() int { return t.Copies()/2 + 1 }
+func (a *Assignment) WriteQuorum() int { return a.Copies()/2 + 1 }
 
 // ReadQuorum is the number of owners that always include one that confirmed a given
-// write of this epoch.
-func (t *Table) ReadQuorum() int { return t.Copies() - t.WriteQuorum() + 1 }
+// write.
+func (a *Assignment) ReadQuorum() int { return a.Copies() - a.WriteQuorum() + 1 }
 
-// Writable tells whether owners may confirm samples at this epoch. If not, the write
-// quorum may be one that the table does not speak of yet, and MarkWritten comes first.
-func (t *Table) Writable() bool {
-	return 0 < t.WrittenQuorum && t.WrittenQuorum <= t.WriteQuorum()
+// equal tells whether two assignments place the same copies on the same nodes.
+func (a *Assignment) equal(b *Assignment) bool {
+	return a.ReplicationFactor == b.ReplicationFactor && slices.Equal(a.Slots, b.Slots)
+}
+
+func (a *Assignment) clone() Assignment {
+	return Assignment{ReplicationFactor: a.ReplicationFactor, Slots: slices.Clone(a.Slots)}
+}
+
+// Target is the assignment that a transition leads to, or the current one if there is none.
+func (t *Table) Target() *Assignment {
+	if t.Transition != nil {
+		return &t.Transition.Target
+	}
+	return &t.Current
+}
+
+// Reading is the assignment that queries read by.
+func (t *Table) Reading() *Assignment {
+	if t.Transition != nil && t.Transition.Phase == Switching {
+		return &t.Transition.Target
+	}
+	return &t.Current
+}
+
+// Writing are the assignments whose write quorums a sample needs, the current one first.
+func (t *Table) Writing() []*Assignment {
+	if t.Transition != nil {
+		return []*Assignment{&t.Current, &t.Transition.Target}
+	}
+	return []*Assignment{&t.Current}
+}
+
+// Nodes returns the members: the nodes that copies are placed on, or will be, but those that
+// are removed. First come those with a slot in the current assignment, in slot order. The
+// caller owns the result.
+func (t *Table) Nodes() []NodeID {
+	nodes := t.Current.Nodes()
+	add := func(id NodeID) {
+		if !slices.Contains(nodes, id) {
+			nodes = append(nodes, id)
+		}
+	}
+	for _, id := range t.Target().Nodes() {
+		add(id)
+	}
+	for _, c := range t.Waiting {
+		if c.Kind == Join {
+			add(c.Member.Node)
+		}
+	}
+	return nodes
+}
+
+// Member tells whether a node is one of Nodes.
+func (t *Table) Member(id NodeID) bool { return id != "" && slices.Contains(t.Nodes(), id) }
+
+// SlotOf returns the number of a node's slot in the current assignment, or else in the
+// target, and whether it has one.
+func (t *Table) SlotOf(id NodeID) (int, bool) {
+	if slot, ok := t.Current.SlotOf(id); ok {
+		return slot, true
+	}
+	return t.Target().SlotOf(id)
 }
 
 // Validate checks a table that came from a file or a peer. Every table that [Apply]
@@ -137,36 +203,55 @@ func (t *Table) Validate() error {
 		return fmt.Errorf("%w: epoch 0, the first is 1", ErrInvalid)
 	case t.KeyVersion != KeyVersion:
 		return fmt.Errorf("%w: key version %d, this program knows %d only", ErrInvalid, t.KeyVersion, KeyVersion)
-	case t.ReplicationFactor < 1:
-		return fmt.Errorf("%w: replication factor %d, must be at least 1", ErrInvalid, t.ReplicationFactor)
-	case t.WrittenQuorum < 0:
-		return fmt.Errorf("%w: written quorum %d, must not be negative", ErrInvalid, t.WrittenQuorum)
 	case !utf8.ValidString(t.ClusterID):
 		return fmt.Errorf("%w: cluster ID %q is not valid UTF-8", ErrInvalid, t.ClusterID)
 	}
-	return validateSlots(t.Slots)
+	if err := t.Current.validate(); err != nil {
+		return fmt.Errorf("%w: current assignment: %w", ErrInvalid, err)
+	}
+	for _, c := range t.Waiting {
+		if err := c.check(); err != nil {
+			return fmt.Errorf("%w: a change that waits: %w", ErrInvalid, err)
+		}
+	}
+	if t.Transition == nil {
+		return nil
+	}
+	switch tr := t.Transition; {
+	case tr.Phase != Copying && tr.Phase != Switching:
+		return fmt.Errorf("%w: unknown phase %q of the transition", ErrInvalid, tr.Phase)
+	case tr.Began == 0 || tr.Began > t.Epoch:
+		return fmt.Errorf("%w: the transition's phase began with epoch %d, the table's is %d", ErrInvalid, tr.Began, t.Epoch)
+	}
+	if err := t.Transition.Target.validate(); err != nil {
+		return fmt.Errorf("%w: target assignment: %w", ErrInvalid, err)
+	}
+	return nil
 }
 
-func validateSlots(slots []Slot) error {
-	slotOf := make(map[NodeID]int, len(slots))
-	for i, s := range slots {
+func (a *Assignment) validate() error {
+	if a.ReplicationFactor < 1 {
+		return fmt.Errorf("replication factor %d, must be at least 1", a.ReplicationFactor)
+	}
+	slotOf := make(map[NodeID]int, len(a.Slots))
+	for i, s := range a.Slots {
 		if s.Node == "" {
 			if s != (Slot{}) {
-				return fmt.Errorf("%w: slot %d has no node but zone %q and incarnation %d", ErrInvalid, i, s.Zone, s.Incarnation)
+				return fmt.Errorf("slot %d has no node but zone %q or a removal", i, s.Zone)
 			}
 			continue
 		}
 		// JSON would alter invalid UTF-8 silently, and two names could become one.
 		if !utf8.ValidString(string(s.Node)) || !utf8.ValidString(s.Zone) {
-			return fmt.Errorf("%w: slot %d: node %q or zone %q is not valid UTF-8", ErrInvalid, i, s.Node, s.Zone)
+			return fmt.Errorf("slot %d: node %q or zone %q is not valid UTF-8", i, s.Node, s.Zone)
 		}
 		if other, ok := slotOf[s.Node]; ok {
-			return fmt.Errorf("%w: node %s sits in slots %d and %d", ErrInvalid, s.Node, other, i)
+			return fmt.Errorf("node %s sits in slots %d and %d", s.Node, other, i)
 		}
 		slotOf[s.Node] = i
 	}
-	if !slices.ContainsFunc(slots, Slot.Owns) {
-		return fmt.Errorf("%w: no slot holds a node that owns anything", ErrInvalid)
+	if len(a.Nodes()) == 0 {
+		return errors.New("no slot holds a node")
 	}
 	return nil
 }
@@ -174,6 +259,12 @@ func validateSlots(slots []Slot) error {
 // clone returns a deep copy.
 func (t *Table) clone() *Table {
 	c := *t
-	c.Slots = slices.Clone(t.Slots)
+	c.Current = t.Current.clone()
+	if t.Transition != nil {
+		tr := *t.Transition
+		tr.Target = tr.Target.clone()
+		c.Transition = &tr
+	}
+	c.Waiting = slices.Clone(t.Waiting)
 	return &c
 }
