@@ -38,7 +38,7 @@ var layers = map[string]struct {
 	"simnet":           {nil, "a network in memory serves every test alike"},
 	"transport":        {[]string{"transport/peerpb"}, "what travels is given to it, and given on by it"},
 	"transport/peerpb": {nil, "generated"},
-	"handoff":          {nil, "what is missed moves between stores and notes that it knows by interfaces"},
+	"handoff":          {[]string{"statefile"}, "what is missed moves between stores and notes that it knows by interfaces"},
 	"ingest":           {nil, "the path of a write knows its owners by interfaces"},
 	"query":            {nil, "the path of a query knows its sources by an interface"},
 	"api":              {[]string{"receive"}, "the front door decodes, and hands on by interfaces"},

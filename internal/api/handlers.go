@@ -25,13 +25,16 @@ type ClusterStatus struct {
 	ClusterID string `json:"clusterId"`
 	// Self is the ID of the node that answers.
 	Self string `json:"self"`
-	// Epoch, ReplicationFactor and Slots are those of the table this node works with.
+	// Epoch, ReplicationFactor and Slots are those of the table this node works with, by
+	// its current assignment.
 	Epoch             uint64       `json:"epoch"`
 	ReplicationFactor int          `json:"replicationFactor"`
 	WriteQuorum       int          `json:"writeQuorum"`
 	Slots             []SlotStatus `json:"slots"`
-	// Settled tells whether each series can be read from one of its owners.
-	Settled bool `json:"settled"`
+	// Transition leads to another assignment; nil if there is none.
+	Transition *TransitionStatus `json:"transition,omitempty"`
+	// Waiting is how many changes wait for the transition to end.
+	Waiting int `json:"waiting,omitempty"`
 	// Nodes are all that this node knows of, in a slot or not.
 	Nodes []NodeStatus `json:"nodes"`
 	// Gaps are what this node notes that others miss.
@@ -73,9 +76,21 @@ type SlotStatus struct {
 	Slot int    `json:"slot"`
 	Node string `json:"node,omitempty"`
 	Zone string `json:"zone,omitempty"`
-	// Joining nodes are asked by queries, but own nothing yet.
-	Joining     bool   `json:"joining,omitempty"`
-	Incarnation uint64 `json:"incarnation,omitempty"`
+	// Removed nodes are given up: their copies count as missing.
+	Removed bool `json:"removed,omitempty"`
+}
+
+// TransitionStatus is how far the way to another assignment is.
+type TransitionStatus struct {
+	// Phase is in the words of the table: "copying" or "switching".
+	Phase string `json:"phase"`
+	// Began is the epoch with which the phase began.
+	Began             uint64       `json:"began"`
+	Paused            bool         `json:"paused,omitempty"`
+	ReplicationFactor int          `json:"replicationFactor"`
+	Slots             []SlotStatus `json:"slots"`
+	// Awaited are the IDs of the nodes that the next phase waits for.
+	Awaited []string `json:"awaited"`
 }
 
 // NodeStatus is one node as this node sees it.
@@ -89,6 +104,9 @@ type NodeStatus struct {
 	Version string `json:"version,omitempty"`
 	// Epoch is the newest table that the node has said to have.
 	Epoch uint64 `json:"epoch"`
+	// Ready is the epoch with which the phase of a transition began for which the node holds
+	// all it is to own.
+	Ready uint64 `json:"ready,omitempty"`
 	// Slot is nil for a node without one.
 	Slot *int `json:"slot"`
 }

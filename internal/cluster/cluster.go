@@ -63,6 +63,9 @@ func New(cfg Config) (*Cluster, error) {
 		cfg: cfg, log: cfg.Logger.With("component", "cluster"),
 		quiet: newThrottle(3 * cfg.Timing.Complain), tender: make(chan struct{}, 1),
 	}
+	if c.cfg.Ready == nil {
+		c.cfg.Ready = c.present
+	}
 	if err := c.open(); err != nil {
 		c.release()
 		return nil, err
@@ -274,7 +277,7 @@ func (c *Cluster) metadata() metadata {
 		RPC: uint16(a.RPCPort), HTTP: uint16(a.HTTPPort), Expect: uint16(c.cfg.expect()),
 	}
 	if t := c.Table(); t != nil {
-		m.Epoch = t.Epoch
+		m.Epoch, m.Ready = t.Epoch, c.cfg.Ready()
 	}
 	return m
 }

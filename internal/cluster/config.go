@@ -55,6 +55,11 @@ type Config struct {
 	// The table that New loads is not announced. Nil means nobody wants to know.
 	Adopt func(old, new *table.Table)
 
+	// Ready returns the epoch with which the phase of a transition began for which this
+	// node holds, synced, all that it is to own; see table.Transition. Announce tells the
+	// others when it has changed. Nil is for a node that has nothing to hold.
+	Ready func() uint64
+
 	// Timing is for tests; the zero value is right for production.
 	Timing Timing
 	// Logger defaults to slog.Default, Registerer to none.

@@ -138,7 +138,7 @@ func (c *Cluster) settleStep(ctx context.Context, view *stableView) (waiting str
 		return ok && p.State == Alive && p.Cluster == c.clusterID()
 	})
 	if t := c.Table(); t != nil {
-		if slot, member := t.SlotOf(c.id.Node); member {
+		if t.Member(c.id.Node) {
 			// Without the note the node would join again if it was removed.
 			if err := c.noteJoined(); err != nil {
 				if c.quiet.allow("joined") {
@@ -146,7 +146,7 @@ func (c *Cluster) settleStep(ctx context.Context, view *stableView) (waiting str
 				}
 				return "", false, err
 			}
-			if zone := t.Slots[slot].Zone; zone != c.cfg.Advertise.Zone {
+			if zone, placed := t.ZoneOf(c.id.Node); placed && zone != c.cfg.Advertise.Zone {
 				c.log.Warn("the table has this node in another zone than --cluster.zone, which is ignored",
 					"table", zone, "flag", c.cfg.Advertise.Zone)
 			}
@@ -252,9 +252,9 @@ func (c *Cluster) joinStep(ctx context.Context) (waiting string, done bool, err 
 	if t.ClusterID != c.clusterID() {
 		return waiting, false, fmt.Errorf("%w: the leader's table is of cluster %s", ErrForeign, t.ClusterID)
 	}
-	if t.ReplicationFactor != c.cfg.ReplicationFactor {
+	if rf := t.Target().ReplicationFactor; rf != c.cfg.ReplicationFactor {
 		c.log.Info("the cluster's replication factor differs from --cluster.replication-factor, which is ignored",
-			"cluster", t.ReplicationFactor, "flag", c.cfg.ReplicationFactor)
+			"cluster", rf, "flag", c.cfg.ReplicationFactor)
 	}
 	if err := c.adopt(t); err != nil {
 		return waiting, false, err
@@ -288,7 +288,7 @@ func (v *stableView) stable(seen map[table.NodeID]sighting, now time.Time) bool 
 	return now.Sub(v.since) >= v.settle
 }
 
-// lead keeps Raft's servers in line with the table and admits nodes, while this node leads.
+// lead keeps Raft's servers in line with the table and leads transitions, while this node leads.
 func (c *Cluster) lead(ctx context.Context) {
 	leading := false
 	for {
@@ -321,7 +321,7 @@ func (c *Cluster) leadOnce(ctx context.Context) {
 		c.log.Debug("Raft's servers are not in line with the table yet", "err", err)
 	}
 	if term > 0 {
-		c.admit(ctx)
+		c.advance(ctx)
 	}
 }
 

@@ -29,6 +29,7 @@ type metadata struct {
 	RPC     uint16 `json:"r"`
 	HTTP    uint16 `json:"h"`
 	Epoch   uint64 `json:"e,omitempty"`
+	Ready   uint64 `json:"y,omitempty"`
 	Expect  uint16 `json:"x,omitempty"`
 	// Leaving is set just before a graceful stop; memberlist tells those who hear of the
 	// end in other ways that the node is dead.
@@ -329,7 +330,7 @@ func (g *gossip) read(n *memberlist.Node) (peer, metadata, error) {
 	return peer{
 		ID: id.Node, Boots: id.Boots, Gossip: joinHostPort(ip, int(n.Port)),
 		RPC: joinHostPort(ip, int(m.RPC)), HTTP: joinHostPort(ip, int(m.HTTP)),
-		Name: m.Name, Zone: m.Zone, Version: m.Version, Cluster: m.Cluster, Epoch: m.Epoch,
+		Name: m.Name, Zone: m.Zone, Version: m.Version, Cluster: m.Cluster, Epoch: m.Epoch, Ready: m.Ready,
 		Expect: int(m.Expect), State: Alive,
 	}, m, nil
 }

@@ -28,10 +28,13 @@ type Member struct {
 	Gossip, RPC, HTTP string
 	Zone, Version     string
 	State             MemberState
-	// Slot is the node's place in the table, -1 if it has none.
+	// Slot is the node's place in the table, -1 if it has none; see table.Table.SlotOf.
 	Slot int
 	// Epoch is the newest table that the node has said to have.
 	Epoch uint64
+	// Ready is the epoch with which the phase of a transition began for which the node has
+	// said to hold all that it is to own.
+	Ready uint64
 }
 
 // Members returns the nodes of the table and those that gossip knows, by slot and then
@@ -42,17 +45,18 @@ func (c *Cluster) Members() []Member {
 	add := func(p peer, listed bool) {
 		m := Member{
 			ID: p.ID, Name: p.Name, Gossip: p.Gossip, RPC: p.RPC, HTTP: p.HTTP,
-			Zone: p.Zone, Version: p.Version, State: p.State, Slot: -1, Epoch: p.Epoch,
+			Zone: p.Zone, Version: p.Version, State: p.State, Slot: -1, Epoch: p.Epoch, Ready: p.Ready,
 		}
 		if t != nil {
 			if slot, ok := t.SlotOf(p.ID); ok {
-				m.Slot, m.Zone = slot, t.Slots[slot].Zone
+				m.Slot = slot
+				m.Zone, _ = t.ZoneOf(p.ID)
 			}
 		}
 		if m.Name == "" {
 			m.Name = string(m.ID)
 		}
-		if listed || m.Slot >= 0 {
+		if listed || m.Slot >= 0 || t != nil && t.Member(p.ID) {
 			list = append(list, m)
 		}
 	}
@@ -91,7 +95,7 @@ func (c *Cluster) selfPeer() peer {
 		Cluster: c.clusterID(),
 	}
 	if t := c.Table(); t != nil {
-		p.Epoch = t.Epoch
+		p.Epoch, p.Ready = t.Epoch, c.cfg.Ready()
 	}
 	if a := c.advertised.Load(); a != nil {
 		p.Gossip = a.gossip

@@ -30,6 +30,7 @@ type peer struct {
 	Version string      `json:"-"`
 	Cluster string      `json:"-"`
 	Epoch   uint64      `json:"-"`
+	Ready   uint64      `json:"-"`
 	Expect  int         `json:"-"`
 	State   MemberState `json:"-"`
 }
@@ -99,7 +100,7 @@ func (r *registry) put(p peer) (newer uint64) {
 		if old.State == Alive {
 			return 0
 		}
-		old.Epoch = p.Epoch
+		old.Epoch, old.Ready = p.Epoch, p.Ready
 		r.peers[p.ID] = old
 		return old.Boots
 	}

@@ -341,7 +341,7 @@ func (b *Book) Advance(ctx context.Context, peer table.NodeID, number uint64, un
 	if open {
 		err = b.save(next)
 	} else {
-		err = b.remove(n)
+		err = b.remove(n, "A peer has caught up: its gap is closed")
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -351,7 +351,7 @@ func (b *Book) Advance(ctx context.Context, peer table.NodeID, number uint64, un
 }
 
 // remove closes a gap. The caller has the files.
-func (b *Book) remove(n *note) error {
+func (b *Book) remove(n *note, why string) error {
 	path := filepath.Join(b.dir, filePrefix+string(n.Peer))
 	err := os.Remove(path)
 	if err == nil || errors.Is(err, os.ErrNotExist) {
@@ -366,8 +366,31 @@ func (b *Book) remove(n *note) error {
 	}
 	delete(b.notes, n.Peer)
 	b.publish()
-	b.logger.Info("A peer has caught up: its gap is closed", "peer", n.Peer, "open", time.Since(n.Opened).Round(time.Second))
+	b.logger.Info(why, "peer", n.Peer, "open", time.Since(n.Opened).Round(time.Second))
 	return nil
+}
+
+// Keep drops the gaps of peers that are no members any more: nobody reads from them.
+func (b *Book) Keep(member func(table.NodeID) bool) {
+	for _, g := range b.Open() {
+		if !member(g.Peer) {
+			b.drop(g.Peer)
+		}
+	}
+}
+
+func (b *Book) drop(peer table.NodeID) {
+	b.writing <- struct{}{}
+	defer b.unlockFile()
+	b.mu.Lock()
+	n := b.notes[peer]
+	b.mu.Unlock()
+	if n == nil {
+		return
+	}
+	if err := b.remove(n, "A peer is no member any more: its gap is dropped"); err != nil {
+		b.logger.Warn("A gap of a node that is no member any more stays on disk", "peer", peer, "err", err)
+	}
 }
 
 // Close stops the clocks of the sessions. Notes stay on disk.

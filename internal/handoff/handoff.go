@@ -1,10 +1,12 @@
-// Package handoff brings a node what it missed while it was away, from the stores of those
-// that noted a gap for it.
+// Package handoff brings a node what it lacks: what it missed while it was away, from the
+// stores of those that noted a gap for it, and what it is to own, from the present owners.
 //
 // Giver is the side that noted the gap: it reads one window of time after the other, within
 // a rate. Taker is the side that was away: it asks its peers, stores what it lacks, and says
 // so only when that is synced. Either side may restart at any moment: the note on the
 // giver's disk says where to go on.
+//
+// Mover copies what the node is to own by the target of a transition.
 package handoff
 
 import (
@@ -41,9 +43,9 @@ const (
 	aliveEvery = 64 << 10
 )
 
-// everything matches all series, which have a metric name.
-func everything() *labels.Matcher {
-	return labels.MustNewMatcher(labels.MatchNotEqual, labels.MetricName, "")
+// Everything matches all series, which have a metric name.
+func Everything() []*labels.Matcher {
+	return []*labels.Matcher{labels.MustNewMatcher(labels.MatchNotEqual, labels.MetricName, "")}
 }
 
 // Book holds the gaps that the giver notes.
@@ -123,8 +125,12 @@ func (g *Giver) Give(ctx context.Context, epoch uint64, peer table.NodeID, sessi
 	if err != nil {
 		return proof.Window{}, nil, fmt.Errorf("hand off to %s: %w", peer, err)
 	}
-	all := q.Select(ctx, true, &storage.SelectHints{Start: since, End: until - 1}, everything())
-	s := &Set{ChunkSeriesSet: all, querier: q, ctx: ctx, giver: g, peer: peer, session: number, owns: owns}
+	all := q.Select(ctx, true, &storage.SelectHints{Start: since, End: until - 1}, Everything()...)
+	s := &Set{
+		pacedSet: pacedSet{ChunkSeriesSet: all, ctx: ctx, giver: g, peer: peer},
+		querier:  q, session: number, owns: owns,
+	}
+	s.sent = s.keepAlive
 	return proof.Window{Session: number, Since: since, Until: until}, s, nil
 }
 
@@ -153,43 +159,66 @@ func (g *Giver) Advance(ctx context.Context, peer table.NodeID, session uint64, 
 
 // Set is the series of a window that the peer owns, within the giver's rate.
 type Set struct {
-	storage.ChunkSeriesSet
+	pacedSet
 	querier storage.ChunkQuerier
-	ctx     context.Context
-	giver   *Giver
-	peer    table.NodeID
 	session uint64
 	owns    func(labels.Labels) bool
 	unpaid  int // bytes since the session was said to be alive
-	err     error
 }
 
 // Next implements storage.ChunkSeriesSet.
 func (s *Set) Next() bool {
-	for s.err == nil && s.ChunkSeriesSet.Next() {
-		if s.owns(s.At().Labels()) {
+	for s.pacedSet.Next() {
+		if s.owns(s.ChunkSeriesSet.At().Labels()) {
 			return true
 		}
 	}
 	return false
 }
 
+// Close implements io.Closer.
+func (s *Set) Close() error { return s.querier.Close() }
+
+// keepAlive keeps the session from timing out while its window is on the way.
+func (s *Set) keepAlive(bytes int) error {
+	if s.unpaid += bytes; s.unpaid < aliveEvery {
+		return nil
+	}
+	s.unpaid = 0
+	return s.giver.opts.Book.Alive(s.peer, s.session)
+}
+
+// Pace returns a set whose chunks come at the giver's rate, for a peer that copies them.
+func (g *Giver) Pace(ctx context.Context, peer table.NodeID, set storage.ChunkSeriesSet) storage.ChunkSeriesSet {
+	return &pacedSet{ChunkSeriesSet: set, ctx: ctx, giver: g, peer: peer, sent: func(int) error { return nil }}
+}
+
+// pacedSet is a set whose chunks come at the giver's rate.
+type pacedSet struct {
+	storage.ChunkSeriesSet
+	ctx   context.Context
+	giver *Giver
+	peer  table.NodeID
+	sent  func(bytes int) error
+	err   error
+}
+
+// Next implements storage.ChunkSeriesSet.
+func (s *pacedSet) Next() bool { return s.err == nil && s.ChunkSeriesSet.Next() }
+
 // At implements storage.ChunkSeriesSet.
-func (s *Set) At() storage.ChunkSeries { return &paced{s.ChunkSeriesSet.At(), s} }
+func (s *pacedSet) At() storage.ChunkSeries { return &paced{s.ChunkSeriesSet.At(), s} }
 
 // Err implements storage.ChunkSeriesSet.
-func (s *Set) Err() error {
+func (s *pacedSet) Err() error {
 	if s.err != nil {
 		return s.err
 	}
 	return s.ChunkSeriesSet.Err()
 }
 
-// Close implements io.Closer.
-func (s *Set) Close() error { return s.querier.Close() }
-
 // take waits until the rate allows for a chunk.
-func (s *Set) take(c chunks.Meta) error {
+func (s *pacedSet) take(c chunks.Meta) error {
 	n := len(c.Chunk.Bytes())
 	if err := s.giver.limiter.WaitN(s.ctx, min(n, burst)); err != nil {
 		return err
@@ -198,17 +227,13 @@ func (s *Set) take(c chunks.Meta) error {
 	s.giver.samples.WithLabelValues(string(s.peer)).Add(float64(c.Chunk.NumSamples()))
 	s.giver.given.bytes.Add(int64(n))
 	s.giver.given.samples.Add(int64(c.Chunk.NumSamples()))
-	if s.unpaid += n; s.unpaid < aliveEvery {
-		return nil
-	}
-	s.unpaid = 0
-	return s.giver.opts.Book.Alive(s.peer, s.session)
+	return s.sent(n)
 }
 
 // paced is a series whose chunks come at the giver's rate.
 type paced struct {
 	storage.ChunkSeries
-	set *Set
+	set *pacedSet
 }
 
 // Iterator implements storage.ChunkSeries.
@@ -218,7 +243,7 @@ func (p *paced) Iterator(chunks.Iterator) chunks.Iterator {
 
 type pacedIterator struct {
 	chunks.Iterator
-	set *Set
+	set *pacedSet
 }
 
 // Next implements chunks.Iterator.

@@ -120,7 +120,7 @@ func (r *rig) contents(s *store.Store) map[string]string {
 	}
 	defer q.Close()
 	all := map[string]string{}
-	set := q.Select(r.Context(), true, nil, everything())
+	set := q.Select(r.Context(), true, nil, Everything()...)
 	for set.Next() {
 		it := set.At().Iterator(nil)
 		for vt := it.Next(); vt != chunkenc.ValNone; vt = it.Next() {

@@ -171,7 +171,7 @@ func (t *Taker) take(ctx context.Context, tb *table.Table, id table.NodeID, peer
 		if err != nil || set == nil {
 			return samples, err
 		}
-		n, err := t.store(ctx, w, set)
+		n, err := absorb(ctx, t.opts.Store, t.opts.Damaged, w, set)
 		samples += n
 		t.samples.WithLabelValues(string(id)).Add(float64(n))
 		if err != nil {
@@ -185,11 +185,11 @@ func (t *Taker) take(ctx context.Context, tb *table.Table, id table.NodeID, peer
 	}
 }
 
-// store stores and syncs what a window holds beyond this node's own store, and returns how
-// many samples that was.
-func (t *Taker) store(ctx context.Context, w proof.Window, theirs storage.ChunkSeriesSet) (_ int, err error) {
-	q, err := t.opts.Store.Querier(w.Since, w.Until-1)
-	if errors.Is(err, t.opts.Damaged) {
+// absorb stores and syncs what a window holds beyond the own store, and returns how many
+// samples that was. damaged is the error of a querier over a time that lacks samples.
+func absorb(ctx context.Context, store Store, damaged error, w proof.Window, theirs storage.ChunkSeriesSet) (_ int, err error) {
+	q, err := store.Querier(w.Since, w.Until-1)
+	if errors.Is(err, damaged) {
 		// What is left of it is not looked at: all is taken, and stored twice at worst.
 		q, err = storage.NoopQuerier(), nil
 	}
@@ -198,8 +198,8 @@ func (t *Taker) store(ctx context.Context, w proof.Window, theirs storage.ChunkS
 	}
 	defer func() { err = errors.Join(err, q.Close()) }()
 	m := &missing{
-		ctx: ctx, store: t.opts.Store, since: w.Since, until: w.Until,
-		own: &cursor{set: q.Select(ctx, true, &storage.SelectHints{Start: w.Since, End: w.Until - 1}, everything())},
+		ctx: ctx, store: store, since: w.Since, until: w.Until,
+		own: &cursor{set: q.Select(ctx, true, &storage.SelectHints{Start: w.Since, End: w.Until - 1}, Everything()...)},
 	}
 	for theirs.Next() {
 		if err := m.series(theirs.At()); err != nil {

@@ -45,13 +45,11 @@ type Replica interface {
 
 // Options are what a Coordinator works with. All are required but Registerer.
 type Options struct {
-	// Table returns the current table with its placement; nil before the cluster is formed.
-	Table func() (*table.Table, Placement)
+	// Table returns the current table with the placements of the assignments that it writes
+	// by; nil before the cluster is formed.
+	Table func() (*table.Table, []Placement)
 	// Replica returns the way to an owner, this node included.
 	Replica func(id table.NodeID) Replica
-	// MarkWritten has the current table marked as taking writes and returns when this
-	// node holds the marked table.
-	MarkWritten func(ctx context.Context) error
 	// Timeout bounds how long owners are waited for.
 	Timeout time.Duration
 	// Grace is how long the remaining owners are waited for once the answer is certain,
@@ -152,24 +150,22 @@ func (c *Coordinator) awaitTable(ctx context.Context, epoch uint64, backoff time
 
 // write plans and writes once. A *table.MismatchError asks for another plan.
 func (c *Coordinator) write(ctx context.Context, b *series.Batch) (series.Result, error) {
-	t, placement := c.opts.Table()
+	t, placements := c.opts.Table()
 	if t == nil {
 		return series.Result{}, ErrNoTable
 	}
-	if !t.Writable() {
-		if err := c.opts.MarkWritten(ctx); err != nil {
-			return series.Result{}, fmt.Errorf("marking epoch %d as taking writes: %w", t.Epoch, err)
-		}
-		return series.Result{}, &table.MismatchError{Have: t, Want: t.Epoch}
+	assignments := t.Writing()
+	plan := split(b, assignments, placements)
+	tally := newTally(b, assignments)
+	for _, p := range plan.gone {
+		tally.fail(p)
 	}
-	parts := split(b, t, placement)
-	tally := newTally(b, t.Copies(), t.WriteQuorum())
-	col := c.collect(ctx, tally, parts, c.send(ctx, t, parts))
-	res, err := c.conclude(ctx, tally, col)
+	col := c.collect(ctx, tally, plan.parts, c.send(ctx, t, plan.parts))
+	res, err := c.conclude(ctx, tally, plan.gone, col)
 	if err != nil {
 		return res, err
 	}
-	return res, c.cover(ctx, t, tally, parts, col.holders)
+	return res, c.cover(ctx, t, tally, plan.parts, col.holders)
 }
 
 type answer struct {
@@ -262,7 +258,7 @@ func (c *Coordinator) collect(ctx context.Context, t *tally, parts []*part, answ
 	return col
 }
 
-func (c *Coordinator) conclude(ctx context.Context, t *tally, col collected) (series.Result, error) {
+func (c *Coordinator) conclude(ctx context.Context, t *tally, gone []*part, col collected) (series.Result, error) {
 	res, shortOf := t.result()
 	if shortOf == 0 {
 		return res, nil
@@ -274,6 +270,9 @@ func (c *Coordinator) conclude(ctx context.Context, t *tally, col collected) (se
 		return res, ctx.Err()
 	}
 	e := &ShortError{Samples: shortOf, Total: t.batch.NumSamples()}
+	for _, p := range gone {
+		e.Causes = append(e.Causes, fmt.Sprintf("node %s: it is removed", p.node))
+	}
 	for p, err := range col.missing {
 		e.Causes = append(e.Causes, fmt.Sprintf("node %s: %v", p.node, err))
 	}

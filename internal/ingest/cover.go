@@ -18,11 +18,12 @@ type holder struct {
 	proof.Confirmation
 }
 
-// lack is what an owner misses of the samples that are written: those of its part, if it
-// has not confirmed it, or those that it called invalid where their quorum took them. It
-// has to be noted by a write quorum of the owners that hold them.
+// lack is what an owner by one assignment misses of the samples that are written: those of
+// its part, if it has not confirmed it, or those that it called invalid where their quorum
+// took them. It has to be noted by a write quorum of the owners that hold them.
 type lack struct {
-	node table.NodeID
+	assignment int
+	node       table.NodeID
 	// since is the time of the oldest of the samples, in milliseconds.
 	since int64
 	// series are those that the samples belong to, by index into the batch.
@@ -36,11 +37,15 @@ func (l *lack) add(i int, p *series.Sample) {
 	l.any = true
 }
 
-// lackOf returns what the owner of a part misses. The verdicts must not be open any more.
-func (t *tally) lackOf(p *part, confirmed bool, o series.Outcome) *lack {
-	l := &lack{node: p.node, since: math.MaxInt64, series: make([]bool, len(t.batch.Series))}
+// lackOf returns what the owner of a part misses by an assignment. The verdicts must not be
+// open any more.
+func (t *tally) lackOf(assignment int, p *part, confirmed bool, o series.Outcome) *lack {
+	l := &lack{assignment: assignment, node: p.node, since: math.MaxInt64, series: make([]bool, len(t.batch.Series))}
 	if !confirmed {
 		for k := range p.batch.Series {
+			if !p.in(assignment, k) {
+				continue
+			}
 			i := p.at(k)
 			for j := range t.batch.Series[i].Samples {
 				if t.written(item{series: i, index: j}) {
@@ -52,7 +57,7 @@ func (t *tally) lackOf(p *part, confirmed bool, o series.Outcome) *lack {
 	}
 	for _, r := range o.Refusals {
 		key := item{series: p.at(r.Series), index: r.Item}
-		if !r.Exemplar && r.Reason != series.Conflict && t.written(key) {
+		if p.in(assignment, r.Series) && !r.Exemplar && r.Reason != series.Conflict && t.written(key) {
 			l.add(key.series, &t.batch.Series[key.series].Samples[key.index])
 		}
 	}
@@ -60,45 +65,43 @@ func (t *tally) lackOf(p *part, confirmed bool, o series.Outcome) *lack {
 }
 
 // written tells whether a sample has reached its quorum.
-func (t *tally) written(key item) bool {
-	if ob := t.objections[key]; ob != nil {
-		return t.objected(key, ob) == written
-	}
-	return t.plain(key.series) == written
-}
+func (t *tally) written(key item) bool { return t.verdict(key) == written }
 
 // covered tells whether a write quorum of the holders of each sample in the lack is among
 // those that note it.
 func (t *tally) covered(l *lack, notes []*holder) bool {
+	quorum := t.counts[l.assignment].quorum
 	noted := make([]int, len(t.batch.Series))
 	refused := map[item]int{}
 	for _, h := range notes {
 		for k := range h.part.batch.Series {
-			noted[h.part.at(k)]++
+			if h.part.in(l.assignment, k) {
+				noted[h.part.at(k)]++
+			}
 		}
 		for _, r := range h.Refusals {
-			if !r.Exemplar {
+			if !r.Exemplar && h.part.in(l.assignment, r.Series) {
 				refused[item{series: h.part.at(r.Series), index: r.Item}]++
 			}
 		}
 	}
 	for i, lacks := range l.series {
-		if lacks && noted[i] < t.quorum {
+		if lacks && noted[i] < quorum {
 			return false
 		}
 	}
 	for key, n := range refused {
-		if l.series[key.series] && noted[key.series]-n < t.quorum && t.written(key) {
+		if l.series[key.series] && noted[key.series]-n < quorum && t.written(key) {
 			return false
 		}
 	}
 	return true
 }
 
-// shares tells whether the holder's part has a series of the lack.
+// shares tells whether the holder owns a series of the lack, by the same assignment.
 func (h *holder) shares(l *lack) bool {
 	for k := range h.part.batch.Series {
-		if l.series[h.part.at(k)] {
+		if l.series[h.part.at(k)] && h.part.in(l.assignment, k) {
 			return true
 		}
 	}
@@ -120,10 +123,12 @@ func (t *tally) offered(parts []*part, holders []*holder) bool {
 		if !slices.ContainsFunc(holders, func(h *holder) bool { return proof.Covers(h.Gaps, p.node, math.MaxInt64) }) {
 			return false
 		}
-		l := t.lackOf(p, false, series.Outcome{})
-		notes := slices.DeleteFunc(slices.Clone(holders), func(h *holder) bool { return !h.offers(l) })
-		if l.any && !t.covered(l, notes) {
-			return false
+		for a := range t.counts {
+			l := t.lackOf(a, p, false, series.Outcome{})
+			notes := slices.DeleteFunc(slices.Clone(holders), func(h *holder) bool { return !h.offers(l) })
+			if l.any && !t.covered(l, notes) {
+				return false
+			}
 		}
 	}
 	return true
@@ -132,14 +137,25 @@ func (t *tally) offered(parts []*part, holders []*holder) bool {
 // cover has gaps noted for all owners that miss something, by those that hold it. What it
 // returns says which samples are not safe to acknowledge, or asks for another plan.
 func (c *Coordinator) cover(ctx context.Context, tb *table.Table, t *tally, parts []*part, holders []*holder) error {
-	var open []*coverage
+	for a := range t.counts {
+		if open := t.uncovered(a, parts, holders); len(open) > 0 {
+			if err := c.note(ctx, tb, t, open); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// uncovered returns what the owners by an assignment miss and too few holders note.
+func (t *tally) uncovered(assignment int, parts []*part, holders []*holder) (open []*coverage) {
 	for _, p := range parts {
 		i := slices.IndexFunc(holders, func(h *holder) bool { return h.part == p })
 		var outcome series.Outcome
 		if i >= 0 {
 			outcome = holders[i].Outcome
 		}
-		l := t.lackOf(p, i >= 0, outcome)
+		l := t.lackOf(assignment, p, i >= 0, outcome)
 		if !l.any {
 			continue
 		}
@@ -157,10 +173,7 @@ func (c *Coordinator) cover(ctx context.Context, tb *table.Table, t *tally, part
 			open = append(open, cv)
 		}
 	}
-	if len(open) == 0 {
-		return nil
-	}
-	return c.note(ctx, tb, t, open)
+	return open
 }
 
 // coverage is a lack with the holders that note it and those that have to.
@@ -207,6 +220,8 @@ func (c *Coordinator) note(ctx context.Context, tb *table.Table, t *tally, open 
 			}
 			c.notes.WithLabelValues("noted").Inc()
 			a.coverage.notes = append(a.coverage.notes, a.by)
+			// Not to be asked again by another assignment. What it offered is not ours to change.
+			a.by.Gaps = append(slices.Clip(a.by.Gaps), proof.Gap{Peer: a.node, Since: a.since})
 			open = slices.DeleteFunc(open, func(cv *coverage) bool { return t.covered(cv.lack, cv.notes) })
 		case <-ctx.Done():
 			causes = append(causes, "no note in time of what other owners miss")

@@ -102,7 +102,7 @@ func (o *Owner) Note(ctx context.Context, epoch uint64, peer table.NodeID, since
 		return err
 	}
 	defer o.end(epoch, 0)
-	if _, member := o.table().SlotOf(peer); !member {
+	if !o.table().Member(peer) {
 		return fmt.Errorf("node %s, which is said to miss samples, is no member at epoch %d", peer, epoch)
 	}
 	return o.gaps.Note(ctx, peer, since)
@@ -119,9 +119,6 @@ func (o *Owner) begin(epoch uint64, size int64) error {
 	defer o.mu.Unlock()
 	if o.now == nil || o.now.Epoch != epoch {
 		return &table.MismatchError{Have: o.now, Want: epoch}
-	}
-	if !o.now.Writable() {
-		return fmt.Errorf("epoch %d is not yet marked as taking writes", epoch)
 	}
 	if o.bytes > 0 && o.bytes+size > maxRunningBytes {
 		return fmt.Errorf("%d bytes of samples wait for the store already", o.bytes)

@@ -5,7 +5,7 @@ import (
 	"github.com/starling-tsdb/starling/internal/table"
 )
 
-// Placement tells which slots hold the copies of a series under one table.
+// Placement tells which slots of one assignment hold the copies of a series.
 type Placement interface {
 	// SeriesOwners appends the slots of all copies to dst[:0].
 	SeriesOwners(s *series.Series, dst []int) []int
@@ -19,6 +19,9 @@ type part struct {
 	batch *series.Batch
 	// index maps the part's series to the whole batch's; nil if they are the same.
 	index []int
+	// owned tells by which assignments the node owns each of the part's series, a bit for
+	// each assignment; nil if there is but one.
+	owned []uint8
 }
 
 func (p *part) at(i int) int {
@@ -28,45 +31,118 @@ func (p *part) at(i int) int {
 	return p.index[i]
 }
 
-// split cuts a batch into one part per owner. Where every owning node owns everything,
-// all parts share the batch.
-func split(b *series.Batch, t *table.Table, placement Placement) []*part {
-	parts := make([]*part, 0, t.Owners())
-	if t.Copies() == t.Owners() {
-		for _, s := range t.Slots {
-			if s.Owns() {
-				parts = append(parts, &part{node: s.Node, batch: b})
-			}
+// in tells whether the node owns the part's i-th series by an assignment.
+func (p *part) in(assignment, i int) bool {
+	return p.owned == nil || p.owned[i]&(1<<assignment) != 0
+}
+
+// add makes a series of the whole batch part of this one, by an assignment. Series come in
+// order.
+func (p *part) add(i int, s *series.Series, assignment int, several bool) {
+	last := len(p.index) - 1
+	if last < 0 || p.index[last] != i {
+		p.batch.Series = append(p.batch.Series, *s)
+		p.index = append(p.index, i)
+		last++
+		if several {
+			p.owned = append(p.owned, 0)
 		}
-		return parts
 	}
-	bySlot := make([]*part, len(t.Slots))
-	slot := func(i int) *part {
-		if bySlot[i] == nil {
-			bySlot[i] = &part{node: t.Slots[i].Node, batch: &series.Batch{}, index: []int{}}
+	if several {
+		p.owned[last] |= 1 << assignment
+	}
+}
+
+// addMetadata adds the metadata of a family. The assignments come one after the other, so that
+// a family is added twice in a row, if at all.
+func (p *part) addMetadata(m series.Metadata) {
+	if n := len(p.batch.Metadata); n > 0 && p.batch.Metadata[n-1].Family == m.Family {
+		return
+	}
+	p.batch.Metadata = append(p.batch.Metadata, m)
+}
+
+// plan is a batch cut into one part per owner.
+type plan struct {
+	parts []*part
+	// gone are the parts of nodes that are removed: nobody confirms them.
+	gone []*part
+}
+
+// split cuts a batch by the assignments of a table, each with its placement. Where every
+// node owns everything, all parts share the batch.
+func split(b *series.Batch, assignments []*table.Assignment, placements []Placement) plan {
+	if a := assignments[0]; len(assignments) == 1 && a.Copies() == a.Owners() && a.Removed() == 0 {
+		var whole plan
+		for _, id := range a.Nodes() {
+			whole.parts = append(whole.parts, &part{node: id, batch: b})
 		}
-		return bySlot[i]
+		return whole
 	}
-	owners := make([]int, 0, t.Copies())
+	c := newCut(assignments)
+	var owners []int
 	for i := range b.Series {
-		owners = placement.SeriesOwners(&b.Series[i], owners)
-		for _, o := range owners {
-			p := slot(o)
-			p.batch.Series = append(p.batch.Series, b.Series[i])
-			p.index = append(p.index, i)
+		for a, placement := range placements {
+			owners = placement.SeriesOwners(&b.Series[i], owners)
+			for _, o := range owners {
+				c.bySlot[a][o].add(i, &b.Series[i], a, len(assignments) > 1)
+			}
 		}
 	}
 	for _, m := range b.Metadata {
-		owners = placement.FamilyOwners(m.Family, owners)
-		for _, o := range owners {
-			p := slot(o)
-			p.batch.Metadata = append(p.batch.Metadata, m)
+		for a, placement := range placements {
+			owners = placement.FamilyOwners(m.Family, owners)
+			for _, o := range owners {
+				c.bySlot[a][o].addMetadata(m)
+			}
 		}
 	}
-	for _, p := range bySlot {
-		if p != nil {
-			parts = append(parts, p)
+	return c.plan()
+}
+
+// cut holds the parts while a batch is being cut.
+type cut struct {
+	parts   []*part
+	removed map[*part]bool
+	bySlot  [][]*part // by assignment
+}
+
+func newCut(assignments []*table.Assignment) *cut {
+	c := &cut{removed: map[*part]bool{}}
+	byNode := map[table.NodeID]*part{}
+	for _, a := range assignments {
+		bySlot := make([]*part, len(a.Slots))
+		for slot, s := range a.Slots {
+			if s.Node == "" {
+				continue
+			}
+			p := byNode[s.Node]
+			if p == nil {
+				p = &part{node: s.Node, batch: &series.Batch{}, index: []int{}}
+				byNode[s.Node] = p
+				c.parts = append(c.parts, p)
+			}
+			bySlot[slot] = p
+			if s.Removed {
+				c.removed[p] = true
+			}
+		}
+		c.bySlot = append(c.bySlot, bySlot)
+	}
+	return c
+}
+
+// plan leaves out who owns nothing of the batch.
+func (c *cut) plan() plan {
+	var out plan
+	for _, p := range c.parts {
+		switch {
+		case len(p.index) == 0 && len(p.batch.Metadata) == 0:
+		case c.removed[p]:
+			out.gone = append(out.gone, p)
+		default:
+			out.parts = append(out.parts, p)
 		}
 	}
-	return parts
+	return out
 }

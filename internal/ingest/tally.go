@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"github.com/starling-tsdb/starling/internal/series"
+	"github.com/starling-tsdb/starling/internal/table"
 )
 
 // verdict is what a write comes to for one item, given what its owners said so far.
@@ -54,75 +55,136 @@ type item struct {
 
 // objection gathers what the owners of one item said against it.
 type objection struct {
-	conflict, invalid int
-	first             series.Refusal
+	first series.Refusal
+	// by counts the owners by each assignment.
+	by []objections
 }
 
-// tally gathers the answers of the owners of one write. Most owners take everything, so
-// confirmations are counted per series and only objections per item.
-type tally struct {
-	batch  *series.Batch
-	copies int
-	quorum int
+type objections struct{ conflict, invalid int }
 
-	confirmed  []uint8 // by series: owners that answered
-	failed     []uint8 // by series: owners that did not confirm anything
+// tally gathers the answers of the owners of one write, which needs its quorum by each
+// assignment. Most owners take everything, so confirmations are counted per series and only
+// objections per item.
+type tally struct {
+	batch      *series.Batch
+	counts     []count
 	objections map[item]*objection
 }
 
-func newTally(b *series.Batch, copies, quorum int) *tally {
-	return &tally{
-		batch: b, copies: copies, quorum: quorum,
-		confirmed: make([]uint8, len(b.Series)), failed: make([]uint8, len(b.Series)),
+// count holds the answers of the owners by one assignment.
+type count struct {
+	copies int
+	quorum int
+
+	confirmed []uint8 // by series: owners that answered
+	failed    []uint8 // by series: owners that did not confirm anything
+}
+
+func newTally(b *series.Batch, assignments []*table.Assignment) *tally {
+	t := &tally{batch: b}
+	for _, a := range assignments {
+		t.counts = append(t.counts, count{
+			copies: a.Copies(), quorum: a.WriteQuorum(),
+			confirmed: make([]uint8, len(b.Series)), failed: make([]uint8, len(b.Series)),
+		})
 	}
+	return t
 }
 
 // confirm counts an owner's answer to its part of the batch.
 func (t *tally) confirm(p *part, o series.Outcome) {
-	for i := range p.batch.Series {
-		t.confirmed[p.at(i)]++
+	for a := range t.counts {
+		for i := range p.batch.Series {
+			if p.in(a, i) {
+				t.counts[a].confirmed[p.at(i)]++
+			}
+		}
 	}
 	for _, r := range o.Refusals {
-		r.Series = p.at(r.Series)
-		key := item{series: r.Series, index: r.Item, exemplar: r.Exemplar}
-		if t.objections == nil {
-			t.objections = map[item]*objection{}
-		}
-		ob := t.objections[key]
-		if ob == nil {
-			ob = &objection{first: r}
-			t.objections[key] = ob
-		}
-		if r.Reason == series.Conflict {
-			ob.conflict++
-			continue
-		}
-		// A series too many is refused like an invalid sample: 503 would have the sender
-		// repeat it, and hold back all that follows, for as long as the limit stands.
-		ob.invalid++
+		t.object(p, r)
+	}
+}
+
+func (t *tally) object(p *part, r series.Refusal) {
+	i := r.Series
+	r.Series = p.at(i)
+	key := item{series: r.Series, index: r.Item, exemplar: r.Exemplar}
+	if t.objections == nil {
+		t.objections = map[item]*objection{}
+	}
+	ob := t.objections[key]
+	if ob == nil {
+		ob = &objection{first: r, by: make([]objections, len(t.counts))}
+		t.objections[key] = ob
+	}
+	// A series too many is refused like an invalid sample: 503 would have the sender
+	// repeat it, and hold back all that follows, for as long as the limit stands.
+	if r.Reason != series.Conflict {
 		ob.first = r
+	}
+	for a := range t.counts {
+		switch {
+		case !p.in(a, i):
+		case r.Reason == series.Conflict:
+			ob.by[a].conflict++
+		default:
+			ob.by[a].invalid++
+		}
 	}
 }
 
 // fail counts an owner that confirmed nothing of its part.
 func (t *tally) fail(p *part) {
-	for i := range p.batch.Series {
-		t.failed[p.at(i)]++
+	for a := range t.counts {
+		for i := range p.batch.Series {
+			if p.in(a, i) {
+				t.counts[a].failed[p.at(i)]++
+			}
+		}
 	}
+}
+
+// verdict is what the write comes to for an item: the worst by any assignment.
+func (t *tally) verdict(key item) verdict {
+	ob := t.objections[key]
+	v := written
+	for a := range t.counts {
+		var said objections
+		if ob != nil {
+			said = ob.by[a]
+		}
+		v = worse(v, t.counts[a].verdict(key.series, said))
+	}
+	return v
+}
+
+func (c *count) verdict(i int, said objections) verdict {
+	return decide(votes{
+		stored:   int(c.confirmed[i]) - said.conflict - said.invalid,
+		conflict: said.conflict,
+		invalid:  said.invalid,
+		failed:   int(c.failed[i]),
+	}, c.copies, c.quorum)
+}
+
+// worse returns the verdict that counts if the owners by two assignments do not come to the
+// same. What is short may be written by a retry.
+func worse(a, b verdict) verdict {
+	for _, v := range []verdict{open, short, refused} {
+		if a == v || b == v {
+			return v
+		}
+	}
+	return written
 }
 
 // plain is the verdict for those items of a series that no owner objected to.
 func (t *tally) plain(i int) verdict {
-	return decide(votes{stored: int(t.confirmed[i]), failed: int(t.failed[i])}, t.copies, t.quorum)
-}
-
-func (t *tally) objected(key item, ob *objection) verdict {
-	return decide(votes{
-		stored:   int(t.confirmed[key.series]) - ob.conflict - ob.invalid,
-		conflict: ob.conflict,
-		invalid:  ob.invalid,
-		failed:   int(t.failed[key.series]),
-	}, t.copies, t.quorum)
+	v := written
+	for a := range t.counts {
+		v = worse(v, t.counts[a].verdict(i, objections{}))
+	}
+	return v
 }
 
 // settled tells whether no owner's answer can change a verdict any more.
@@ -132,8 +194,8 @@ func (t *tally) settled() bool {
 			return false
 		}
 	}
-	for key, ob := range t.objections {
-		if t.objected(key, ob) == open {
+	for key := range t.objections {
+		if t.verdict(key) == open {
 			return false
 		}
 	}
@@ -146,7 +208,10 @@ func (t *tally) result() (series.Result, int) {
 	var res series.Result
 	shortOf := 0
 	for i := range t.batch.Series {
-		t.failed[i] = uint8(t.copies) - t.confirmed[i]
+		for a := range t.counts {
+			c := &t.counts[a]
+			c.failed[i] = uint8(c.copies) - c.confirmed[i]
+		}
 		s := &t.batch.Series[i]
 		v := t.plain(i)
 		for j := range s.Samples {
@@ -163,7 +228,7 @@ func (t *tally) result() (series.Result, int) {
 func (t *tally) sample(res *series.Result, key item, v verdict) int {
 	ob := t.objections[key]
 	if ob != nil {
-		v = t.objected(key, ob)
+		v = t.verdict(key)
 	}
 	switch v {
 	case written:
@@ -185,7 +250,7 @@ func (t *tally) sample(res *series.Result, key item, v verdict) int {
 func (t *tally) exemplar(res *series.Result, key item, v verdict) {
 	ob := t.objections[key]
 	if ob != nil {
-		v = t.objected(key, ob)
+		v = t.verdict(key)
 	}
 	switch v {
 	case written:

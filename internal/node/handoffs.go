@@ -57,10 +57,10 @@ func (n *Node) announceAbsence() {
 // sharedFraction is how much of what this node owns another owner has as well, on average.
 func (n *Node) sharedFraction() float64 {
 	p := n.placed.Load()
-	if p == nil || p.table.Owners() < 2 {
+	if p == nil || p.reading.Owners() < 2 {
 		return 0
 	}
-	return float64(p.table.Copies()-1) / float64(p.table.Owners()-1)
+	return float64(p.reading.Copies()-1) / float64(p.reading.Owners()-1)
 }
 
 // measuredStore counts what is stored.

@@ -20,6 +20,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -89,6 +90,7 @@ type Node struct {
 	server   *transport.Server
 	giver    *handoff.Giver
 	taker    *handoff.Taker
+	mover    *handoff.Mover
 	writes   *ingest.Coordinator
 	reads    *query.Fanout
 	frontend *api.API
@@ -220,18 +222,24 @@ func (n *Node) joinParts(built *teardown) error {
 		Self: n.cluster.Self(), Store: n.store, Damaged: storage.ErrDamaged, Table: tables{n}.Table, Peers: n.givers,
 		Logger: n.logger, Registerer: n.registry,
 	})
+	n.mover, err = handoff.OpenMover(handoff.MoverOptions{
+		Self: n.cluster.Self(), Store: n.store, Damaged: storage.ErrDamaged, Dir: n.opts.Config.Storage.Path,
+		Move: n.move, Ready: n.cluster.Announce, Logger: n.logger, Registerer: n.registry,
+	})
+	if err != nil {
+		return config.Flagged("storage.tsdb.path", err)
+	}
 	n.server = transport.NewServer(transport.ServerOptions{
 		Self: n.cluster.Self(), Appender: n.owner, Reader: n.reader(), Giver: peerGiver{n.giver}, Tables: tables{n}, Starts: starts{n}, Membership: n.cluster,
 		Logger: n.logger, Registerer: n.registry,
 	})
 	n.writes = ingest.New(ingest.Options{
-		Table:       n.placement,
-		Replica:     n.replica,
-		MarkWritten: n.markWritten,
-		Timeout:     writeTimeout,
-		Grace:       writeGrace,
-		Logger:      n.logger,
-		Registerer:  n.registry,
+		Table:      n.placement,
+		Replica:    n.replica,
+		Timeout:    writeTimeout,
+		Grace:      writeGrace,
+		Logger:     n.logger,
+		Registerer: n.registry,
 	})
 	n.reads = query.New(query.Options{
 		View:       n.view,
@@ -266,6 +274,7 @@ func (n *Node) newCluster() (*cluster.Cluster, error) {
 		},
 		Caller:     n.peers,
 		Adopt:      func(_, next *table.Table) { n.adopt(next) },
+		Ready:      n.readyFor,
 		Logger:     n.logger,
 		Registerer: n.registry,
 	})
@@ -282,8 +291,9 @@ func (n *Node) Run(ctx context.Context) error {
 	clusterDone := make(chan struct{})
 	httpServer := n.newHTTPServer()
 	takerCtx, stopTaking := context.WithCancel(context.WithoutCancel(ctx))
-	takerDone := make(chan struct{})
-	go func() { defer close(takerDone); n.taker.Run(takerCtx) }()
+	var takers sync.WaitGroup
+	takers.Go(func() { n.taker.Run(takerCtx) })
+	takers.Go(func() { n.mover.Run(takerCtx) })
 
 	run("cluster", func() error { defer close(clusterDone); return n.cluster.Run(clusterCtx) })
 	run("RPC server", func() error { return n.server.Serve(n.rpc.GRPC()) })
@@ -309,7 +319,7 @@ func (n *Node) Run(ctx context.Context) error {
 	stop.add("RPC listener", n.rpc.Close)
 	stop.add("RPC server", func() error { n.server.Stop(drainTimeout); return nil })
 	stop.add("cluster", func() error { leave(); <-clusterDone; return nil })
-	stop.add("hand-off", func() error { stopTaking(); <-takerDone; n.announceAbsence(); return nil })
+	stop.add("hand-off", func() error { stopTaking(); takers.Wait(); n.announceAbsence(); return nil })
 	stop.add("HTTP server", func() error { return drain(httpServer) })
 	return errors.Join(cause, stop.run(n.logger))
 }

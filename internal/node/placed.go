@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"slices"
 
 	"github.com/starling-tsdb/starling/internal/ingest"
 	"github.com/starling-tsdb/starling/internal/placement"
@@ -17,46 +18,106 @@ var _ = [1]struct{}{}[placement.KeyVersion-table.KeyVersion]
 // tenant is the only one for now; it is part of the partition key.
 const tenant = ""
 
-// placed is a table with the placement that follows from it.
+// placed is a table with the placements that follow from it.
 type placed struct {
 	table *table.Table
+	// writing are the assignments that writes go by, the current one first.
+	writing []*assigned
+	// reading is the one of them that queries go by.
+	reading *assigned
+}
+
+// assigned is an assignment with the placement that follows from it.
+type assigned struct {
+	*table.Assignment
 	slots *placement.Map
 }
 
+func newPlaced(t *table.Table) *placed {
+	p := &placed{table: t}
+	for _, a := range t.Writing() {
+		slots := make([]placement.Slot, len(a.Slots))
+		for i, s := range a.Slots {
+			slots[i] = placement.Slot{Occupied: s.Node != "", Zone: s.Zone}
+		}
+		next := &assigned{a, placement.NewMap(slots, a.Copies())}
+		p.writing = append(p.writing, next)
+		if a == t.Reading() {
+			p.reading = next
+		}
+	}
+	return p
+}
+
 // SeriesOwners implements ingest.Placement.
-func (p *placed) SeriesOwners(s *series.Series, dst []int) []int {
-	return p.slots.Owners(placement.Key(tenant, s.Labels), dst)
+func (a *assigned) SeriesOwners(s *series.Series, dst []int) []int {
+	return a.slots.Owners(placement.Key(tenant, s.Labels), dst)
 }
 
 // FamilyOwners implements ingest.Placement.
-func (p *placed) FamilyOwners(family string, dst []int) []int {
-	return p.slots.Owners(placement.FamilyKey(tenant, family), dst)
+func (a *assigned) FamilyOwners(family string, dst []int) []int {
+	return a.slots.Owners(placement.FamilyKey(tenant, family), dst)
+}
+
+// owner tells for one node after the other whether a key is placed on it. It is not safe for
+// concurrent use.
+type owner struct {
+	slot   int
+	placed bool
+	slots  *placement.Map
+	dst    []int
+}
+
+func (a *assigned) owner(id table.NodeID) *owner {
+	slot, ok := a.SlotOf(id)
+	return &owner{slot: slot, placed: ok, slots: a.slots, dst: make([]int, 0, a.Copies())}
+}
+
+func (o *owner) owns(key uint64) bool {
+	if !o.placed {
+		return false
+	}
+	o.dst = o.slots.Owners(key, o.dst)
+	return slices.Contains(o.dst, o.slot)
+}
+
+// owned returns which keys a node owns by any of the assignments.
+func (p *placed) owned(id table.NodeID) func(key uint64) bool {
+	var by []*owner
+	for _, a := range p.writing {
+		by = append(by, a.owner(id))
+	}
+	return func(key uint64) bool {
+		return slices.ContainsFunc(by, func(o *owner) bool { return o.owns(key) })
+	}
+}
+
+// gained returns which keys a node owns by the target and not by the current assignment.
+func (p *placed) gained(id table.NodeID) func(key uint64) bool {
+	now, then := p.writing[0].owner(id), p.writing[len(p.writing)-1].owner(id)
+	return func(key uint64) bool { return then.owns(key) && !now.owns(key) }
 }
 
 // adopt is called for one table after the other, once the table is on disk.
 func (n *Node) adopt(t *table.Table) {
-	buckets := t.Buckets()
-	slots := make([]placement.Slot, len(buckets))
-	for i, s := range buckets {
-		slots[i] = placement.Slot{Occupied: s.Owns(), Zone: s.Zone}
-	}
-	next := &placed{table: t, slots: placement.NewMap(slots, t.Copies())}
+	next := newPlaced(t)
 	n.owner.Adopt(t)
+	n.gaps.Keep(t.Member)
 	n.placed.Store(next)
 }
 
-// placement returns the current table; it is what ingest plans by.
-func (n *Node) placement() (*table.Table, ingest.Placement) {
+// placement returns the current table with the placements that it writes by; it is what ingest
+// plans by.
+func (n *Node) placement() (*table.Table, []ingest.Placement) {
 	p := n.placed.Load()
 	if p == nil {
 		return nil, nil
 	}
-	return p.table, p
-}
-
-// markWritten has the cluster agree that the present write quorum has been used.
-func (n *Node) markWritten(ctx context.Context) error {
-	return n.cluster.Propose(ctx, table.Command{Kind: table.MarkWritten})
+	placements := make([]ingest.Placement, len(p.writing))
+	for i, a := range p.writing {
+		placements[i] = a
+	}
+	return p.table, placements
 }
 
 // replica returns the way to an owner.
@@ -79,20 +140,18 @@ func (r localReplica) Note(ctx context.Context, t *table.Table, peer table.NodeI
 	return r.owner.Note(ctx, t.Epoch, peer, since)
 }
 
-// view is what a query asks: every node of the table.
+// view is what a query asks: every node that it may read from.
 func (n *Node) view() (query.View, error) {
 	p := n.placed.Load()
 	if p == nil {
 		return query.View{}, errNotFormed
 	}
-	v := query.View{Epoch: p.table.Epoch, WrittenQuorum: p.table.AnswerQuorum(), Copies: p.table.Copies()}
-	if p.table.Settled {
-		v.Table = p.table
-	}
-	for slot, s := range p.table.Slots {
-		switch s.Node {
-		case "":
-		case n.cluster.Self():
+	a := p.reading
+	v := query.View{Epoch: p.table.Epoch, Quorum: a.WriteQuorum() - a.Removed(), Copies: a.Copies(), Assignment: a.Assignment}
+	for slot, s := range a.Slots {
+		switch {
+		case s.Node == "" || s.Removed:
+		case s.Node == n.cluster.Self():
 			v.Nodes = append(v.Nodes, query.Node{ID: s.Node, Slot: slot, Source: localSource{n.reader(), p.table}})
 		default:
 			v.Nodes = append(v.Nodes, query.Node{ID: s.Node, Slot: slot, Source: peerSource{n.peers.Peer(s.Node), p.table}})

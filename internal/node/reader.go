@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -52,13 +53,7 @@ func (r reader) Select(ctx context.Context, sel transport.Selection) (transport.
 	set := &ownSet{check: func() error { _, err := r.at(sel); return err }}
 	hints := sel.Hints
 	if sel.Proof != nil {
-		slot, _ := p.table.SlotOf(r.node.cluster.Self())
-		share := sel.Proof.Share(slot)
-		set.owners = make([]int, 0, p.table.Copies())
-		set.serves = func(ls labels.Labels) bool {
-			set.owners = p.slots.Owners(placement.Key(tenant, ls), set.owners)
-			return share.Serves(set.owners)
-		}
+		set.serves = r.serves(p, sel)
 		if hints != nil {
 			// The limit counts what is served.
 			own := *hints
@@ -70,7 +65,30 @@ func (r reader) Select(ctx context.Context, sel transport.Selection) (transport.
 		return nil, err
 	}
 	set.ChunkSeriesSet = set.querier.Select(ctx, true, hints, sel.Matchers...)
+	if sel.GainedBy != "" {
+		return struct {
+			promstorage.ChunkSeriesSet
+			io.Closer
+		}{r.node.giver.Pace(ctx, sel.GainedBy, set), set}, nil
+	}
 	return set, nil
+}
+
+// serves returns which series the node serves under a proof, of those that are asked for. It is
+// not safe for concurrent use.
+func (r reader) serves(p *placed, sel transport.Selection) func(labels.Labels) bool {
+	slot, _ := p.reading.SlotOf(r.node.cluster.Self())
+	share := sel.Proof.Share(slot)
+	owners := make([]int, 0, p.reading.Copies())
+	wanted := func(uint64) bool { return true }
+	if sel.GainedBy != "" {
+		wanted = p.gained(sel.GainedBy)
+	}
+	return func(ls labels.Labels) bool {
+		key := placement.Key(tenant, ls)
+		owners = p.reading.slots.Owners(key, owners)
+		return share.Serves(owners) && wanted(key)
+	}
 }
 
 // at returns the placement that a selection was planned by, if that is the present one, and
@@ -86,7 +104,7 @@ func (r reader) at(sel transport.Selection) (*placed, error) {
 	if sel.Proof == nil {
 		return p, nil
 	}
-	slot, _ := p.table.SlotOf(r.node.cluster.Self())
+	slot, _ := p.reading.SlotOf(r.node.cluster.Self())
 	for _, n := range sel.Proof.Nodes {
 		if n.Slot == slot {
 			if n.Session != r.State().Session {
@@ -107,20 +125,8 @@ func (n *Node) owns(epoch uint64, id table.NodeID) (func(labels.Labels) bool, er
 	if p.table.Epoch != epoch {
 		return nil, &table.MismatchError{Have: p.table, Want: epoch}
 	}
-	slot, member := p.table.SlotOf(id)
-	owners := make([]int, 0, p.table.Copies())
-	return func(ls labels.Labels) bool {
-		if !member {
-			return false
-		}
-		owners = p.slots.Owners(placement.Key(tenant, ls), owners)
-		for _, o := range owners {
-			if o == slot {
-				return true
-			}
-		}
-		return false
-	}, nil
+	owned := p.owned(id)
+	return func(ls labels.Labels) bool { return owned(placement.Key(tenant, ls)) }, nil
 }
 
 // ownSet is what the node serves of its own series. It is closed by its reader, and closes
@@ -129,7 +135,6 @@ type ownSet struct {
 	promstorage.ChunkSeriesSet
 	querier promstorage.ChunkQuerier
 	serves  func(labels.Labels) bool // nil for all
-	owners  []int                    // reused by serves
 	limit   int                      // of series, 0 for none
 	n       int
 	// check tells at the end whether the answer is still one to what was asked.

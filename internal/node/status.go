@@ -8,6 +8,7 @@ import (
 
 	"github.com/starling-tsdb/starling/internal/api"
 	"github.com/starling-tsdb/starling/internal/cluster"
+	"github.com/starling-tsdb/starling/internal/table"
 )
 
 // serving tells why the node cannot coordinate requests, if it cannot. Whether enough
@@ -21,8 +22,8 @@ func (n *Node) serving() error {
 	if p == nil {
 		return errNotFormed
 	}
-	if _, member := p.table.SlotOf(n.cluster.Self()); !member {
-		return fmt.Errorf("node %s has no slot in the table of epoch %d", n.cluster.Self(), p.table.Epoch)
+	if !p.table.Member(n.cluster.Self()) {
+		return fmt.Errorf("node %s is no member by the table of epoch %d", n.cluster.Self(), p.table.Epoch)
 	}
 	return nil
 }
@@ -62,17 +63,13 @@ func (s status) Status() api.ClusterStatus {
 	out := api.ClusterStatus{Self: string(s.n.cluster.Self()), Slots: []api.SlotStatus{}, Nodes: []api.NodeStatus{}, Gaps: s.n.gapStatus()}
 	if p := s.n.placed.Load(); p != nil {
 		t := p.table
-		out.ClusterID, out.Epoch, out.ReplicationFactor, out.WriteQuorum = t.ClusterID, t.Epoch, t.ReplicationFactor, t.WriteQuorum()
-		out.Settled = t.Settled
-		for i, slot := range t.Slots {
-			out.Slots = append(out.Slots, api.SlotStatus{
-				Slot: i, Node: string(slot.Node), Zone: slot.Zone, Joining: slot.Joining, Incarnation: slot.Incarnation,
-			})
-		}
+		out.ClusterID, out.Epoch, out.ReplicationFactor, out.WriteQuorum = t.ClusterID, t.Epoch, t.Current.ReplicationFactor, t.Current.WriteQuorum()
+		out.Slots = slotStatus(&t.Current)
+		out.Transition, out.Waiting = s.transition(t), len(t.Waiting)
 	}
 	for _, m := range s.n.cluster.Members() {
 		node := api.NodeStatus{
-			ID: string(m.ID), Name: m.Name, Zone: m.Zone, State: string(m.State), Version: m.Version, Epoch: m.Epoch,
+			ID: string(m.ID), Name: m.Name, Zone: m.Zone, State: string(m.State), Version: m.Version, Epoch: m.Epoch, Ready: m.Ready,
 			Addresses: api.NodeAddresses{Gossip: m.Gossip, RPC: m.RPC, HTTP: m.HTTP},
 		}
 		if m.Slot >= 0 {
@@ -86,6 +83,28 @@ func (s status) Status() api.ClusterStatus {
 		})
 	}
 	return out
+}
+
+func (s status) transition(t *table.Table) *api.TransitionStatus {
+	if t.Transition == nil {
+		return nil
+	}
+	out := &api.TransitionStatus{
+		Phase: string(t.Transition.Phase), Began: t.Transition.Began, Paused: t.Paused,
+		ReplicationFactor: t.Transition.Target.ReplicationFactor, Slots: slotStatus(&t.Transition.Target), Awaited: []string{},
+	}
+	for _, id := range s.n.cluster.Awaited() {
+		out.Awaited = append(out.Awaited, string(id))
+	}
+	return out
+}
+
+func slotStatus(a *table.Assignment) []api.SlotStatus {
+	slots := make([]api.SlotStatus, len(a.Slots))
+	for i, s := range a.Slots {
+		slots[i] = api.SlotStatus{Slot: i, Node: string(s.Node), Zone: s.Zone, Removed: s.Removed}
+	}
+	return slots
 }
 
 func (n *Node) gapStatus() []api.GapStatus {

@@ -80,23 +80,28 @@ type Node struct {
 	Noted []int
 }
 
-// New returns the proof of a query for samples up to the given time, in milliseconds. The
-// states are by slot, nil for a node that is missing.
-func New(t *table.Table, states []*State, until int64) *Proof {
-	p := &Proof{Quorum: t.ReadQuorum()}
+// New returns the proof of a query by an assignment, for samples up to the given time, in
+// milliseconds. The states are by slot, nil for a node that is missing.
+func New(a *table.Assignment, states []*State, until int64) *Proof {
+	p := &Proof{Quorum: a.ReadQuorum()}
 	for slot, s := range states {
 		if s == nil {
 			continue
 		}
 		n := Node{Slot: slot, Session: s.Session}
 		for _, g := range s.Gaps {
-			if noted, ok := t.SlotOf(g.Peer); ok && g.Since <= until {
+			if noted, ok := a.SlotOf(g.Peer); ok && g.Since <= until {
 				n.Noted = append(n.Noted, noted)
 			}
 		}
 		p.Nodes = append(p.Nodes, n)
 	}
 	return p
+}
+
+// Noted tells whether a node that serves notes a gap for the one in the slot.
+func (p *Proof) Noted(slot int) bool {
+	return slices.ContainsFunc(p.Nodes, func(n Node) bool { return slices.Contains(n.Noted, slot) })
 }
 
 // Share returns what one node serves under the proof, or nil if it is not one of those that

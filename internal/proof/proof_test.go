@@ -9,8 +9,8 @@ import (
 	"github.com/starling-tsdb/starling/internal/table"
 )
 
-func testTable(nodes, rf int) *table.Table {
-	t := &table.Table{ClusterID: "c", Epoch: 1, KeyVersion: table.KeyVersion, ReplicationFactor: rf}
+func testAssignment(nodes, rf int) *table.Assignment {
+	t := &table.Assignment{ReplicationFactor: rf}
 	for i := range nodes {
 		t.Slots = append(t.Slots, table.Slot{Node: table.NodeID(fmt.Sprint(i))})
 	}
@@ -47,7 +47,7 @@ func TestServers(t *testing.T) {
 		{"none of two is clean", []*State{nil, {Gaps: []Gap{gap("2", 0)}}, {Gaps: []Gap{gap("1", 0)}}}, []int{0, 1, 2}, []int{1, 2}},
 		{"a gap for a node that is no member", []*State{{Gaps: []Gap{gap("9", 0)}}, {}, {}}, []int{0, 1, 2}, []int{0}},
 	} {
-		p := New(testTable(max(3, len(tc.states)), 3), tc.states, 100)
+		p := New(testAssignment(max(3, len(tc.states)), 3), tc.states, 100)
 		if got := servers(p, tc.owners); !slices.Equal(got, tc.want) {
 			t.Errorf("%s: served by %v, want %v", tc.name, got, tc.want)
 		}
@@ -55,7 +55,7 @@ func TestServers(t *testing.T) {
 }
 
 func TestShareOfOthers(t *testing.T) {
-	p := New(testTable(3, 3), []*State{{}, nil, {}}, 0)
+	p := New(testAssignment(3, 3), []*State{{}, nil, {}}, 0)
 	if p.Share(1) != nil || p.Share(7) != nil {
 		t.Error("a node that does not serve has a share")
 	}
@@ -70,7 +70,7 @@ func TestServersHoldEverything(t *testing.T) {
 	for range 200_000 {
 		rf := 1 + rng.IntN(5)
 		nodes := rf + rng.IntN(3)
-		tb := testTable(nodes, rf)
+		tb := testAssignment(nodes, rf)
 		owners := rng.Perm(nodes)[:rf]
 		states := make([]*State, nodes)
 		for i := range states {
@@ -141,7 +141,7 @@ func BenchmarkServes(b *testing.B) {
 	for i := range states {
 		states[i] = &State{Gaps: []Gap{{Peer: "7"}}}
 	}
-	s := New(testTable(100, 3), states, 0).Share(3)
+	s := New(testAssignment(100, 3), states, 0).Share(3)
 	b.ReportAllocs()
 	for b.Loop() {
 		s.Serves([]int{7, 3, 50})

@@ -89,7 +89,7 @@ func TestBytesHeld(t *testing.T) {
 	newer := refusal(6).(failing).err
 	older := refusal(4).(failing).err
 	at := func(epoch uint64, nodes ...Source) View {
-		return View{Epoch: epoch, WrittenQuorum: 2, Nodes: nodesOf(nodes...)}
+		return View{Epoch: epoch, Quorum: 2, Nodes: nodesOf(nodes...)}
 	}
 	three := at(6, big(0), big(1), big(2))
 	for _, c := range []struct {
@@ -185,7 +185,7 @@ func (it *stubbornIterator) Next() bool {
 func TestStragglersHoldNothing(t *testing.T) {
 	newer := refusal(6).(failing).err
 	at := func(epoch uint64, nodes ...Source) View {
-		return View{Epoch: epoch, WrittenQuorum: 2, Nodes: nodesOf(nodes...)}
+		return View{Epoch: epoch, Quorum: 2, Nodes: nodesOf(nodes...)}
 	}
 	for _, c := range []struct {
 		name    string

@@ -292,7 +292,7 @@ func TestStats(t *testing.T) {
 		}
 	}
 	f := New(Options{View: func() (View, error) {
-		return View{Epoch: 1, WrittenQuorum: 2, Copies: 2, Nodes: nodesOf(sources(dbs)...)}, nil
+		return View{Epoch: 1, Quorum: 2, Copies: 2, Nodes: nodesOf(sources(dbs)...)}, nil
 	}})
 	got, _, err := f.Stats(t.Context(), labels.MetricName, 2)
 	if err != nil {

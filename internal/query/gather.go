@@ -117,7 +117,7 @@ type round[T any] struct {
 
 func newRound[T any](f *Fanout, view View, b *budget, wait patience, last bool) *round[T] {
 	r := &round[T]{
-		tally:   tally{nodes: len(view.Nodes), quorum: view.WrittenQuorum},
+		tally:   tally{nodes: len(view.Nodes), quorum: view.Quorum},
 		f:       f,
 		view:    view,
 		wait:    wait,

@@ -287,7 +287,7 @@ type epochCase struct {
 func epochCases() []epochCase {
 	good := func(id int64) Source { return scripted{id: id} }
 	at := func(epoch uint64, nodes ...Source) View {
-		return View{Epoch: epoch, WrittenQuorum: 2, Nodes: nodesOf(nodes...)}
+		return View{Epoch: epoch, Quorum: 2, Nodes: nodesOf(nodes...)}
 	}
 	return []epochCase{
 		{
@@ -384,7 +384,7 @@ func TestViewError(t *testing.T) {
 					if n++; n > c.good {
 						return View{}, errNoTable
 					}
-					return View{Epoch: 5, WrittenQuorum: 1, Nodes: nodesOf(refusal(6))}, nil
+					return View{Epoch: 5, Quorum: 1, Nodes: nodesOf(refusal(6))}, nil
 				}}))
 				if !errors.Is(err, errNoTable) || !strings.HasPrefix(err.Error(), "reading the table of nodes: ") {
 					t.Errorf("got %v", err)

@@ -123,7 +123,7 @@ func nodesOf(sources ...Source) []Node {
 
 // fixed returns the same view always.
 func fixed(quorum int, sources ...Source) func() (View, error) {
-	v := View{Epoch: 1, WrittenQuorum: quorum, Copies: len(sources), Nodes: nodesOf(sources...)}
+	v := View{Epoch: 1, Quorum: quorum, Copies: len(sources), Nodes: nodesOf(sources...)}
 	return func() (View, error) { return v, nil }
 }
 

@@ -44,7 +44,7 @@ func (f *Fanout) selected(ctx context.Context, b *budget, req SelectRequest) (ga
 }
 
 func (f *Fanout) read(ctx context.Context, view View, b *budget, req SelectRequest) (gathered[answer], error) {
-	if view.Table == nil {
+	if view.Assignment == nil {
 		return gatherAttempts(ctx, f, view, b, patience{f.opts.Timeout, f.opts.Grace}, f.readAll(req))
 	}
 	return f.proven(ctx, view, b, req)
@@ -76,7 +76,7 @@ func (f *Fanout) proven(ctx context.Context, view View, b *budget, req SelectReq
 		if err != nil {
 			return gathered[answer]{warnings: states.warnings}, err
 		}
-		if states.view.Table == nil {
+		if states.view.Assignment == nil {
 			// The table has changed meanwhile.
 			return f.read(ctx, states.view, b, req)
 		}
@@ -98,7 +98,7 @@ func (f *Fanout) proven(ctx context.Context, view View, b *budget, req SelectReq
 		}
 		if n >= maxAttempts {
 			nodes := len(states.view.Nodes)
-			allowed := tally{nodes: nodes, quorum: states.view.WrittenQuorum}.allowed()
+			allowed := tally{nodes: nodes, quorum: states.view.Quorum}.allowed()
 			return gathered[answer]{}, &IncompleteError{Nodes: nodes, Allowed: allowed, Missing: []NodeError{node}, Epoch: true}
 		}
 		if view, err = f.nextView(ctx, states.view.Epoch, firstBackoff<<(n-1)); err != nil {
@@ -124,12 +124,12 @@ func askState(span proof.Range, failed map[table.NodeID]error) question[stated] 
 
 // serve is round two. An error that is a NodeError says which node failed.
 func (f *Fanout) serve(ctx context.Context, b *budget, req SelectRequest, states gathered[stated]) (gathered[answer], error) {
-	t := states.view.Table
-	bySlot := make([]*proof.State, len(t.Slots))
+	assigned := states.view.Assignment
+	bySlot := make([]*proof.State, len(assigned.Slots))
 	for i := range states.answers {
 		bySlot[states.answers[i].Slot] = &states.answers[i].state
 	}
-	req.Proof = proof.New(t, bySlot, req.span().Max)
+	req.Proof = proof.New(assigned, bySlot, req.span().Max)
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -86,8 +86,8 @@ func (o *owned) Select(ctx context.Context, req SelectRequest) storage.ChunkSeri
 // rig is three nodes that own everything, in different orders.
 func rig() (*Fanout, []*owned) {
 	owners := map[string][]int{"a": {0, 1, 2}, "b": {1, 2, 0}, "c": {2, 0, 1}}
-	t := &table.Table{Epoch: 1, ReplicationFactor: 3, WrittenQuorum: 2, Settled: true}
-	v := View{Epoch: 1, WrittenQuorum: 2, Copies: 3, Table: t}
+	t := &table.Assignment{ReplicationFactor: 3}
+	v := View{Epoch: 1, Quorum: 2, Copies: 3, Assignment: t}
 	var nodes []*owned
 	for i := range 3 {
 		o := &owned{slot: i, owners: owners}
@@ -193,7 +193,7 @@ func TestUnsettledTablesAreReadWhole(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, nodes := rig()
 		view, _ := f.opts.View()
-		view.Table = nil
+		view.Assignment = nil
 		f.opts.View = func() (View, error) { return view, nil }
 		nodes[0].state = proof.State{Gaps: []proof.Gap{{Peer: "n1"}}}
 		if got, _, err := served(t.Context(), t, f); err != nil || got != "a:012 b:012 c:012" {

@@ -67,6 +67,8 @@ type SelectRequest struct {
 	Matchers []*labels.Matcher
 	// Proof says which of them the node serves; nil stands for all that it holds.
 	Proof *proof.Proof
+	// GainedBy, if set, leaves only those series that a node gains in a transition.
+	GainedBy table.NodeID
 }
 
 // span is the range of samples that the answer may hold.
@@ -86,15 +88,14 @@ type Node struct {
 type View struct {
 	// Epoch is the table's. Sources in the view refuse to answer at any other.
 	Epoch uint64
-	// WrittenQuorum is the smallest write quorum of any epoch that took writes, 0 if
-	// none did: all that was acknowledged lies on that many nodes at least.
-	WrittenQuorum int
-	// Copies is on how many nodes a series lies: the replication factor, or the number
-	// of nodes if that is smaller. Only statistics use it; 0 is taken for 1.
+	// Quorum is on how many of the nodes all that was acknowledged lies at least; 0 if
+	// nothing was.
+	Quorum int
+	// Copies is on how many nodes a series lies. Only statistics use it; 0 is taken for 1.
 	Copies int
-	// Nodes are all nodes of the table, each once.
+	// Nodes are those that queries read from, each once.
 	Nodes []Node
-	// Table is set if the owners of a series hold all of it together, so that each series
-	// can be read from one of them.
-	Table *table.Table
+	// Assignment places the copies on the nodes, so that each series can be read from one
+	// of its owners. Without it all nodes are asked for all they hold.
+	Assignment *table.Assignment
 }

@@ -184,6 +184,16 @@ func (t *Table) Nodes() []NodeID {
 // Member tells whether a node is one of Nodes.
 func (t *Table) Member(id NodeID) bool { return id != "" && slices.Contains(t.Nodes(), id) }
 
+// ZoneOf returns a node's zone, and whether it has a slot.
+func (t *Table) ZoneOf(id NodeID) (zone string, placed bool) {
+	for _, a := range t.Writing() {
+		if slot, ok := a.SlotOf(id); ok {
+			return a.Slots[slot].Zone, true
+		}
+	}
+	return "", false
+}
+
 // SlotOf returns the number of a node's slot in the current assignment, or else in the
 // target, and whether it has one.
 func (t *Table) SlotOf(id NodeID) (int, bool) {

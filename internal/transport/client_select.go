@@ -26,7 +26,7 @@ func (p *Peer) Select(ctx context.Context, t *table.Table, sel Selection) storag
 	set := p.newSet(ctx, t, peerpb.Peer_Select_FullMethodName)
 	stream, err := p.client.Select(ctx, &peerpb.SelectRequest{
 		Header: p.header(t), MinTimeMs: sel.Mint, MaxTimeMs: sel.Maxt,
-		Matchers: matchersToProto(sel.Matchers), Hints: hintsToProto(sel.Hints), Proof: proofToProto(sel.Proof),
+		Matchers: matchersToProto(sel.Matchers), Hints: hintsToProto(sel.Hints), Proof: proofToProto(sel.Proof), GainedBy: string(sel.GainedBy),
 	})
 	if err != nil {
 		set.end(err)

@@ -53,6 +53,9 @@ type Selection struct {
 	Mint, Maxt int64
 	Hints      *storage.SelectHints
 	Matchers   []*labels.Matcher
+	// GainedBy, if set, leaves only those series that a node owns by the target of a
+	// transition and not by the current assignment.
+	GainedBy table.NodeID
 }
 
 // SeriesSet is what a node answers. It is closed when nobody reads from it any more.
@@ -262,7 +265,7 @@ func (s *Server) Select(req *peerpb.SelectRequest, stream grpc.ServerStreamingSe
 	}
 	set, err := s.opts.Reader.Select(stream.Context(), Selection{
 		Epoch: req.Header.GetEpoch(), Proof: proofFromProto(req.Proof),
-		Mint: req.MinTimeMs, Maxt: req.MaxTimeMs, Hints: hintsFromProto(req.Hints), Matchers: matchers,
+		Mint: req.MinTimeMs, Maxt: req.MaxTimeMs, Hints: hintsFromProto(req.Hints), Matchers: matchers, GainedBy: table.NodeID(req.GainedBy),
 	})
 	if err != nil {
 		return err

@@ -1599,7 +1599,9 @@ type SelectRequest struct {
 	Matchers  []*Matcher             `protobuf:"bytes,4,rep,name=matchers,proto3" json:"matchers,omitempty"`
 	Hints     *Hints                 `protobuf:"bytes,5,opt,name=hints,proto3" json:"hints,omitempty"`
 	// proof is absent if all that the node holds is asked for.
-	Proof         *Proof `protobuf:"bytes,6,opt,name=proof,proto3" json:"proof,omitempty"`
+	Proof *Proof `protobuf:"bytes,6,opt,name=proof,proto3" json:"proof,omitempty"`
+	// gained_by is the ID of a node that asks for what it gains in a transition alone.
+	GainedBy      string `protobuf:"bytes,7,opt,name=gained_by,json=gainedBy,proto3" json:"gained_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1674,6 +1676,13 @@ func (x *SelectRequest) GetProof() *Proof {
 		return x.Proof
 	}
 	return nil
+}
+
+func (x *SelectRequest) GetGainedBy() string {
+	if x != nil {
+		return x.GainedBy
+	}
+	return ""
 }
 
 type SelectResponse struct {
@@ -2926,14 +2935,15 @@ const file_peer_proto_rawDesc = "" +
 	"\vshard_index\x18\n" +
 	" \x01(\x04R\n" +
 	"shardIndex\x12)\n" +
-	"\x10disable_trimming\x18\v \x01(\bR\x0fdisableTrimming\"\x96\x02\n" +
+	"\x10disable_trimming\x18\v \x01(\bR\x0fdisableTrimming\"\xb3\x02\n" +
 	"\rSelectRequest\x120\n" +
 	"\x06header\x18\x01 \x01(\v2\x18.starling.peer.v1.HeaderR\x06header\x12\x1e\n" +
 	"\vmin_time_ms\x18\x02 \x01(\x12R\tminTimeMs\x12\x1e\n" +
 	"\vmax_time_ms\x18\x03 \x01(\x12R\tmaxTimeMs\x125\n" +
 	"\bmatchers\x18\x04 \x03(\v2\x19.starling.peer.v1.MatcherR\bmatchers\x12-\n" +
 	"\x05hints\x18\x05 \x01(\v2\x17.starling.peer.v1.HintsR\x05hints\x12-\n" +
-	"\x05proof\x18\x06 \x01(\v2\x17.starling.peer.v1.ProofR\x05proof\"\x97\x01\n" +
+	"\x05proof\x18\x06 \x01(\v2\x17.starling.peer.v1.ProofR\x05proof\x12\x1b\n" +
+	"\tgained_by\x18\a \x01(\tR\bgainedBy\"\x97\x01\n" +
 	"\x0eSelectResponse\x127\n" +
 	"\x06series\x18\x01 \x03(\v2\x1f.starling.peer.v1.ChunkedSeriesR\x06series\x12\x1a\n" +
 	"\bwarnings\x18\x02 \x03(\tR\bwarnings\x120\n" +

@@ -1,0 +1,76 @@
+package cluster
+
+import (
+	"context"
+
+	"github.com/starling-tsdb/starling/internal/table"
+)
+
+// report is what a member has said of itself.
+type report struct {
+	// epoch is that of its table; it finished or refused all appends of older ones.
+	epoch uint64
+	// ready is the epoch with which the phase began for which it holds all it is to own.
+	ready uint64
+}
+
+// awaited returns the members that the next phase of the transition waits for. Every member
+// has to be in the present phase, so that nobody reads by an assignment that others have
+// ceased to write by; and after the copying every target owner has to hold its share.
+func awaited(t *table.Table, reports map[table.NodeID]report) []table.NodeID {
+	tr := t.Transition
+	var awaited []table.NodeID
+	for _, id := range t.Nodes() {
+		_, owns := tr.Target.SlotOf(id)
+		r := reports[id]
+		if r.epoch < tr.Began || tr.Phase == table.Copying && owns && r.ready != tr.Began {
+			awaited = append(awaited, id)
+		}
+	}
+	return awaited
+}
+
+// Awaited returns the members that the next phase of the transition waits for, as far as this
+// node has heard of them; nil if there is no transition.
+func (c *Cluster) Awaited() []table.NodeID {
+	t := c.Table()
+	if t == nil || t.Transition == nil {
+		return nil
+	}
+	reports := make(map[table.NodeID]report)
+	for _, m := range c.Members() {
+		reports[m.ID] = report{m.Epoch, m.Ready}
+	}
+	return awaited(t, reports)
+}
+
+// advance begins the next phase of the transition when that is safe, while this node leads.
+func (c *Cluster) advance(ctx context.Context) {
+	t := c.Table()
+	if t == nil || t.Transition == nil || len(c.Awaited()) > 0 {
+		return
+	}
+	next, err := c.consensus.apply(ctx, table.Command{Kind: table.Advance, Epoch: t.Transition.Began})
+	if err != nil {
+		if ctx.Err() == nil {
+			c.log.Warn("begin the next phase of the transition; it is tried again", "epoch", t.Epoch, "err", err)
+		}
+		return
+	}
+	if next.Transition == nil {
+		c.log.Info("The transition has ended: all copies are where the table says", "epoch", next.Epoch)
+		return
+	}
+	c.log.Info("The transition goes on", "epoch", next.Epoch, "phase", next.Transition.Phase)
+}
+
+// present returns the epoch with which the phase of the present transition began.
+func (c *Cluster) present() uint64 {
+	if t := c.Table(); t != nil && t.Transition != nil {
+		return t.Transition.Began
+	}
+	return 0
+}
+
+// Announce has gossip tell what has changed of this node, as its readiness.
+func (c *Cluster) Announce() { c.gossip.changed() }

@@ -1,0 +1,80 @@
+package node
+
+import (
+	"context"
+
+	promstorage "github.com/prometheus/prometheus/storage"
+
+	"github.com/starling-tsdb/starling/internal/handoff"
+	"github.com/starling-tsdb/starling/internal/placement"
+	"github.com/starling-tsdb/starling/internal/proof"
+	"github.com/starling-tsdb/starling/internal/query"
+	"github.com/starling-tsdb/starling/internal/series"
+	"github.com/starling-tsdb/starling/internal/table"
+)
+
+// readyFor is the phase that this node is ready for, as the cluster is told.
+func (n *Node) readyFor() uint64 {
+	if n.mover == nil {
+		return 0
+	}
+	return n.mover.Ready()
+}
+
+// move is what this node has to copy now, or nil.
+func (n *Node) move() *handoff.Move {
+	p := n.placed.Load()
+	if p == nil || p.table.Transition == nil || p.table.Transition.Phase != table.Copying {
+		return nil
+	}
+	if _, owns := p.table.Target().SlotOf(n.cluster.Self()); !owns {
+		return nil
+	}
+	m := &handoff.Move{
+		Began: p.table.Transition.Began, From: p.reading.Assignment, Origins: make([]handoff.Origin, len(p.reading.Slots)), Paused: p.table.Paused,
+	}
+	for slot, s := range p.reading.Slots {
+		switch {
+		case s.Node == "" || s.Removed:
+		case s.Node == n.cluster.Self():
+			m.Origins[slot] = origin{localSource{n.reader(), p.table}, n, p}
+		default:
+			m.Origins[slot] = origin{peerSource{n.peers.Peer(s.Node), p.table}, n, p}
+		}
+	}
+	return m
+}
+
+// origin is a present owner that this node copies from.
+type origin struct {
+	query.Source
+	n *Node
+	p *placed
+}
+
+// Copy implements handoff.Origin.
+func (o origin) Copy(ctx context.Context, pf *proof.Proof, mint, maxt int64) promstorage.ChunkSeriesSet {
+	return o.Source.Select(ctx, query.SelectRequest{
+		Mint: mint, Maxt: maxt, Hints: &promstorage.SelectHints{Start: mint, End: maxt},
+		Matchers: handoff.Everything(), Proof: pf, GainedBy: o.n.cluster.Self(),
+	})
+}
+
+// Metadata implements handoff.Origin.
+func (o origin) Metadata(ctx context.Context) ([]series.Metadata, error) {
+	all, err := o.Source.Metadata(ctx, "", -1, 0)
+	if err != nil {
+		return nil, err
+	}
+	gained := o.p.gained(o.n.cluster.Self())
+	var families []series.Metadata
+	for family, list := range all {
+		if !gained(placement.FamilyKey(tenant, family)) {
+			continue
+		}
+		for _, m := range list {
+			families = append(families, series.Metadata{Family: family, Metadata: m})
+		}
+	}
+	return families, nil
+}
