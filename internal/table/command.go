@@ -80,7 +80,8 @@ type Member struct {
 // Apply returns the table that the command makes of t, nil being the table before the
 // cluster is founded. A change gives a new table with the next epoch, and t stays as it
 // was. A command that changes nothing returns t itself. An error means that the command
-// is refused and t still stands.
+// is refused and t still stands. The new table may keep what the command points to: the
+// caller leaves that as it is.
 //
 // Apply is deterministic: all members that apply the same commands in the same order
 // hold the same tables.

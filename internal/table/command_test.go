@@ -333,6 +333,28 @@ func TestJoinKeepsTheZone(t *testing.T) {
 	}
 }
 
+// Two tables made of the same one share nothing that either changes.
+func TestApplyTwice(t *testing.T) {
+	now := play(t, `
+		found 3 a -> 1 3:a
+		join b -> 2 3:a copying@2 3:ab
+		advance -> 3 3:a switching@3 3:ab
+		join c -> 4 3:a switching@3 3:ab waiting: join c
+		join d -> 5 3:a switching@3 3:ab waiting: join c, join d
+		join e -> 6 3:a switching@3 3:ab waiting: join c, join d, join e`)
+	one, err := Apply(now, command(t, now, "join x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := show(one)
+	if _, err := Apply(now, command(t, now, "join y")); err != nil {
+		t.Fatal(err)
+	}
+	if got := show(one); got != before {
+		t.Errorf("%s became %s", before, got)
+	}
+}
+
 func TestApplyRefuses(t *testing.T) {
 	one, switching := settled(3, "a"), moving(3, "a", Switching, "ab")
 	member := func(node NodeID, zone string) Command {
