@@ -198,9 +198,10 @@ func (m *Mover) step(ctx context.Context) error {
 
 // window copies the next window of time.
 func (m *Mover) window(ctx context.Context, move *Move, p Progress, span time.Duration) (samples int, err error) {
-	until := windowEnd(p.Until, time.Now())
-	if until != math.MaxInt64 && p.Until != math.MinInt64 {
-		until = min(until+(span-windowSpan).Milliseconds(), time.Now().Add(-windowSpan).UnixMilli())
+	now := time.Now()
+	until := windowEnd(p.Until, now)
+	if longer := until + (span - windowSpan).Milliseconds(); p.Until != math.MinInt64 && until < longer && longer < now.Add(-windowSpan).UnixMilli() {
+		until = longer
 	}
 	proven, err := m.prove(ctx, move, proof.Range{Min: p.Until, Max: until - 1})
 	if err != nil {
@@ -208,6 +209,9 @@ func (m *Mover) window(ctx context.Context, move *Move, p Progress, span time.Du
 	}
 	w := proof.Window{Since: p.Until, Until: until}
 	for _, n := range proven.Nodes {
+		if move.From.Slots[n.Slot].Node == m.opts.Self {
+			continue // it serves nothing that it does not own
+		}
 		read, cancel := context.WithCancel(ctx)
 		took, err := absorb(read, m.opts.Store, m.opts.Damaged, w, move.Origins[n.Slot].Copy(read, proven, w.Since, w.Until-1))
 		cancel()
