@@ -53,6 +53,11 @@ func (s *Store) openLogs() (err error) {
 	if err != nil {
 		return err
 	}
+	// Once more, since a mount can go while logs are replayed.
+	if err := s.sameDisk(); err != nil {
+		g.release()
+		return err
+	}
 	if err := g.opening(dir, releaseLogs); err != nil {
 		g.release()
 		return err

@@ -34,6 +34,8 @@ type keeper struct {
 	// full is set while appends are refused for lack of space, settled when the TSDB has
 	// nothing left to write then.
 	full, settled bool
+	// marks are how far the logs were durable before the first attempt.
+	marks []mark
 
 	mu    sync.Mutex
 	state string // what is done about a fence
@@ -111,6 +113,13 @@ func (s *Store) keep() {
 
 // recover opens a fenced storage again if the disk is usable.
 func (s *Store) recover() error {
+	if s.sync != nil {
+		s.keeper.marks = s.sync.marks()
+	}
+	// Before anything is closed: reads go on until the right disk is there.
+	if err := s.sameDisk(); err != nil {
+		return err
+	}
 	if err := s.probe(); err != nil {
 		return fmt.Errorf("disk is not usable: %w", err)
 	}
