@@ -53,6 +53,11 @@ func (s *Store) openLogs() (err error) {
 	if err != nil {
 		return err
 	}
+	// Once more, since a mount can go while logs are replayed.
+	if err := s.sameDisk(); err != nil {
+		g.release()
+		return err
+	}
 	if err := g.opening(dir, releaseLogs); err != nil {
 		g.release()
 		return err
@@ -107,8 +112,10 @@ func (s *Store) tryTSDB(topts *tsdb.Options) (*tsdb.DB, *failureCounters, error)
 	s.guard = s.damage.Guard()
 	topts.BlockQuerierFunc, topts.BlockChunkQuerierFunc = s.guard.BlockQuerier, s.guard.BlockChunkQuerier
 	topts.BlockCompactionExcludeFunc = s.damage.Excluded
+	own := &background{fence: s.fence}
+	own.attach(topts)
 	failures := &failureCounters{outer: o.Registerer}
-	db, err := tsdb.Open(o.Dir, o.Logger.With("component", "tsdb"), failures, topts, s.stats)
+	db, err := tsdb.Open(o.Dir, own.logger(o.Logger).With("component", "tsdb"), failures, topts, s.stats)
 	if err != nil {
 		failures.unregister()
 		return nil, nil, err
@@ -116,6 +123,7 @@ func (s *Store) tryTSDB(topts *tsdb.Options) (*tsdb.DB, *failureCounters, error)
 	if err := failures.complete(); err != nil {
 		return nil, nil, errors.Join(err, db.Close())
 	}
+	own.db.Store(db)
 	return db, failures, nil
 }
 
