@@ -162,8 +162,8 @@ type rig struct {
 
 func epoch(n uint64) *table.Table {
 	return &table.Table{
-		ClusterID: "c", Epoch: n, KeyVersion: 1, ReplicationFactor: 1, WrittenQuorum: 1,
-		Slots: []table.Slot{{Node: "remote"}},
+		ClusterID: "c", Epoch: n, KeyVersion: table.KeyVersion,
+		Current: table.Assignment{ReplicationFactor: 1, Slots: []table.Slot{{Node: "remote"}}},
 	}
 }
 
