@@ -139,24 +139,24 @@ func TestMachineStopsAtWhatItDoesNotKnow(t *testing.T) {
 	if a := m.Apply(entry(found)).(applied); !errors.Is(a.err, table.ErrFounded) {
 		t.Errorf("found again: %+v", a)
 	}
-	newer := map[string]any{"kind": "mark-written", "color": "red"}
+	newer := map[string]any{"kind": table.Pause, "color": "red"}
 	if a := m.Apply(entry(newer)).(applied); !errors.Is(a.err, errNewer) {
 		t.Errorf("a command with an unknown field: %+v", a)
 	}
-	if a := m.Apply(entry(table.Command{Kind: table.MarkWritten})).(applied); !errors.Is(a.err, errNewer) {
+	if a := m.Apply(entry(table.Command{Kind: table.Pause})).(applied); !errors.Is(a.err, errNewer) {
 		t.Errorf("a command after it: %+v, want none applied", a)
 	}
 	if _, err := m.Snapshot(); !errors.Is(err, errNewer) {
 		t.Errorf("snapshot of a state that misses an entry: %v", err)
 	}
-	b, err := table.Encode(&table.Table{ClusterID: "c", Epoch: 7, KeyVersion: table.KeyVersion, ReplicationFactor: 3, Slots: []table.Slot{{Node: "a"}}})
+	b, err := table.Encode(tableOf("c", 7, "a"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := m.Restore(io.NopCloser(strings.NewReader(string(b)))); err != nil {
 		t.Fatal(err)
 	}
-	if a := m.Apply(entry(table.Command{Kind: table.MarkWritten})).(applied); a.err != nil || a.t.Epoch != 8 {
+	if a := m.Apply(entry(table.Command{Kind: table.Pause})).(applied); a.err != nil || a.t.Epoch != 8 {
 		t.Errorf("after a snapshot of others: %+v", a)
 	}
 	if offers != 3 {
