@@ -314,14 +314,18 @@ func (c *Cluster) lead(ctx context.Context) {
 // leadOnce does what the leader has to do.
 func (c *Cluster) leadOnce(ctx context.Context) {
 	term, err := c.consensus.catchUp(ctx)
+	stepped := false
 	if err == nil {
-		err = c.consensus.tend(term, func(id table.NodeID, index uint64) bool { return c.hasLog(ctx, id, index) })
+		stepped, err = c.consensus.tend(term, func(id table.NodeID, index uint64) bool { return c.hasLog(ctx, id, index) })
 	}
-	if err != nil && ctx.Err() == nil {
+	switch {
+	case err != nil && ctx.Err() == nil:
 		c.log.Debug("Raft's servers are not in line with the table yet", "err", err)
+	case stepped:
+		c.wakeTender()
 	}
 	if term > 0 {
-		c.advance(ctx)
+		c.advance(ctx, err == nil && !stepped)
 	}
 }
 

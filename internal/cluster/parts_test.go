@@ -92,10 +92,11 @@ func TestNextServer(t *testing.T) {
 		servers = append(servers, server(id, voter))
 	}
 	set("x", true)
+	set("y", false)
 	set("f", true)
 	var did []string
 	for range 50 {
-		step := nextServer(nodes, servers)
+		step := nextServer(nodes, nodes[:5], servers)
 		did = append(did, strings.TrimSpace(string(step.do)+" "+string(step.id)))
 		switch step.do {
 		case addServer:
@@ -116,7 +117,7 @@ func TestNextServer(t *testing.T) {
 			break
 		}
 	}
-	want := "add a,add b,add c,add d,add e,make a voter a,make a voter b,make a voter c,make a voter d,make a voter e,remove x,make a follower f,"
+	want := "add a,add b,add c,add d,add e,remove x,remove y,make a voter a,make a voter b,make a voter c,make a voter d,make a voter e,make a follower f,"
 	if got := strings.Join(did, ","); got != want {
 		t.Errorf("steps\n%s, want\n%s", got, want)
 	}
