@@ -107,8 +107,9 @@ func (w *world) config(name, ip string) Config {
 	}
 }
 
-// start runs a node on the host with this address; name stands for its directory.
-func (w *world) start(name, ip string, change func(*Config)) *node {
+// start runs a node on the host with this address; name stands for its directory. made is
+// told of it before it runs.
+func (w *world) start(name, ip string, change func(*Config), made ...func(*Cluster)) *node {
 	w.Helper()
 	host := w.net.Host(ip)
 	n := &node{w: w, name: name, ip: ip, done: make(chan struct{}), logs: &logBuffer{}}
@@ -134,6 +135,9 @@ func (w *world) start(name, ip string, change func(*Config)) *node {
 	}
 	if n.c, err = New(cfg); err != nil {
 		w.Fatalf("%s: %v", name, err)
+	}
+	for _, m := range made {
+		m(n.c)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	n.cancel = cancel
@@ -291,9 +295,14 @@ func (w *world) leader() *node {
 
 func (w *world) propose(n *node, kind table.Kind) {
 	w.Helper()
+	w.command(n, table.Command{Kind: kind})
+}
+
+func (w *world) command(n *node, cmd table.Command) {
+	w.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if err := n.c.Propose(ctx, table.Command{Kind: kind}); err != nil {
+	if err := n.c.Propose(ctx, cmd); err != nil {
 		w.end()
 		w.Fatalf("propose from %s: %v", n.name, err)
 	}
