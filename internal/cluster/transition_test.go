@@ -395,3 +395,52 @@ func TestJoinsAndLeavesInARow(t *testing.T) {
 		})
 	}
 }
+
+// TestChangesAmidFaults has nodes come, go and be lost while others crash, start again and
+// are cut off.
+func TestChangesAmidFaults(t *testing.T) {
+	for seed := range uint64(6) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			inMoves(t, 3, func(m *moves) {
+				rng := rand.New(rand.NewPCG(seed, 6))
+				members, next := []int{1, 2, 3}, 4
+				for range 25 {
+					k := rng.IntN(len(members))
+					n, other := m.node(members[k]), m.node(members[(k+1)%len(members)])
+					switch what := rng.IntN(5); {
+					case what == 0 || what < 3 && len(members) <= 3:
+						m.begin(next)
+						m.eventually(time.Minute, "the new node is a member", m.node(next).member)
+						members = append(members, next)
+						next++
+					case what == 1:
+						m.command(other, leave(n.c.Self()))
+						members = slices.Delete(members, k, k+1)
+					case what == 2:
+						// With three copies, one node may be lost at a time.
+						m.eventually(2*time.Minute, "the transition ends", func() bool { return m.all("") })
+						n.crash()
+						m.command(other, remove(n.c.Self()))
+						members = slices.Delete(members, k, k+1)
+						m.begin(n.number())
+					case what == 3:
+						n.crash()
+						time.Sleep(time.Duration(rng.IntN(8000)) * time.Millisecond)
+						m.begin(n.number())
+					default:
+						var rest []string
+						for _, o := range m.others(n) {
+							rest = append(rest, o.ip)
+						}
+						m.net.Partition([]string{n.ip}, rest)
+						time.Sleep(time.Duration(rng.IntN(15000)) * time.Millisecond)
+						m.net.Heal()
+					}
+					time.Sleep(time.Duration(rng.IntN(4000)) * time.Millisecond)
+				}
+				m.settled(members...)
+				m.Logf("%d ends of phases, epoch %d, members %v", m.ended, m.nodes[0].c.Table().Epoch, members)
+			})
+		})
+	}
+}
