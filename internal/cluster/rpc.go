@@ -27,6 +27,7 @@ const (
 	opVouch   operation = "vouch"   // vouch -> verdict
 	opPropose operation = "propose" // table.Command -> the table that includes it
 	opStatus  operation = "status"  // nothing -> status
+	opTable   operation = "table"   // nothing -> the table that the node has adopted
 )
 
 type response struct {
@@ -178,6 +179,11 @@ func (c *Cluster) answer(ctx context.Context, req request) (any, error) {
 		}
 		c.wakeTender()
 		return t, nil
+	case opTable:
+		if t := c.Table(); t != nil {
+			return t, nil
+		}
+		return nil, table.ErrNotFounded
 	case opStatus:
 		s := status{}
 		if r := c.consensus.running(); r != nil {
