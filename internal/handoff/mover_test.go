@@ -268,7 +268,8 @@ func TestMoveWaitsForOwners(t *testing.T) {
 		breaks, mends func(o *origin)
 		why           string
 	}{
-		"unreachable": {func(o *origin) { o.err = down }, func(o *origin) { o.err = nil }, "connection refused"},
+		"unreachable":      {func(o *origin) { o.err = down }, func(o *origin) { o.err = nil }, "connection refused"},
+		"at another epoch": {func(o *origin) { o.err = &table.MismatchError{Want: 5} }, func(o *origin) { o.err = nil }, "epoch 5"},
 		"damaged": {
 			func(o *origin) { o.state.Damage = []proof.Range{{Min: math.MinInt64, Max: math.MaxInt64}} },
 			func(o *origin) { o.state.Damage = nil }, "damaged",
