@@ -200,8 +200,12 @@ func (m *Mover) step(ctx context.Context) error {
 func (m *Mover) window(ctx context.Context, move *Move, p Progress, span time.Duration) (samples int, err error) {
 	now := time.Now()
 	until := windowEnd(p.Until, now)
-	if longer := until + (span - windowSpan).Milliseconds(); p.Until != math.MinInt64 && until < longer && longer < now.Add(-windowSpan).UnixMilli() {
-		until = longer
+	if until != math.MaxInt64 && p.Until != math.MinInt64 {
+		until += (span - windowSpan).Milliseconds()
+		// One that reaches the present is the last: time goes on while it is copied.
+		if until > now.UnixMilli() {
+			until = math.MaxInt64
+		}
 	}
 	proven, err := m.prove(ctx, move, proof.Range{Min: p.Until, Max: until - 1})
 	if err != nil {
@@ -209,9 +213,6 @@ func (m *Mover) window(ctx context.Context, move *Move, p Progress, span time.Du
 	}
 	w := proof.Window{Since: p.Until, Until: until}
 	for _, n := range proven.Nodes {
-		if move.From.Slots[n.Slot].Node == m.opts.Self {
-			continue // it serves nothing that it does not own
-		}
 		read, cancel := context.WithCancel(ctx)
 		took, err := absorb(read, m.opts.Store, m.opts.Damaged, w, move.Origins[n.Slot].Copy(read, proven, w.Since, w.Until-1))
 		cancel()

@@ -159,6 +159,13 @@ func (a *actor) holds(it item) bool {
 	return a.stored[it]
 }
 
+// conflicts tells whether it has said that it holds another value.
+func (a *actor) conflicts(it item) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.asked && a.err == nil && a.refuses[it] == series.Conflict
+}
+
 // noted tells whether its disk says that a peer lacks samples of a time.
 func (a *actor) noted(peer table.NodeID, t int64) bool {
 	a.mu.Lock()
@@ -341,7 +348,7 @@ func (w *world) check(it item, t int64) error {
 			return fmt.Errorf("assignment %d: %d owners hold it, the quorum is %d", a, len(holders), quorum)
 		}
 		for _, o := range owners {
-			if reason, refuses := o.refuses[it]; o.holds(it) || !w.table.Member(o.id) || o.asked && refuses && reason == series.Conflict {
+			if o.holds(it) || o.conflicts(it) || !w.table.Member(o.id) {
 				continue
 			}
 			notes := 0
@@ -363,7 +370,7 @@ func (w *world) check(it item, t int64) error {
 func TestWritesOfRandomTransitions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		seen := map[string]int{}
-		for seed := range uint64(20_000) {
+		for seed := range uint64(6_000) {
 			w := randomWorld(rand.New(rand.NewPCG(7, seed)))
 			outcome, err := w.try(t.Context())
 			if err != nil {
@@ -372,7 +379,7 @@ func TestWritesOfRandomTransitions(t *testing.T) {
 			seen[outcome]++
 		}
 		for _, outcome := range []string{"written", "refused", "short", "not noted"} {
-			if seen[outcome] < 100 {
+			if seen[outcome] < 30 {
 				t.Errorf("%s: %d times of %v: hardly tested", outcome, seen[outcome], seen)
 			}
 		}

@@ -104,7 +104,7 @@ func (h *holder) Handle(_ context.Context, request []byte) ([]byte, error) {
 type localReader struct {
 	*tsdb.DB
 	holder   *holder
-	selected *proof.Proof // the last one
+	selected Selection // the last one
 	advanced []string
 }
 
@@ -115,7 +115,7 @@ func (r *localReader) State() proof.State {
 }
 
 func (r *localReader) Select(ctx context.Context, s Selection) (SeriesSet, error) {
-	r.selected = s.Proof
+	r.selected = s
 	q, err := r.ChunkQuerier(s.Mint, s.Maxt)
 	if err != nil {
 		return nil, err
