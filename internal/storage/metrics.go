@@ -21,6 +21,9 @@ type metrics struct {
 	limit           prometheus.Counter
 	maxSeries       prometheus.Gauge
 	metadataDropped prometheus.Counter
+	importedBlocks  prometheus.Counter
+	importedBytes   prometheus.Counter
+	importedSamples prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -68,6 +71,18 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		metadataDropped: f.NewCounter(prometheus.CounterOpts{
 			Name: "starling_storage_metadata_dropped_total",
 			Help: "Metadata entries that were not kept because the metadata store is full.",
+		}),
+		importedBlocks: f.NewCounter(prometheus.CounterOpts{
+			Name: "starling_storage_imported_blocks_total",
+			Help: "Blocks written from what other nodes handed over.",
+		}),
+		importedBytes: f.NewCounter(prometheus.CounterOpts{
+			Name: "starling_storage_imported_block_bytes_total",
+			Help: "Bytes of the blocks written from what other nodes handed over.",
+		}),
+		importedSamples: f.NewCounter(prometheus.CounterOpts{
+			Name: "starling_storage_imported_block_samples_total",
+			Help: "Samples in the blocks written from what other nodes handed over, those included that were there already.",
 		}),
 	}
 }
