@@ -77,6 +77,8 @@ type Store struct {
 	appends  gate
 	readers  gate
 	upkeep   *upkeep
+	// prunes lets one run of Prune in.
+	prunes   *slots
 	closing  sync.Once
 	closeErr error
 }
@@ -130,6 +132,7 @@ func openIn(o Options, hk hooks) (*Store, error) {
 		walMetadata: slices.Contains(o.Features, "metadata-wal-records"),
 		creations:   newSlots(runtime.GOMAXPROCS(0)),
 		commits:     newSlots(1),
+		prunes:      newSlots(1),
 	}
 	var err error
 	if s.damage, err = damage.Open(damage.Options{
