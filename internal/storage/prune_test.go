@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/tsdb"
 
 	"github.com/starling-tsdb/starling/internal/damage"
 )
@@ -388,6 +389,34 @@ func TestPruneLeavesDamageAlone(t *testing.T) {
 				t.Errorf("after a restart: damage %v, blocks %v", rs, ids(t, s))
 			}
 		})
+	}
+}
+
+// TestPruneOfAnExpiredBlock takes a block out of service, as retention does, while it is
+// written anew: it must not come back.
+func TestPruneOfAnExpiredBlock(t *testing.T) {
+	o := importOptions(filepath.Join(t.TempDir(), "data"))
+	s := pruneable(t, o, hooks{})
+	blocks := ids(t, s)
+	dir := filepath.Join(o.Dir, blocks[at(-9*time.Hour)])
+	calls := 0
+	r, err := s.Prune(t.Context(), func(ls labels.Labels) bool {
+		if calls++; calls == 14 { // of the 12 series in blocks; the smaller one goes first
+			err := s.compactor.do(t.Context(), s.fence, func([]*tsdb.Block) error {
+				return os.Rename(dir, dir+deletionSuffix)
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		return keepZone(ls)
+	})
+	if err != nil || r.Rewritten != 1 || r.Deleted != 1 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	after := ids(t, s)
+	if len(after) != 2 || after[at(-9*time.Hour)] != "" || after[at(-11*time.Hour)] == blocks[at(-11*time.Hour)] {
+		t.Errorf("blocks %v", after)
 	}
 }
 
