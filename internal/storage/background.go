@@ -26,23 +26,14 @@ type background struct {
 	db     atomic.Pointer[tsdb.DB] // nil while it opens
 }
 
-// attach has a TSDB of these options call b.
+// attach has a TSDB of these options call b. The options have a way to make a compactor.
 func (b *background) attach(o *tsdb.Options) {
 	o.BlocksToDelete = b.blocksToDelete
-	o.NewCompactorFunc = b.newCompactor
-}
-
-// newCompactor returns the compactor that the TSDB makes itself, with a look at its context.
-func (b *background) newCompactor(ctx context.Context, r prometheus.Registerer, l *slog.Logger, ranges []int64, pool chunkenc.Pool, o *tsdb.Options) (tsdb.Compactor, error) {
-	b.closed = ctx.Done()
-	return tsdb.NewLeveledCompactorWithOptions(ctx, r, l, ranges, pool, tsdb.LeveledCompactorOptions{
-		MaxBlockChunkSegmentSize:    o.MaxBlockChunkSegmentSize,
-		EnableOverlappingCompaction: o.EnableOverlappingCompaction,
-		PD:                          o.PostingsDecoderFactory,
-		UseUncachedIO:               o.UseUncachedIO,
-		BlockExcludeFilter:          o.BlockCompactionExcludeFunc,
-		FloatChunkEncoding:          func() chunkenc.Encoding { return o.FloatChunkEncoding },
-	})
+	compactor := o.NewCompactorFunc
+	o.NewCompactorFunc = func(ctx context.Context, r prometheus.Registerer, l *slog.Logger, ranges []int64, pool chunkenc.Pool, o *tsdb.Options) (tsdb.Compactor, error) {
+		b.closed = ctx.Done()
+		return compactor(ctx, r, l, ranges, pool, o)
+	}
 }
 
 // blocksToDelete is called by the goroutine of the TSDB, and by who opens it, when nothing

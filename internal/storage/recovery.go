@@ -134,6 +134,7 @@ func (s *Store) recover() error {
 	s.opts.Logger.Info("Storage was opened again: writes are confirmed", "fenced_for", s.fence.lower())
 	s.appends.open()
 	s.readers.open()
+	s.upkeep.open()
 	return nil
 }
 
@@ -187,9 +188,16 @@ func (s *Store) closeForReopening() error {
 		s.appends.open()
 		return err
 	}
+	kept := s.upkeep.shut(errReopening)
+	if err := s.awaitEmpty(kept, "blocks that are still written"); err != nil {
+		s.appends.open()
+		s.upkeep.open()
+		return err
+	}
 	read := s.readers.shut(errReopening)
 	if err := s.awaitEmpty(read, "queriers that are still open"); err != nil {
 		s.appends.open()
+		s.upkeep.open()
 		s.readers.open()
 		return err
 	}
