@@ -73,14 +73,19 @@ func newMachine(r rules, sc scenario) *machine {
 	return m
 }
 
-// after returns the state that an action leads to.
-func (m *machine) after(s *state, a action) state {
-	next := *s
-	kinds[a.kind].do(m, &next, a)
-	return next
-}
+func (m *machine) choices() []action { return m.actions }
 
 func (m *machine) can(s *state, a action) bool { return kinds[a.kind].can(m, s, a) }
+
+func (m *machine) do(s *state, a action) { kinds[a.kind].do(m, s, a) }
+
+// wrong says what is wrong with a state.
+func (m *machine) wrong(s *state) error {
+	if err := m.check(s); err != nil {
+		return err
+	}
+	return m.heal(s)
+}
 
 func (m *machine) describe(a action) string {
 	return strings.NewReplacer("%w", fmt.Sprint(a.w), "%x", fmt.Sprint(a.x), "%y", fmt.Sprint(a.y)).Replace(kinds[a.kind].name)

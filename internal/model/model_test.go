@@ -64,7 +64,7 @@ func TestExhaustively(t *testing.T) {
 			for _, change := range tc.changes {
 				sc = sc.with(change)
 			}
-			out := newMachine(allRules, sc).exhaust(500_000_000)
+			out := exhaust(newMachine(allRules, sc), 500_000_000)
 			if out.err != nil {
 				t.Fatal(out)
 			}
