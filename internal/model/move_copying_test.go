@@ -2,7 +2,7 @@ package model
 
 // adopting is how a node comes to the next epoch. Several at a time are as good as one after
 // the other with nothing in between.
-var adopting = []moveKind{
+var adopting = []kind[*mover, moveState]{
 	{
 		name: "adopt: node %x adopts the next epoch", numbers: "x", remote: true,
 		can: func(_ *mover, s *moveState, a action) bool { return s.nodes[a.x].epoch < s.newest },
@@ -61,7 +61,7 @@ func (m *mover) cleanUp(s *moveState, x uint8, t *placed) {
 
 // moving is how data moves: target owners make proven reads, and retained owners let others
 // vouch for them; and the hand-offs.
-var moving = []moveKind{
+var moving = []kind[*mover, moveState]{
 	{
 		name: "vouch: node %x answers node %y, which copies series %w or retains it", numbers: "sxy", remote: true,
 		can: (*mover).canVouch,

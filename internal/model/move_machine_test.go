@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"hash/maphash"
 	"slices"
-	"strings"
 )
 
 // mover is the protocol of transitions in a scenario.
@@ -21,26 +20,7 @@ type mover struct {
 	seed     maphash.Seed
 }
 
-// moveKind is a sort of action: when it is possible, and what it does.
-type moveKind struct {
-	name string // with %w, %x and %y
-	// numbers are what its actions are about: a write (w), a read (r) or a series (s), and
-	// up to two nodes (x, y).
-	numbers string
-	can     func(m *mover, s *moveState, a action) bool
-	do      func(m *mover, s *moveState, a action)
-	remote  bool // it is a message that arrives
-	weight  int  // for the random walks; 0 is 10
-}
-
-var moveKinds = concat(moveWriting, adopting, moving, leading, moveReading)
-
-func concat(lists ...[]moveKind) (all []moveKind) {
-	for _, l := range lists {
-		all = append(all, l...)
-	}
-	return all
-}
+var moveKinds = slices.Concat(moveWriting, adopting, moving, leading, moveReading)
 
 func newMover(r moveRules, sc moveScenario) *mover {
 	m := &mover{
@@ -50,30 +30,10 @@ func newMover(r moveRules, sc moveScenario) *mover {
 	for series := range sc.series {
 		m.samples = append(m.samples, sc.of(series))
 	}
-	counts := map[string]int{"w": len(sc.writes), "r": len(sc.reads), "s": len(sc.series), "x": int(sc.nodes), "y": int(sc.nodes)}
-	count := func(k *moveKind, letters string) int {
-		n := 1
-		for _, letter := range strings.Split(letters, "") {
-			if strings.Contains(k.numbers, letter) {
-				n *= counts[letter]
-			}
-		}
-		return n
-	}
-	for i := range moveKinds {
-		k := &moveKinds[i]
-		for w := range count(k, "wrs") {
-			for x := range count(k, "x") {
-				for y := range count(k, "y") {
-					if y != x || !strings.Contains(k.numbers, "y") {
-						a := action{uint8(i), uint8(w), uint8(x), uint8(y)}
-						m.actions = append(m.actions, a)
-						if k.heals() {
-							m.healing = append(m.healing, a)
-						}
-					}
-				}
-			}
+	m.actions = actionsOf(moveKinds, sc.nodes, len(sc.writes), len(sc.reads), len(sc.series))
+	for _, a := range m.actions {
+		if slices.Contains(healing, moveKinds[a.kind].word()) {
+			m.healing = append(m.healing, a)
 		}
 	}
 	return m
@@ -91,10 +51,11 @@ func (m *mover) can(s *moveState, a action) bool {
 
 func (m *mover) do(s *moveState, a action) { moveKinds[a.kind].do(m, s, a) }
 
-func (m *mover) describe(a action) string {
-	text := strings.NewReplacer("%w", fmt.Sprint(a.w), "%x", fmt.Sprint(a.x), "%y", fmt.Sprint(a.y)).Replace(moveKinds[a.kind].name)
-	return text
-}
+func (m *mover) describe(a action) string { return moveKinds[a.kind].describe(a) }
+
+func (m *mover) about(a action) (nodes, remote set) { return moveKinds[a.kind].about(a) }
+
+func (m *mover) weight(kind uint8) int { return moveKinds[kind].weight }
 
 // ended tells that no read can go wrong any more. Without reads it is all about what is kept.
 func (m *mover) ended(s *moveState) bool {
@@ -128,6 +89,11 @@ func (m *mover) check(s *moveState) error {
 		}
 	}
 	return nil
+}
+
+// healing are the kinds that heal uses.
+var healing = []string{
+	"adopt", "vouch", "copy", "sync", "ready", "open", "send", "close", "command", "advance", "renew", "propose", "apply",
 }
 
 // heal lets everybody come back and do all there is to do, without a new write. It returns
@@ -192,12 +158,4 @@ func (m *mover) unhealed(s *moveState) error {
 		}
 	}
 	return nil
-}
-
-// heals tells which kinds heal uses.
-func (k *moveKind) heals() bool {
-	word, _, _ := strings.Cut(k.name, ":")
-	return slices.Contains([]string{
-		"adopt", "vouch", "copy", "sync", "ready", "open", "send", "close", "command", "advance", "renew", "propose", "apply",
-	}, word)
 }

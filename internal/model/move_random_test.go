@@ -1,81 +1,6 @@
 package model
 
-import (
-	"cmp"
-	"fmt"
-	"math/rand/v2"
-	"strings"
-)
-
-// moveWalk is one random history of transitions. While it goes on, nodes are cut off or
-// paused for a while, as in walk.
-type moveWalk struct {
-	*mover
-	rng         *rand.Rand
-	state       moveState
-	cut, paused set
-	trace       []action
-	byKind      [][]action
-	weighted    []int // kinds, each as often as it weighs
-}
-
-// run takes up to so many steps and says what went wrong.
-func (w *moveWalk) run(steps int) error {
-	for range steps {
-		w.disturb()
-		a, ok := w.choose()
-		if !ok {
-			continue
-		}
-		w.do(&w.state, a)
-		w.trace = append(w.trace, a)
-		if err := w.check(&w.state); err != nil {
-			return err
-		}
-	}
-	return w.heal(&w.state)
-}
-
-// disturb now and then changes who is cut off or paused.
-func (w *moveWalk) disturb() {
-	x := uint8(w.rng.IntN(int(w.scenario.nodes)))
-	switch w.rng.IntN(40) {
-	case 0:
-		w.cut = w.cut.with(x)
-	case 1:
-		w.paused = w.paused.with(x)
-	case 2, 3, 4, 5, 6, 7:
-		w.cut, w.paused = w.cut.without(x), w.paused.without(x)
-	}
-}
-
-// choose returns one of the possible actions: a kind by its weight, and then any of it.
-func (w *moveWalk) choose() (action, bool) {
-	for range 30 {
-		of := w.byKind[w.weighted[w.rng.IntN(len(w.weighted))]]
-		if len(of) == 0 {
-			continue
-		}
-		first := w.rng.IntN(len(of))
-		for i := range of {
-			if a := of[(first+i)%len(of)]; w.reachable(a) && w.can(&w.state, a) {
-				return a, true
-			}
-		}
-	}
-	return action{}, false
-}
-
-// reachable tells whether no node that an action is about is cut off or paused.
-func (w *moveWalk) reachable(a action) bool {
-	k := &moveKinds[a.kind]
-	away := w.paused
-	if k.remote {
-		away |= w.cut
-	}
-	return !(strings.Contains(k.numbers, "x") && away.has(a.x) ||
-		strings.Contains(k.numbers, "y") && k.remote && away.has(a.y))
-}
+import "math/rand/v2"
 
 // migration draws a scenario: one to four nodes that become more and fewer.
 func migration(rng *rand.Rand) moveScenario {
@@ -154,26 +79,9 @@ func orders(rng *rand.Rand, members int) (list []command) {
 	return list
 }
 
-func newMoveWalk(r moveRules, seed uint64) *moveWalk {
+// newMoveWalk also returns the protocol in its scenario.
+func newMoveWalk(r moveRules, seed uint64) (*walk[moveState], *mover) {
 	rng := rand.New(rand.NewPCG(seed, 9))
-	w := &moveWalk{mover: newMover(r, migration(rng)), rng: rng}
-	w.state = w.start()
-	w.byKind = make([][]action, len(moveKinds))
-	for _, a := range w.actions {
-		w.byKind[a.kind] = append(w.byKind[a.kind], a)
-	}
-	for i, k := range moveKinds {
-		for range cmp.Or(k.weight, 10) {
-			w.weighted = append(w.weighted, i)
-		}
-	}
-	return w
-}
-
-func (w *moveWalk) String() string {
-	lines := []string{fmt.Sprintf("%+v", w.scenario)}
-	for _, a := range w.trace {
-		lines = append(lines, w.describe(a))
-	}
-	return strings.Join(lines, "\n\t")
+	m := newMover(r, migration(rng))
+	return startWalk(m, m.scenario.nodes, rng), m
 }

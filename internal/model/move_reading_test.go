@@ -3,7 +3,7 @@ package model
 import "github.com/starling-tsdb/starling/internal/proof"
 
 // leading is what the leader makes of commands and reports.
-var leading = []moveKind{
+var leading = []kind[*mover, moveState]{
 	{
 		name: "command: the table follows the next command",
 		can: func(m *mover, s *moveState, _ action) bool {
@@ -75,7 +75,7 @@ func (m *mover) canAdvance(s *moveState) bool {
 }
 
 // moveReading is what coordinators of reads do.
-var moveReading = []moveKind{
+var moveReading = []kind[*mover, moveState]{
 	{
 		// A read begins with its first answer: had it begun earlier, it would need less.
 		name: "answer: node %x tells read %w its gaps", numbers: "rx", remote: true,

@@ -1,7 +1,7 @@
 package model
 
 // moveWriting is what coordinators of writes and owners do, and what happens to nodes.
-var moveWriting = []moveKind{
+var moveWriting = []kind[*mover, moveState]{
 	{
 		name: "accept: write %w arrives at node %x, at its epoch", numbers: "wx", remote: true,
 		can: func(m *mover, s *moveState, a action) bool {
