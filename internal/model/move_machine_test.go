@@ -134,10 +134,8 @@ func (m *mover) unhealed(s *moveState) error {
 	if t.phase != settled {
 		return fmt.Errorf("the transition does not end: %+v", t.moveTable)
 	}
-	if int(s.next) < len(m.scenario.commands) {
-		if _, _, ok := m.command(t.moveTable, m.scenario.commands[s.next]); ok {
-			return fmt.Errorf("the command %v is not followed", m.scenario.commands[s.next])
-		}
+	if m.canFollow(s) {
+		return fmt.Errorf("the command %v is not followed", m.scenario.commands[s.next])
 	}
 	members := t.members()
 	for x := range m.scenario.nodes {

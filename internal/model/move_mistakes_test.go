@@ -3,6 +3,7 @@ package model
 import (
 	"errors"
 	"reflect"
+	"slices"
 	"testing"
 )
 
@@ -37,6 +38,12 @@ func removes(n uint8) command { return command{op: remove, node: n} }
 func (c command) by(n uint8) command {
 	c.successor, c.replace = n, true
 	return c
+}
+
+// dead lets the last command wait until the node is off.
+func dead(sc *moveScenario) {
+	sc.commands = slices.Clone(sc.commands)
+	sc.commands[len(sc.commands)-1].dead, sc.losses = true, 1
 }
 
 func copies(n int) func(*moveScenario)     { return func(sc *moveScenario) { sc.copies = n } }
@@ -104,6 +111,7 @@ func TestEveryMoveRuleIsNeeded(t *testing.T) {
 		{"AdvanceForEpoch", joinTwice},
 		{"RemovalAtOnce", fromThree.with(commands(joins(3), removes(0)), losing, idle)},
 		{"RemovalBounded", oneWrite.with(in(3, 0, 0, 1, 2), commands(removes(0), removes(1)))},
+		{"RemovalProven", oneWrite.with(in(2, 0, 0, 1), commands(removes(0)), dead)},
 		{"ReadCurrent", fromTwo},
 		{"ReadTarget", fromTwo},
 		{"ReadTarget", fromThree},

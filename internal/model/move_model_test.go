@@ -25,6 +25,9 @@ func TestMovesExhaustively(t *testing.T) {
 		{"three nodes, another in place of one", 0, fromThree.with(commands(leaves(0).by(3)))},
 		{"three nodes, one is lost and removed", 0, toTwo.with(commands(removes(0)), losing, crashes(1))},
 		{"three nodes, one is lost and replaced", 0, replaceLost.with(losing, handsOff(1))},
+		{"two nodes, one is off and removed", 0, oneWrite.with(in(2, 0, 0, 1), commands(removes(0)), dead, crashes(1))},
+		{"two nodes, one is off and replaced", 0, fromTwo.with(commands(removes(0).by(2)), dead, crashes(1))},
+		{"three nodes, one leaves, another is off and removed", 0, toTwo.with(commands(leaves(0), removes(1)), dead)},
 		{"three nodes and another, one is lost and removed", 0, fromThree.with(commands(joins(3), removes(0)), losing, unread)},
 		{"two nodes of which one is damaged, the other leaves", 0, damagedOne},
 		{"three nodes and another, one is damaged", 0, fromThree.with(fragile(1), unread)},
@@ -40,6 +43,8 @@ func TestMovesExhaustively(t *testing.T) {
 		{"three nodes and another, one leaves", 1, fromThree.with(commands(joins(3), leaves(0)))},
 		{"three nodes and another, one is lost and removed, a read", 1, fromThree.with(commands(joins(3), removes(0)), losing)},
 		{"two nodes and two others, three copies", 1, joinTwice.with(copies(3))},
+		{"three nodes and another, one leaves, a crash", 2, fromThree.with(commands(joins(3), leaves(0)), crashes(1))},
+		{"three nodes and another, two crashes", 2, fromThree.with(handsOff(1), crashes(2))},
 		{"three nodes and another, two writes", 2, fromThree.with(twoWritten)},
 	} {
 		if tc.effort > effort(t) {

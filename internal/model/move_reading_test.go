@@ -7,11 +7,7 @@ var leading = []kind[*mover, moveState]{
 	{
 		name: "command: the table follows the next command",
 		can: func(m *mover, s *moveState, _ action) bool {
-			if int(s.next) == len(m.scenario.commands) || int(s.newest)+1 == maxEpochs {
-				return false
-			}
-			_, _, ok := m.command(m.newest(s).moveTable, m.scenario.commands[s.next])
-			return ok
+			return int(s.newest)+1 < maxEpochs && m.canFollow(s)
 		},
 		do: func(m *mover, s *moveState, _ action) {
 			t, done, _ := m.command(m.newest(s).moveTable, m.scenario.commands[s.next])
@@ -53,8 +49,22 @@ var leading = []kind[*mover, moveState]{
 	},
 }
 
+// canFollow tells whether there is a command that the table can follow now.
+func (m *mover) canFollow(s *moveState) bool {
+	if int(s.next) == len(m.scenario.commands) {
+		return false
+	}
+	c := m.scenario.commands[s.next]
+	if c.dead && s.nodes[c.node].gone == 0 && m.RemovalProven {
+		return false
+	}
+	_, _, ok := m.command(m.newest(s).moveTable, c)
+	return ok
+}
+
 // canAdvance is what the leader waits for. What was reported stays true, so that it may have
-// been long ago.
+// been long ago. That members who need not be ready have reported the copying phase is not
+// among it: a leader who waits for that, too, is one who is slow.
 func (m *mover) canAdvance(s *moveState) bool {
 	t := m.newest(s)
 	if t.phase == settled || int(s.newest)+1 == maxEpochs {
@@ -64,7 +74,7 @@ func (m *mover) canAdvance(s *moveState) bool {
 		if !t.members().has(x) {
 			continue
 		}
-		if s.nodes[x].reported < s.newest && (t.phase == copying || m.EndReported) {
+		if s.nodes[x].reported < s.newest && t.phase == switching && m.EndReported {
 			return false
 		}
 		if t.phase == copying && m.SwitchReady && t.target.members().has(x) && !m.isReady(s, x) {

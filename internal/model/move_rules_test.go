@@ -38,7 +38,8 @@ type moveRules struct {
 	EndReported     bool // all members have reported that phase
 	AdvanceForEpoch bool // a phase ends only where the leader saw it, not after a command
 	RemovalAtOnce   bool // a node that is removed while the target is read counts no more at once
-	RemovalBounded  bool // fewer are removed than a write quorum leaves out
+	RemovalBounded  bool // without the removed nodes enough are left to read, and to write unless they are dead
+	RemovalProven   bool // and they are dead if they could answer a read by themselves
 
 	// Reading.
 	ReadCurrent     bool // the current assignment is read while the target copies
@@ -60,7 +61,7 @@ var allMoveRules = moveRules{
 	CopyQuorum: true, CopyClean: true, CopyAtEpoch: true, CopySynced: true,
 	RetainedClean: true, RetainedQuorum: true, RetainedAtEpoch: true, DamagedCopies: true, DamagedLater: true,
 	SwitchReady: true, ReadyPerEpoch: true, SwitchPhase: true, EndReported: true,
-	AdvanceForEpoch: true, RemovalAtOnce: true, RemovalBounded: true,
+	AdvanceForEpoch: true, RemovalAtOnce: true, RemovalBounded: true, RemovalProven: true,
 	ReadCurrent: true, ReadTarget: true, ReadAtEpoch: true,
 	RemovedUnread: true, RemovedUncopied: true,
 	CleanUpAtEnd: true, HandOffBoth: true, HandOffAtEpoch: true,

@@ -63,6 +63,9 @@ type command struct {
 	// node joins, leaves or is removed; successor takes its slot, with replace set.
 	node, successor uint8
 	replace         bool
+	// dead removes only a node that is off for good. It cannot answer with what it missed, so
+	// that more may be removed: all but a read quorum.
+	dead bool
 }
 
 type commandKind uint8
@@ -90,7 +93,7 @@ func (m *mover) command(t moveTable, c command) (next moveTable, done, ok bool) 
 		}
 		next = t
 		next.removed = next.removed.with(c.node)
-		return next, false, m.enoughLeft(&next)
+		return next, false, m.enoughLeft(&next, c.dead)
 	}
 	next = t
 	switch {
@@ -109,18 +112,19 @@ func (m *mover) command(t moveTable, c command) (next moveTable, done, ok bool) 
 		next.phase = settled
 	}
 	next.removed &= next.current.members() | next.target.members()
-	return next, true, ok && next.target != assignment{} && m.enoughLeft(&next)
+	return next, true, ok && next.target != assignment{} && m.enoughLeft(&next, c.dead)
 }
 
-// enoughLeft tells whether each assignment can be written and read without the nodes that
-// are removed.
-func (m *mover) enoughLeft(t *moveTable) bool {
+// enoughLeft tells whether each assignment can be read and copied without the nodes that are
+// removed, and not with them alone. If they are dead, the latter cannot be.
+func (m *mover) enoughLeft(t *moveTable, dead bool) bool {
 	if !m.RemovalBounded {
 		return true
 	}
 	for _, a := range []assignment{t.current, t.target} {
 		copies := min(m.scenario.copies, a.members().len())
-		if (a.members() & t.removed).len() > copies-(copies/2+1) {
+		removed, ask := (a.members() & t.removed).len(), copies-copies/2
+		if removed > copies-ask || removed >= ask && !dead {
 			return false
 		}
 	}
