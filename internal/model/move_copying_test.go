@@ -23,6 +23,11 @@ func (m *mover) adopt(s *moveState, a action) {
 	if m.TableSynced {
 		n.disk = n.epoch
 	}
+	t := m.at(s, n.epoch)
+	if n.ready != 0 && t.phase == switching {
+		// From here on it is only read for what it copied after the damage.
+		n.damaged = 0
+	}
 	if m.ReadyPerEpoch {
 		n.ready = 0
 	}
@@ -37,7 +42,6 @@ func (m *mover) adopt(s *moveState, a action) {
 	if m.ReadAtEpoch && m.CopyAtEpoch {
 		m.refuse(s, a.x)
 	}
-	t := m.at(s, n.epoch)
 	m.cleanUp(s, a.x, t)
 }
 
@@ -70,6 +74,9 @@ var moving = []kind[*mover, moveState]{
 			c.answered = c.answered.with(a.x)
 			if !m.retains(s, a.y, int(a.w)) {
 				c.noted |= m.notedBy(s, a.x) & t.byCurrent[a.w].set
+				if !m.CopySecondRound {
+					c.early[a.x] = s.nodes[a.x].holds() & m.samples[a.w]
+				}
 			} else if c.answered.len()+1 >= t.byCurrent[a.w].ask {
 				*c = moveCopy{phase: done}
 			}
@@ -84,7 +91,11 @@ var moving = []kind[*mover, moveState]{
 			n := &s.nodes[a.y]
 			c, _ := m.proven(s, a)
 			c.served = c.served.with(a.x)
-			n.unsynced |= s.nodes[a.x].holds() & m.samples[a.w] &^ n.synced
+			data := s.nodes[a.x].holds() & m.samples[a.w]
+			if !m.CopySecondRound {
+				data = c.early[a.x]
+			}
+			n.unsynced |= data &^ n.synced
 			if c.served == c.servers {
 				c = moveCopy{phase: done}
 			}
@@ -94,9 +105,12 @@ var moving = []kind[*mover, moveState]{
 	}, {
 		name: "ready: node %x is ready for its epoch", numbers: "x",
 		can: (*mover).canBeReady,
-		do: func(_ *mover, s *moveState, a action) {
+		do: func(m *mover, s *moveState, a action) {
 			n := &s.nodes[a.x]
-			n.ready, n.damaged, n.copies = n.epoch, 0, [maxSeries]moveCopy{}
+			n.ready, n.copies = n.epoch, [maxSeries]moveCopy{}
+			if !m.DamagedApart {
+				n.damaged = 0
+			}
 		},
 	}, {
 		name: "open: node %y begins a hand-off from node %x, which reads its store", numbers: "xy", remote: true,
@@ -220,7 +234,7 @@ func (m *mover) proven(s *moveState, a action) (moveCopy, bool) {
 	if !m.CopyClean {
 		noted = 0
 	}
-	return moveCopy{phase: serving, servers: m.servers(o, quorum, c.answered, noted)}, true
+	return moveCopy{phase: serving, servers: m.servers(o, quorum, c.answered, noted), early: c.early}, true
 }
 
 func (m *mover) canBeReady(s *moveState, a action) bool {

@@ -71,6 +71,10 @@ var (
 	oneCopy = oneWrite.with(in(1, 1, 1, 0), copies(1), func(sc *moveScenario) {
 		sc.series, sc.samples, sc.reads = append(sc.series, []uint8{0, 1}), []int{1}, []int{1}
 	})
+	// oneOfTwo has two series, of which the second is written and moves away from node 1.
+	oneOfTwo = oneWrite.with(in(2, 1, 0, 1, 2), copies(2), commands(joins(2)), func(sc *moveScenario) {
+		sc.series, sc.samples, sc.reads = append(sc.series, []uint8{2, 0, 1}), []int{1}, []int{1}
+	})
 	damagedOne = oneWrite.with(in(2, 0, 0, 1), commands(leaves(0)), fragile(1))
 	joinTwice  = oneWrite.with(in(2, 2, 3, 2, 1, 0), copies(2), commands(joins(2), joins(3)))
 )
@@ -97,11 +101,13 @@ func TestEveryMoveRuleIsNeeded(t *testing.T) {
 		{"CopyQuorum", fromThree},
 		{"CopyClean", fromThree},
 		{"CopyAtEpoch", fromTwo},
+		{"CopySecondRound", fromThree.with(handsOff(1))},
 		{"CopySynced", fromOne.with(crashes(1))},
 		{"RetainedClean", toTwo},
 		{"RetainedQuorum", toTwo},
 		{"RetainedAtEpoch", toTwo},
 		{"DamagedCopies", damagedOne},
+		{"DamagedApart", oneOfTwo.with(fragile(1))},
 		{"SwitchReady", fromTwo},
 		{"ReadyPerEpoch", oneCopy.with(commands(joins(1), leaves(0)))},
 		{"SwitchPhase", fromTwo},

@@ -32,6 +32,7 @@ func TestMovesExhaustively(t *testing.T) {
 		{"two nodes of which one is damaged, the other leaves", 0, damagedOne},
 		{"three nodes and another, one is damaged", 0, fromThree.with(fragile(1), unread)},
 		{"three nodes and another, which is damaged", 0, fromThree.with(fragile(3), unread)},
+		{"two nodes of which one is damaged, and another", 0, oneOfTwo.with(fragile(1), crashes(1))},
 		{"a series that moves twice", 0, oneCopy.with(commands(joins(1), leaves(0), joins(2)), func(sc *moveScenario) { sc.nodes++ })},
 
 		{"two nodes and another, two writes, a crash", 1, fromTwo.with(twoWritten, crashes(1))},

@@ -26,13 +26,20 @@ func migration(rng *rand.Rand) moveScenario {
 		sc.reads = append(sc.reads, rng.IntN(maxSeries))
 	}
 	sc.commands = orders(rng, members)
+	x, spare := uint8(rng.IntN(members)), uint8(members)
+	// Only one node is lost, and not the only copy.
+	if members > 1 && sc.copies == 2 && rng.IntN(4) == 0 {
+		sc.commands, sc.losses = []command{removes(x)}, 1
+		if rng.IntN(2) == 0 {
+			sc.commands[0] = removes(x).by(spare)
+		}
+		sc.commands[0].dead = true
+	}
 	if members > 2 && sc.copies > 2 {
-		// Only then can a node be lost, and only one.
-		x := uint8(rng.IntN(members))
 		switch rng.IntN(4) {
 		case 0:
 			sc.commands = []command{removes(x)}
-			if spare := uint8(members); rng.IntN(2) == 0 {
+			if rng.IntN(2) == 0 {
 				sc.commands[0] = removes(x).by(spare)
 			}
 			if members < 4 && rng.IntN(2) == 0 {

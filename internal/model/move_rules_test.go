@@ -19,10 +19,11 @@ type moveRules struct {
 	TableSynced       bool // it syncs a table before it uses it
 
 	// Copying what was gained.
-	CopyQuorum  bool // R current owners answered
-	CopyClean   bool // and the first clean one is read, or where there is none, R of them
-	CopyAtEpoch bool // all at the epoch of the reader, from the first answer to the last read
-	CopySynced  bool // who is ready has synced what it read
+	CopyQuorum      bool // R current owners answered
+	CopyClean       bool // and the first clean one is read, or where there is none, R of them
+	CopyAtEpoch     bool // all at the epoch of the reader, from the first answer to the last read
+	CopySecondRound bool // no store is read before all of them answered
+	CopySynced      bool // who is ready has synced what it read
 
 	// Keeping what is retained.
 	RetainedClean   bool // who notes a gap for an owner does not vouch for it
@@ -30,6 +31,7 @@ type moveRules struct {
 	RetainedAtEpoch bool // at its epoch
 	DamagedCopies   bool // an owner that is damaged copies like one that gains
 	DamagedLater    bool // at a later epoch: its earlier confirmations count for nothing then
+	DamagedApart    bool // and is missing until only that is read of it
 
 	// Phases.
 	SwitchReady     bool // all target owners are ready before the target is read
@@ -58,8 +60,8 @@ type moveRules struct {
 var allMoveRules = moveRules{
 	WriteCurrent: true, WriteTarget: true, NoteCurrent: true, NoteTarget: true, NotePerAssignment: true,
 	EpochChecked: true, AppendsBeforeNext: true, NotesBeforeNext: true, TableSynced: true,
-	CopyQuorum: true, CopyClean: true, CopyAtEpoch: true, CopySynced: true,
-	RetainedClean: true, RetainedQuorum: true, RetainedAtEpoch: true, DamagedCopies: true, DamagedLater: true,
+	CopyQuorum: true, CopyClean: true, CopyAtEpoch: true, CopySecondRound: true, CopySynced: true,
+	RetainedClean: true, RetainedQuorum: true, RetainedAtEpoch: true, DamagedCopies: true, DamagedLater: true, DamagedApart: true,
 	SwitchReady: true, ReadyPerEpoch: true, SwitchPhase: true, EndReported: true,
 	AdvanceForEpoch: true, RemovalAtOnce: true, RemovalBounded: true, RemovalProven: true,
 	ReadCurrent: true, ReadTarget: true, ReadAtEpoch: true,

@@ -67,6 +67,7 @@ type moveCopy struct {
 	noted    set // owners for which one of those notes a gap
 	servers  set
 	served   set
+	early    [maxNodes]set // read with the answers: with CopySecondRound off
 }
 
 // phases of a hand-off.
