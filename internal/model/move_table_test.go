@@ -11,13 +11,6 @@ const (
 // assignment says which node is in each slot: its number and one, or 0 for a hole.
 type assignment [maxSlots]uint8
 
-func slotsOf(nodes ...uint8) (a assignment) {
-	for slot, n := range nodes {
-		a[slot] = n + 1
-	}
-	return a
-}
-
 func (a assignment) members() (nodes set) {
 	for _, n := range a {
 		if n != 0 {

@@ -285,7 +285,7 @@ func (m *mover) refuse(s *moveState, x uint8) {
 	for y := range m.scenario.nodes {
 		for series := range m.scenario.series {
 			c := &s.nodes[y].copies[series]
-			if c.phase == asking && c.answered.has(x) && !m.retains(s, uint8(y), series) || c.phase == serving && (c.servers&^c.served).has(x) {
+			if c.phase == asking && c.answered.has(x) && !m.retains(s, y, series) || c.phase == serving && (c.servers&^c.served).has(x) {
 				*c = moveCopy{}
 			}
 		}
