@@ -8,7 +8,7 @@ import (
 )
 
 // reading is what coordinators of reads do.
-var reading = []kind{
+var reading = []kind[*machine, state]{
 	{
 		// A read begins with its first answer: had it begun earlier, it would need less.
 		name: "answer: node %x tells read %w its gaps", numbers: "rx", remote: true,
