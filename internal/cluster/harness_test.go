@@ -228,8 +228,9 @@ func (w *world) eventually(limit time.Duration, what string, ok func() bool) tim
 			for _, n := range w.nodes {
 				w.Logf("%s: cluster %q, table %+v, members %v", n.name, n.c.clusterID(), n.c.Table(), states(n.c.Members()))
 			}
+			w.Errorf("after %v still not: %s", limit, what)
 			w.end()
-			w.Fatalf("after %v still not: %s", limit, what)
+			w.FailNow()
 		}
 		time.Sleep(100 * time.Millisecond)
 	}

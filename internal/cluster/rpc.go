@@ -73,6 +73,7 @@ func (e *remoteError) Is(target error) bool {
 type status struct {
 	RaftIndex uint64 `json:"raftIndex"`
 	Epoch     uint64 `json:"epoch"`
+	Ready     uint64 `json:"ready,omitempty"`
 }
 
 // call asks one node. in and out are what the operation says.
@@ -190,7 +191,7 @@ func (c *Cluster) answer(ctx context.Context, req request) (any, error) {
 			s.RaftIndex = r.LastIndex()
 		}
 		if t := c.Table(); t != nil {
-			s.Epoch = t.Epoch
+			s.Epoch, s.Ready = t.Epoch, c.cfg.Ready()
 		}
 		return s, nil
 	}

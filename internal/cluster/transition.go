@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"sync"
 
 	"github.com/starling-tsdb/starling/internal/table"
 )
@@ -60,6 +61,10 @@ func (c *Cluster) advance(ctx context.Context, inLine bool) {
 		return
 	}
 	awaited := c.Awaited()
+	if len(awaited) > 0 {
+		c.askAwaited(ctx, awaited)
+		awaited = c.Awaited()
+	}
 	if len(awaited) > 0 || t.Transition.Phase == table.Switching && !inLine {
 		if c.quiet.allow("transition") {
 			c.log.Info("the transition waits for members, or for Raft to have the servers that the table wants", "epoch", t.Epoch, "phase", t.Transition.Phase, "members", awaited, "servers", inLine)
@@ -78,6 +83,25 @@ func (c *Cluster) advance(ctx context.Context, inLine bool) {
 		return
 	}
 	c.log.Info("the transition goes on", "epoch", next.Epoch, "phase", next.Transition.Phase)
+}
+
+// askAwaited asks those members themselves: gossip loses news now and then, and then it takes
+// half a minute or more until it spreads them after all.
+func (c *Cluster) askAwaited(ctx context.Context, awaited []table.NodeID) {
+	var wg sync.WaitGroup
+	for _, id := range awaited {
+		p, _ := c.peers.get(id)
+		if p.State != Alive {
+			continue
+		}
+		wg.Go(func() {
+			var s status
+			if err := c.call(ctx, id, p.RPC, opStatus, struct{}{}, &s); err == nil {
+				c.peers.reported(id, s.Epoch, s.Ready)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // present returns the epoch with which the phase of the present transition began.

@@ -444,3 +444,20 @@ func TestChangesAmidFaults(t *testing.T) {
 		})
 	}
 }
+
+// TestPhasesDoNotWaitForGossip that gets lost: what is lost is told again twice a minute.
+func TestPhasesDoNotWaitForGossip(t *testing.T) {
+	inMoves(t, 3, func(m *moves) {
+		m.hold(4)
+		m.begin(4)
+		m.reaches(table.Copying)
+		time.Sleep(time.Minute)
+		m.net.SetLoss(1, 1)
+		m.release(4)
+		took := m.eventually(time.Minute, "the transition ends", func() bool { return m.all("") })
+		if m.net.SetLoss(0, 1); took > 8*time.Second {
+			m.Errorf("it took %v", took)
+		}
+		m.settled(1, 2, 3, 4)
+	})
+}
