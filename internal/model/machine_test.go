@@ -14,7 +14,7 @@ type machine struct {
 	scenario scenario
 	actions  []action   // all that can be asked for; few are possible in any one state
 	pairs    [][2]uint8 // of nodes
-	table    *table.Table
+	assigned *table.Assignment
 	decided  map[question]set // who serves, so far
 }
 
@@ -22,9 +22,9 @@ var kinds = append(append(writing, handingOff...), reading...)
 
 func newMachine(r rules, sc scenario) *machine {
 	m := &machine{rules: r, scenario: sc, decided: map[question]set{}}
-	m.table = &table.Table{ClusterID: "model", Epoch: 1, KeyVersion: table.KeyVersion, ReplicationFactor: sc.copies(0)}
+	m.assigned = &table.Assignment{ReplicationFactor: sc.copies(0)}
 	for x := range sc.nodes {
-		m.table.Slots = append(m.table.Slots, table.Slot{Node: nodeID(x)})
+		m.assigned.Slots = append(m.assigned.Slots, table.Slot{Node: nodeID(x)})
 	}
 	for x := range sc.nodes {
 		for y := range sc.nodes {
