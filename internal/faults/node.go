@@ -201,9 +201,9 @@ func (n *node) seesAll(ctx context.Context, members int) error {
 	}
 	var status struct {
 		Data struct {
-			Epoch uint64
+			Epoch      uint64
 			Transition any
-			Nodes []struct {
+			Nodes      []struct {
 				State string
 				Slot  *int
 				Epoch uint64

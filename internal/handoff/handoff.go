@@ -137,18 +137,20 @@ func (g *Giver) Give(ctx context.Context, epoch uint64, peer table.NodeID, sessi
 // windowEnd returns where the window that begins at a time ends, exclusively, both in
 // milliseconds.
 func windowEnd(since int64, now time.Time) int64 {
-	end := func(t int64) int64 {
-		span := windowSpan.Milliseconds()
-		return t - (t%span+span)%span + span
-	}
 	switch ancient := now.Add(-ancientAge).UnixMilli(); {
 	case since < ancient:
-		return end(ancient)
+		return windowEdge(ancient)
 	case since < now.Add(-windowSpan).UnixMilli():
-		return end(since)
+		return windowEdge(since)
 	default:
 		return math.MaxInt64
 	}
+}
+
+// windowEdge returns where the window with a time in it ends, as blocks do, in milliseconds.
+func windowEdge(t int64) int64 {
+	span := windowSpan.Milliseconds()
+	return t - (t%span+span)%span + span
 }
 
 // Advance says that the peer has stored and synced a window.

@@ -27,11 +27,8 @@ const (
 	// moveFile keeps how far the copying is.
 	moveFile = "move"
 
-	// A window of time that brought less than fewSamples is followed by one of twice its
-	// length, of maxSpan at most; one that brought more than manySamples by one of half.
-	fewSamples  = 1 << 20
-	manySamples = 8 << 20
-	maxSpan     = 24 * time.Hour
+	// lastMovePause is how long a Mover waits at most after something went wrong.
+	lastMovePause = 10 * time.Second
 )
 
 // errIncomplete says that too few owners can vouch for what they hold.
@@ -44,6 +41,9 @@ type Origin interface {
 	// to own and does not own yet. The range is inclusive, in milliseconds. The set ends
 	// with ctx.
 	Copy(ctx context.Context, p *proof.Proof, mint, maxt int64) storage.ChunkSeriesSet
+	// Oldest returns the time of the node's oldest sample, in milliseconds; math.MaxInt64 if
+	// it has none.
+	Oldest(ctx context.Context) (int64, error)
 	// Metadata returns what the node knows of those metric families that this node is to
 	// own and does not own yet.
 	Metadata(ctx context.Context) ([]series.Metadata, error)
@@ -61,12 +61,22 @@ type Move struct {
 	Paused bool
 }
 
+// MoverStore is the store of a node that copies.
+type MoverStore interface {
+	Store
+	// ImportBlock stores sorted series of a window that ends at ImportableUntil or before,
+	// synced, and returns how many samples that was.
+	ImportBlock(ctx context.Context, mint, maxt int64, set storage.ChunkSeriesSet) (int, error)
+	ImportableUntil() int64
+}
+
 // MoverOptions are what a Mover works with. All are required but Registerer.
 type MoverOptions struct {
 	Self  table.NodeID
-	Store Store
-	// Damaged is the error of a Querier over a time that lacks samples because of damage.
-	Damaged error
+	Store MoverStore
+	// Damaged is the error of a Querier over a time that lacks samples because of damage,
+	// Expired that of a block that is older than the retention.
+	Damaged, Expired error
 	// Dir keeps how far the copying is.
 	Dir string
 	// Move returns what is to be done now, or nil.
@@ -146,12 +156,23 @@ func (m *Mover) Progress() Progress { return *m.progress.Load() }
 
 // Run copies whatever there is to copy, until ctx ends.
 func (m *Mover) Run(ctx context.Context) {
+	pause := moveInterval
 	for {
-		if err := m.step(ctx); err != nil && ctx.Err() == nil {
+		err := m.step(ctx)
+		switch {
+		case err == nil:
+			pause = moveInterval
+		case ctx.Err() == nil:
 			m.failed.Inc()
-			m.opts.Logger.Warn("Copying what this node is to own broke off; it goes on from there", "err", err)
+			// At the beginning of a phase not everybody is in it yet.
+			level := slog.LevelDebug
+			if pause > 2*moveInterval {
+				level = slog.LevelWarn
+			}
+			pause = min(2*pause, lastMovePause)
+			m.opts.Logger.Log(ctx, level, "Copying what this node is to own broke off; it goes on from there", "again_in", pause, "err", err)
 		}
-		timer := time.NewTimer(moveInterval)
+		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
@@ -173,21 +194,12 @@ func (m *Mover) step(ctx context.Context) error {
 			return err
 		}
 	}
-	span := windowSpan
 	for p := *m.progress.Load(); !p.Ready && !move.Paused && ctx.Err() == nil; p = *m.progress.Load() {
 		if p.Until == math.MaxInt64 {
 			return m.finish(ctx, move, p)
 		}
-		n, err := m.window(ctx, move, p, span)
-		m.samples.Add(float64(n))
-		if err != nil {
+		if err := m.window(ctx, move, p); err != nil {
 			return err
-		}
-		switch {
-		case n < fewSamples:
-			span = min(2*span, maxSpan)
-		case n > manySamples:
-			span = max(span/2, windowSpan)
 		}
 		if move = m.opts.Move(); move == nil || move.Began != p.Began {
 			return nil
@@ -197,34 +209,110 @@ func (m *Mover) step(ctx context.Context) error {
 }
 
 // window copies the next window of time.
-func (m *Mover) window(ctx context.Context, move *Move, p Progress, span time.Duration) (samples int, err error) {
-	now := time.Now()
-	until := windowEnd(p.Until, now)
-	if until != math.MaxInt64 && p.Until != math.MinInt64 {
-		until += (span - windowSpan).Milliseconds()
-		// One that reaches the present is the last: time goes on while it is copied.
-		if until > now.UnixMilli() {
-			until = math.MaxInt64
+func (m *Mover) window(ctx context.Context, move *Move, p Progress) error {
+	w, err := m.next(ctx, move, p.Until)
+	if err != nil {
+		return err
+	}
+	proven, err := m.prove(ctx, move, proof.Range{Min: w.Since, Max: w.Until - 1})
+	if err != nil {
+		return err
+	}
+	samples, err := m.copy(ctx, move, proven, w)
+	m.samples.Add(float64(samples))
+	if err != nil {
+		return err
+	}
+	p.Until = w.Until
+	p.Samples += int64(samples)
+	return m.save(&p)
+}
+
+// next returns the window that begins at a time, or with the oldest sample there is. Windows
+// end where blocks do; the last one reaches beyond the present.
+func (m *Mover) next(ctx context.Context, move *Move, since int64) (proof.Window, error) {
+	if since == math.MinInt64 {
+		// Those who are in this phase take older samples no more but with this node.
+		proven, err := m.prove(ctx, move, proof.Range{Min: math.MinInt64, Max: math.MaxInt64})
+		if err != nil {
+			return proof.Window{}, err
+		}
+		since = math.MaxInt64
+		for _, n := range proven.Nodes {
+			oldest, err := move.Origins[n.Slot].Oldest(ctx)
+			if err != nil {
+				return proof.Window{}, fmt.Errorf("ask node %s for its oldest sample: %w", move.From.Slots[n.Slot].Node, err)
+			}
+			since = min(since, oldest)
+		}
+		if since == math.MaxInt64 {
+			return proof.Window{Since: since, Until: since}, nil
 		}
 	}
-	proven, err := m.prove(ctx, move, proof.Range{Min: p.Until, Max: until - 1})
+	until := windowEdge(since)
+	if since >= time.Now().Add(-windowSpan).UnixMilli() {
+		until = math.MaxInt64
+	}
+	return proof.Window{Since: since, Until: until}, nil
+}
+
+// copy stores and syncs what a window holds for this node beyond its own store, and returns
+// how many samples that was: what it has nothing of as a block, if it is old enough.
+func (m *Mover) copy(ctx context.Context, move *Move, proven *proof.Proof, w proof.Window) (samples int, err error) {
+	if w.Since == w.Until {
+		return 0, nil
+	}
+	ctx, cancel := context.WithCancel(ctx) // ends the streams
+	defer cancel()
+	var sets []storage.ChunkSeriesSet
+	for _, n := range proven.Nodes {
+		if move.From.Slots[n.Slot].Node != m.opts.Self { // it serves nothing that it does not own
+			sets = append(sets, move.Origins[n.Slot].Copy(ctx, proven, w.Since, w.Until-1))
+		}
+	}
+	theirs := storage.NewMergeChunkSeriesSet(sets, 0, storage.NewCompactingChunkSeriesMerger(storage.ChainedSeriesMerge))
+	own, err := newMissing(ctx, m.opts.Store, m.opts.Damaged, w)
 	if err != nil {
 		return 0, err
 	}
-	w := proof.Window{Since: p.Until, Until: until}
-	for _, n := range proven.Nodes {
-		read, cancel := context.WithCancel(ctx)
-		took, err := absorb(read, m.opts.Store, m.opts.Damaged, w, move.Origins[n.Slot].Copy(read, proven, w.Since, w.Until-1))
-		cancel()
-		samples += took
-		if err != nil {
-			return samples, fmt.Errorf("copy from node %s: %w", move.From.Slots[n.Slot].Node, err)
-		}
+	defer func() { err = errors.Join(err, own.close()) }()
+	if w.Until > m.opts.Store.ImportableUntil() {
+		err := own.take(theirs)
+		return own.stored, err
 	}
-	p.Until = until
-	p.Samples += int64(samples)
-	return samples, m.save(&p)
+	fresh := &freshSet{ChunkSeriesSet: theirs, own: own}
+	samples, err = m.opts.Store.ImportBlock(ctx, w.Since, w.Until, fresh)
+	if errors.Is(err, m.opts.Expired) {
+		return 0, nil
+	}
+	if err == nil {
+		err = own.finish(fresh.ChunkSeriesSet)
+	}
+	return samples + own.stored, err
 }
+
+// freshSet leaves out the series that the own store has something of, and adds what those
+// lack to it.
+type freshSet struct {
+	storage.ChunkSeriesSet
+	own *missing
+	err error
+}
+
+// Next implements storage.ChunkSeriesSet.
+func (s *freshSet) Next() bool {
+	for s.err == nil && s.ChunkSeriesSet.Next() {
+		series := s.At()
+		if !s.own.own.at(series.Labels()) {
+			return true
+		}
+		s.err = s.own.series(series)
+	}
+	return false
+}
+
+// Err implements storage.ChunkSeriesSet.
+func (s *freshSet) Err() error { return errors.Join(s.err, s.ChunkSeriesSet.Err()) }
 
 // finish ends the copying: the metadata is copied, and no present owner may note a gap for
 // this node any more, so that it holds all it owns already, too.

@@ -171,7 +171,7 @@ func (t *Taker) take(ctx context.Context, tb *table.Table, id table.NodeID, peer
 		if err != nil || set == nil {
 			return samples, err
 		}
-		n, err := absorb(ctx, t.opts.Store, t.opts.Damaged, w, set)
+		n, err := t.absorb(ctx, w, set)
 		samples += n
 		t.samples.WithLabelValues(string(id)).Add(float64(n))
 		if err != nil {
@@ -186,42 +186,63 @@ func (t *Taker) take(ctx context.Context, tb *table.Table, id table.NodeID, peer
 }
 
 // absorb stores and syncs what a window holds beyond the own store, and returns how many
-// samples that was. damaged is the error of a querier over a time that lacks samples.
-func absorb(ctx context.Context, store Store, damaged error, w proof.Window, theirs storage.ChunkSeriesSet) (_ int, err error) {
+// samples that was.
+func (t *Taker) absorb(ctx context.Context, w proof.Window, theirs storage.ChunkSeriesSet) (_ int, err error) {
+	m, err := newMissing(ctx, t.opts.Store, t.opts.Damaged, w)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, m.close()) }()
+	err = m.take(theirs)
+	return m.stored, err
+}
+
+// missing collects and stores what one window holds and the own store lacks.
+type missing struct {
+	ctx     context.Context
+	store   Store
+	window  proof.Window
+	querier storage.Querier
+	own     *cursor
+	batch   series.Batch
+	pending int // samples in the batch
+	stored  int
+	it      chunkenc.Iterator
+}
+
+// newMissing begins a window. damaged is the error of a querier over a time that lacks
+// samples.
+func newMissing(ctx context.Context, store Store, damaged error, w proof.Window) (*missing, error) {
 	q, err := store.Querier(w.Since, w.Until-1)
 	if errors.Is(err, damaged) {
 		// What is left of it is not looked at: all is taken, and stored twice at worst.
 		q, err = storage.NoopQuerier(), nil
 	}
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	defer func() { err = errors.Join(err, q.Close()) }()
-	m := &missing{
-		ctx: ctx, store: store, since: w.Since, until: w.Until,
-		own: &cursor{set: q.Select(ctx, true, &storage.SelectHints{Start: w.Since, End: w.Until - 1}, Everything()...)},
-	}
-	for theirs.Next() {
-		if err := m.series(theirs.At()); err != nil {
-			return m.stored, err
-		}
-	}
-	if err := errors.Join(theirs.Err(), m.own.set.Err()); err != nil {
-		return m.stored, err
-	}
-	return m.stored, m.flush()
+	set := q.Select(ctx, true, &storage.SelectHints{Start: w.Since, End: w.Until - 1}, Everything()...)
+	return &missing{ctx: ctx, store: store, window: w, querier: q, own: &cursor{set: set}}, nil
 }
 
-// missing collects what one window holds and the own store lacks.
-type missing struct {
-	ctx          context.Context
-	store        Store
-	since, until int64
-	own          *cursor
-	batch        series.Batch
-	pending      int // samples in the batch
-	stored       int
-	it           chunkenc.Iterator
+func (m *missing) close() error { return m.querier.Close() }
+
+// take stores what the whole set holds.
+func (m *missing) take(theirs storage.ChunkSeriesSet) error {
+	for theirs.Next() {
+		if err := m.series(theirs.At()); err != nil {
+			return err
+		}
+	}
+	return m.finish(theirs)
+}
+
+// finish stores the rest, if both sides were read to their ends.
+func (m *missing) finish(theirs storage.ChunkSeriesSet) error {
+	if err := errors.Join(theirs.Err(), m.own.set.Err()); err != nil {
+		return err
+	}
+	return m.flush()
 }
 
 // series adds what a series lacks to the batch.
@@ -255,7 +276,7 @@ func (m *missing) series(theirs storage.ChunkSeries) error {
 func (m *missing) chunk(s *series.Series, has func(t int64) bool) error {
 	for vt := m.it.Next(); vt != chunkenc.ValNone; vt = m.it.Next() {
 		p := series.Sample{T: m.it.AtT(), ST: m.it.AtST()}
-		if p.T < m.since || p.T >= m.until || has(p.T) {
+		if p.T < m.window.Since || p.T >= m.window.Until || has(p.T) {
 			continue
 		}
 		switch vt {
@@ -292,14 +313,19 @@ type cursor struct {
 	it      chunkenc.Iterator
 }
 
-// seek returns which timestamps of a series are there already. Series are sought in order,
-// and so are the timestamps of each, but where chunks of the peer overlap.
-func (c *cursor) seek(ls labels.Labels) (has func(t int64) bool) {
+// at goes to a series and tells whether the store has it. Series are sought in order.
+func (c *cursor) at(ls labels.Labels) bool {
 	for !c.ended && (!c.started || labels.Compare(c.set.At().Labels(), ls) < 0) {
 		c.started = true
 		c.ended = !c.set.Next()
 	}
-	if c.ended || !labels.Equal(c.set.At().Labels(), ls) {
+	return !c.ended && labels.Equal(c.set.At().Labels(), ls)
+}
+
+// seek returns which timestamps of a series are there already. They are sought in order, but
+// where chunks of the peer overlap.
+func (c *cursor) seek(ls labels.Labels) (has func(t int64) bool) {
+	if !c.at(ls) {
 		return func(int64) bool { return false }
 	}
 	own := c.set.At()

@@ -223,7 +223,7 @@ func (n *Node) joinParts(built *teardown) error {
 		Logger: n.logger, Registerer: n.registry,
 	})
 	n.mover, err = handoff.OpenMover(handoff.MoverOptions{
-		Self: n.cluster.Self(), Store: n.store, Damaged: storage.ErrDamaged, Dir: n.opts.Config.Storage.Path,
+		Self: n.cluster.Self(), Store: n.store, Damaged: storage.ErrDamaged, Expired: storage.ErrExpired, Dir: n.opts.Config.Storage.Path,
 		Move: n.move, Ready: n.cluster.Announce, Logger: n.logger, Registerer: n.registry,
 	})
 	if err != nil {
