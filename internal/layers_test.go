@@ -28,6 +28,7 @@ var layers = map[string]struct {
 	"partial":          {nil, "the vocabulary knows nothing"},
 	"proof":            {nil, "who serves a query is a pure function"},
 	"placement":        {nil, "placement is a pure function"},
+	"plan":             {[]string{"placement"}, "what moves follows from two assignments and the placement alone"},
 	"config":           {nil, "options do not depend on what they are for"},
 	"damage":           {[]string{"statefile"}, "what is broken in a directory is a matter of files"},
 	"storage":          {[]string{"damage", "statefile"}, "the store knows nothing of a cluster"},
@@ -55,7 +56,7 @@ var layers = map[string]struct {
 }
 
 // pure packages neither read clocks, nor start goroutines, nor do I/O, nor log.
-var pure = []string{"series", "table", "placement", "proof"}
+var pure = []string{"series", "table", "placement", "plan", "proof"}
 
 var impure = []string{"os", "net", "net/http", "time", "sync", "log/slog", "context"}
 

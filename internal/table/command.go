@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"unicode/utf8"
 )
 
 // What [Apply] refuses. The errors that it returns wrap these.
@@ -79,7 +80,8 @@ type Member struct {
 // Apply returns the table that the command makes of t, nil being the table before the
 // cluster is founded. A change gives a new table with the next epoch, and t stays as it
 // was. A command that changes nothing returns t itself. An error means that the command
-// is refused and t still stands.
+// is refused and t still stands. The new table may keep what the command points to: the
+// caller leaves that as it is.
 //
 // Apply is deterministic: all members that apply the same commands in the same order
 // hold the same tables.
@@ -136,6 +138,13 @@ func (c *Command) check() error {
 	if nodes != 0 && (len(c.Nodes) != nodes || slices.Contains(c.Nodes, "")) {
 		return fmt.Errorf("nodes %q, want %d node IDs", c.Nodes, nodes)
 	}
+	if c.Kind == Replace && c.Nodes[0] == c.Nodes[1] {
+		return fmt.Errorf("node %s cannot replace itself", c.Nodes[0])
+	}
+	// JSON would alter it silently while the command waits.
+	if c.Member != nil && !(utf8.ValidString(string(c.Member.Node)) && utf8.ValidString(c.Member.Zone)) {
+		return fmt.Errorf("node %q or zone %q is not valid UTF-8", c.Member.Node, c.Member.Zone)
+	}
 	return nil
 }
 
@@ -171,19 +180,37 @@ func (t *Table) change(c Command) error {
 		t.Paused = false
 		return nil
 	case Advance:
-		return t.advance(c.Epoch)
+		t.advance(c.Epoch)
+		return nil
 	}
-	if t.Transition != nil && t.Transition.Phase == Switching {
+	if c.Kind == Leave || c.Kind == Remove {
+		if err := t.known(c.Nodes); err != nil {
+			return err
+		}
+	}
+	if err := t.giveUp(c.lost()); err != nil {
+		return err
+	}
+	if t.switching() {
 		return t.wait(c)
 	}
 	return t.retarget(c)
 }
 
+func (t *Table) switching() bool { return t.Transition != nil && t.Transition.Phase == Switching }
+
+// known refuses nodes that are neither members nor were removed a moment ago.
+func (t *Table) known(nodes []NodeID) error {
+	for _, id := range nodes {
+		if !t.Member(id) && !t.removed(id) {
+			return fmt.Errorf("node %s is no member", id)
+		}
+	}
+	return nil
+}
+
 // retarget makes the command part of the target, and has its copying begin.
 func (t *Table) retarget(c Command) error {
-	if err := t.giveUp(c.lost()); err != nil {
-		return err
-	}
 	target := t.Target().clone()
 	if err := t.aim(&target, c); err != nil {
 		return err
@@ -191,35 +218,35 @@ func (t *Table) retarget(c Command) error {
 	if len(target.Nodes()) == 0 {
 		return errors.New("no node would be left")
 	}
-	if t.Target().equal(&target) {
-		return nil
-	}
-	if t.Current.equal(&target) {
-		t.Transition = nil
-		return nil
-	}
-	t.Transition = &Transition{Phase: Copying, Began: t.Epoch, Target: target}
+	t.leadTo(target)
 	return nil
 }
 
-// aim changes the target as the command says.
+// leadTo begins to copy for another target.
+func (t *Table) leadTo(target Assignment) {
+	switch {
+	case t.Target().equal(&target):
+	case t.Current.equal(&target):
+		t.Transition = nil
+	default:
+		t.Transition = &Transition{Phase: Copying, Began: t.Epoch, Target: target}
+	}
+}
+
+// aim changes the target as the command says, and leaves it alone if that is not possible.
 func (t *Table) aim(target *Assignment, c Command) error {
 	switch c.Kind {
 	case Join:
-		return target.join(*c.Member)
+		t.join(target, *c.Member)
+		return nil
 	case Replicate:
 		target.ReplicationFactor = c.ReplicationFactor
 		return nil
 	case Replace:
-		old, by := c.Nodes[0], c.Nodes[1]
-		return t.replace(target, old, by)
+		return t.replace(target, c.Nodes[0], c.Nodes[1])
 	}
-	for _, id := range c.Nodes {
-		i := slices.IndexFunc(target.Slots, func(s Slot) bool { return s.Node == id })
-		if i < 0 && c.Kind == Leave && !t.Member(id) {
-			return fmt.Errorf("node %s is no member", id)
-		}
-		if i >= 0 {
+	for i, s := range target.Slots {
+		if s.Node != "" && slices.Contains(c.Nodes, s.Node) {
 			target.Slots[i] = Slot{}
 		}
 	}
@@ -227,19 +254,23 @@ func (t *Table) aim(target *Assignment, c Command) error {
 	return nil
 }
 
-// join seats a node in the lowest hole or else in a new slot. A node that has a slot keeps
-// it, and its zone, whatever zone the command names.
-func (a *Assignment) join(m Member) error {
-	if i := slices.IndexFunc(a.Slots, func(s Slot) bool { return s.Node == m.Node }); i >= 0 {
-		return nil
+// join seats a node in the slot that it has in the current assignment, so that a leave can
+// be undone, or in the lowest hole, or in a new slot. A node that has a slot keeps it, and
+// its zone, whatever zone the command names.
+func (t *Table) join(target *Assignment, m Member) {
+	holds := func(s Slot) bool { return s.Node == m.Node }
+	if slices.ContainsFunc(target.Slots, holds) {
+		return
 	}
-	slot := Slot{Node: m.Node, Zone: m.Zone}
-	if hole := slices.Index(a.Slots, Slot{}); hole >= 0 {
-		a.Slots[hole] = slot
-	} else {
-		a.Slots = append(a.Slots, slot)
+	seat := slices.IndexFunc(t.Current.Slots, holds)
+	if seat < 0 || target.Slots[seat] != (Slot{}) {
+		seat = slices.Index(target.Slots, Slot{})
 	}
-	return nil
+	if seat < 0 {
+		seat = len(target.Slots)
+		target.Slots = append(target.Slots, Slot{})
+	}
+	target.Slots[seat] = Slot{Node: m.Node, Zone: m.Zone}
 }
 
 // replace has a node that owns nothing yet take the slot of another.
@@ -282,35 +313,33 @@ func (t *Table) giveUp(nodes []NodeID) error {
 	if len(nodes) == 0 {
 		return nil
 	}
-	for _, id := range nodes {
-		if !t.Member(id) && !t.removed(id) {
-			return fmt.Errorf("node %s is no member", id)
-		}
-		for _, a := range t.readers() {
-			for i := range a.Slots {
-				if a.Slots[i].Node == id {
-					a.Slots[i].Removed = true
-				}
-			}
-		}
+	if err := t.known(nodes); err != nil {
+		return err
 	}
 	for _, a := range t.readers() {
+		for i, s := range a.Slots {
+			if s.Node != "" && slices.Contains(nodes, s.Node) {
+				a.Slots[i].Removed = true
+			}
+		}
 		if gone, spare := a.Removed(), a.Copies()-a.WriteQuorum(); gone > spare {
-			return fmt.Errorf("%d nodes would be given up at a time, and with %d copies no more than %d may be: what only they hold would be lost; wait until others have taken the place of those removed before",
-				gone, a.Copies(), spare)
+			return fmt.Errorf("with %d copies no more than %d may be given up at a time, and this would make it %d: what only they hold would be lost; bring them back, or wait until others have taken the place of those removed before",
+				a.Copies(), spare, gone)
 		}
 	}
 	return nil
 }
 
 func (t *Table) removed(id NodeID) bool {
-	return slices.ContainsFunc(t.Current.Slots, func(s Slot) bool { return s.Node == id && s.Removed })
+	return slices.ContainsFunc(t.readers(), func(a *Assignment) bool {
+		return slices.ContainsFunc(a.Slots, func(s Slot) bool { return s.Node == id && s.Removed })
+	})
 }
 
 // readers are the assignments whose owners hold all that was acknowledged, as far as
 // somebody may still read by them.
 func (t *Table) readers() []*Assignment {
-	if t.Transition != nil && t.Transition.Phase == Switching {
+	if t.switching() {
 		return []*Assignment{&t.Current, &t.Transition.Target}
 	}
 	return []*Assignment{&t.Current}
@@ -327,50 +356,47 @@ func (c *Command) lost() []NodeID {
 	return nil
 }
 
-// wait keeps a command for the next transition. Those whom it gives up count no more from
-// now on.
+// wait keeps a command for the next transition, unless it would not change that, and
+// refuses what could not be done then.
 func (t *Table) wait(c Command) error {
-	if err := t.giveUp(c.lost()); err != nil {
+	after := t.clone()
+	after.finish()
+	before := after.Target().clone()
+	if err := after.retarget(c); err != nil {
 		return err
 	}
-	t.Waiting = slices.DeleteFunc(t.Waiting, func(w Command) bool {
-		return w.Kind == Join && slices.Contains(c.lost(), w.Member.Node)
-	})
-	joined := c.Kind == Join && t.Member(c.Member.Node)
-	known := slices.ContainsFunc(t.Waiting, func(w Command) bool { return reflect.DeepEqual(w, c) })
-	if !joined && !known {
+	if !after.Target().equal(&before) {
 		t.Waiting = append(t.Waiting, c)
 	}
 	return nil
 }
 
 // advance begins the next phase, unless the present one is another than that which began
-// with the epoch. After the last one, what waits makes the next transition.
-func (t *Table) advance(began uint64) error {
+// with the epoch.
+func (t *Table) advance(began uint64) {
 	switch {
 	case t.Transition == nil || t.Transition.Began != began:
-		return nil
 	case t.Transition.Phase == Copying:
 		t.Transition.Phase, t.Transition.Began = Switching, t.Epoch
-		return nil
+	default:
+		t.finish()
 	}
-	waiting := t.Waiting
+}
+
+// finish ends the transition. The places of nodes that were removed meanwhile, and what
+// waits, make the next one.
+func (t *Table) finish() {
+	target, waiting := t.Transition.Target.clone(), t.Waiting
 	t.Current, t.Transition, t.Waiting = t.Transition.Target, nil, nil
-	if t.Current.Removed() > 0 {
-		target := t.Current.clone()
-		for i, s := range target.Slots {
-			if s.Removed {
-				target.Slots[i] = Slot{}
-			}
+	for i, s := range target.Slots {
+		if s.Removed {
+			target.Slots[i] = Slot{}
 		}
-		t.Transition = &Transition{Phase: Copying, Began: t.Epoch, Target: target}
 	}
 	for _, c := range waiting {
-		before := t.clone()
-		// What the table does not allow any more is passed over.
-		if err := t.retarget(c); err != nil {
-			*t = *before
-		}
+		// A removal can have taken away what a replacement needs. It has then had the effect
+		// of the replacement itself.
+		_ = t.aim(&target, c)
 	}
-	return nil
+	t.leadTo(target)
 }

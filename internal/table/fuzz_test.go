@@ -5,10 +5,12 @@ import (
 	"testing"
 )
 
-// FuzzApply: any sequence of commands leaves a valid table, which never goes back.
+// FuzzApply: any sequence of commands leaves a sound table, which never goes back.
 func FuzzApply(f *testing.F) {
-	f.Add([]byte(`[{"kind":"found","clusterId":"c","replicationFactor":3,"founders":[{"node":"a"}]},{"kind":"join","member":{"node":"b","zone":"z"}},
-		{"kind":"admit","nodes":["b"]},{"kind":"mark-written"},{"kind":"join","member":{"node":"b"}}]`))
+	f.Add([]byte(`[{"kind":"found","clusterId":"c","replicationFactor":3,"founders":[{"node":"a"},{"node":"c"},{"node":"d"}]},
+		{"kind":"join","member":{"node":"b","zone":"z"}},{"kind":"advance","epoch":2},{"kind":"join","member":{"node":"e"}},
+		{"kind":"replace","nodes":["a","e"],"lost":true},{"kind":"leave","nodes":["c"]},{"kind":"advance","epoch":3},{"kind":"replicate","replicationFactor":2},
+		{"kind":"pause"},{"kind":"remove","nodes":["a"]},{"kind":"resume"}]`))
 	f.Add([]byte(`[{"kind":"found","clusterId":"c","replicationFactor":-1,"founders":[{"node":""}]},{"kind":"join"},{"kind":"move"}]`))
 	f.Add([]byte(`[{"kind":"found","clusterId":"c","replicationFactor":1,"founders":[{"node":"a"},{"node":"a"}]}]`))
 	f.Fuzz(func(t *testing.T, script []byte) {
@@ -22,12 +24,15 @@ func FuzzApply(f *testing.F) {
 			if err != nil {
 				continue
 			}
-			if err := next.Validate(); err != nil {
-				t.Fatalf("%+v made of %+v: %v", c, now, err)
+			if err := checkTable(next); err != nil {
+				t.Fatalf("%s made %s of %s: %v", showCommand(c), show(next), show(now), err)
 			}
-			if now != nil && next != now && (next.Epoch != now.Epoch+1 || next.ClusterID != now.ClusterID) {
-				t.Fatalf("%+v made %+v of %+v", c, next, now)
+			if now != nil {
+				if err := checkChange(now, next, c); err != nil {
+					t.Fatalf("%s made %s of %s: %v", showCommand(c), show(next), show(now), err)
+				}
 			}
+			checkFile(t, next)
 			now = next
 		}
 	})

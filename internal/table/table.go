@@ -174,6 +174,7 @@ func (t *Table) Nodes() []NodeID {
 		add(id)
 	}
 	for _, c := range t.Waiting {
+		nodes = slices.DeleteFunc(nodes, func(id NodeID) bool { return slices.Contains(c.lost(), id) })
 		if c.Kind == Join {
 			add(c.Member.Node)
 		}
@@ -223,18 +224,35 @@ func (t *Table) Validate() error {
 		if err := c.check(); err != nil {
 			return fmt.Errorf("%w: a change that waits: %w", ErrInvalid, err)
 		}
+		switch c.Kind {
+		case Found, Advance, Pause, Resume:
+			return fmt.Errorf("%w: a change of kind %q does not wait", ErrInvalid, c.Kind)
+		}
 	}
+	if err := t.validateTransition(); err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	return nil
+}
+
+func (t *Table) validateTransition() error {
 	if t.Transition == nil {
+		if len(t.Waiting) > 0 {
+			return errors.New("a change waits for the end of a transition, and there is no transition")
+		}
 		return nil
 	}
 	switch tr := t.Transition; {
 	case tr.Phase != Copying && tr.Phase != Switching:
-		return fmt.Errorf("%w: unknown phase %q of the transition", ErrInvalid, tr.Phase)
+		return fmt.Errorf("unknown phase %q of the transition", tr.Phase)
 	case tr.Began == 0 || tr.Began > t.Epoch:
-		return fmt.Errorf("%w: the transition's phase began with epoch %d, the table's is %d", ErrInvalid, tr.Began, t.Epoch)
+		return fmt.Errorf("the transition's phase began with epoch %d, the table's is %d", tr.Began, t.Epoch)
 	}
 	if err := t.Transition.Target.validate(); err != nil {
-		return fmt.Errorf("%w: target assignment: %w", ErrInvalid, err)
+		return fmt.Errorf("target assignment: %w", err)
+	}
+	if target, current := len(t.Transition.Target.Slots), len(t.Current.Slots); target < current {
+		return fmt.Errorf("the target assignment has %d slots, the current one has %d", target, current)
 	}
 	return nil
 }
