@@ -42,7 +42,9 @@ type Copying struct {
 
 // Mark is a point that the copying was at.
 type Mark struct {
-	At      time.Time
+	// Ago is for how long the copying has gone on since, 0 if it does not. It is no time of
+	// the day, since clocks differ.
+	Ago     time.Duration
 	Until   int64
 	Samples int64
 }
@@ -74,7 +76,7 @@ func reportToProto(r Report) *peerpb.ReportResponse {
 		Series: r.Series, Bytes: r.Bytes, OldestMs: r.Oldest, PhaseBegan: r.PhaseBegan, PhaseSinceMs: timeToProto(r.PhaseSince),
 		Copying: &peerpb.Copying{
 			Began: c.Began, UntilMs: c.Until, Ready: c.Ready, Samples: c.Samples, StartedMs: timeToProto(c.Started),
-			TimedSinceMs: timeToProto(c.Timed.At), TimedUntilMs: c.Timed.Until, TimedSamples: c.Timed.Samples,
+			TimedMs: c.Timed.Ago.Milliseconds(), TimedUntilMs: c.Timed.Until, TimedSamples: c.Timed.Samples,
 		},
 	}
 }
@@ -85,7 +87,7 @@ func reportFromProto(r *peerpb.ReportResponse) Report {
 		Series: r.Series, Bytes: r.Bytes, Oldest: r.OldestMs, PhaseBegan: r.PhaseBegan, PhaseSince: timeFromProto(r.PhaseSinceMs),
 		Copying: Copying{
 			Began: c.GetBegan(), Until: c.GetUntilMs(), Ready: c.GetReady(), Samples: c.GetSamples(), Started: timeFromProto(c.GetStartedMs()),
-			Timed: Mark{At: timeFromProto(c.GetTimedSinceMs()), Until: c.GetTimedUntilMs(), Samples: c.GetTimedSamples()},
+			Timed: Mark{Ago: time.Duration(c.GetTimedMs()) * time.Millisecond, Until: c.GetTimedUntilMs(), Samples: c.GetTimedSamples()},
 		},
 	}
 }

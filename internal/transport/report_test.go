@@ -16,7 +16,7 @@ var testReport = Report{
 	Series: math.MaxUint64, Bytes: 7, Oldest: math.MaxInt64, PhaseBegan: 3, PhaseSince: time.UnixMilli(-5),
 	Copying: Copying{
 		Began: 3, Until: math.MinInt64, Ready: true, Samples: 8, Started: time.UnixMilli(9),
-		Timed: Mark{At: time.UnixMilli(10), Until: math.MaxInt64, Samples: 6},
+		Timed: Mark{Ago: 10 * time.Millisecond, Until: math.MaxInt64, Samples: 6},
 	},
 }
 

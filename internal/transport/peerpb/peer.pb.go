@@ -2585,8 +2585,9 @@ type Copying struct {
 	Ready     bool  `protobuf:"varint,3,opt,name=ready,proto3" json:"ready,omitempty"`
 	Samples   int64 `protobuf:"varint,4,opt,name=samples,proto3" json:"samples,omitempty"`
 	StartedMs int64 `protobuf:"zigzag64,5,opt,name=started_ms,json=startedMs,proto3" json:"started_ms,omitempty"`
-	// What follows is how far it was when the timing of the copying began.
-	TimedSinceMs  int64 `protobuf:"zigzag64,6,opt,name=timed_since_ms,json=timedSinceMs,proto3" json:"timed_since_ms,omitempty"`
+	// What follows is how far it was when the timing of the copying began, and how long that
+	// is ago; 0 if nothing is copied now.
+	TimedMs       int64 `protobuf:"varint,6,opt,name=timed_ms,json=timedMs,proto3" json:"timed_ms,omitempty"`
 	TimedUntilMs  int64 `protobuf:"zigzag64,7,opt,name=timed_until_ms,json=timedUntilMs,proto3" json:"timed_until_ms,omitempty"`
 	TimedSamples  int64 `protobuf:"varint,8,opt,name=timed_samples,json=timedSamples,proto3" json:"timed_samples,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -2658,9 +2659,9 @@ func (x *Copying) GetStartedMs() int64 {
 	return 0
 }
 
-func (x *Copying) GetTimedSinceMs() int64 {
+func (x *Copying) GetTimedMs() int64 {
 	if x != nil {
-		return x.TimedSinceMs
+		return x.TimedMs
 	}
 	return 0
 }
@@ -3257,15 +3258,15 @@ const file_peer_proto_rawDesc = "" +
 	"\vphase_began\x18\x04 \x01(\x04R\n" +
 	"phaseBegan\x12$\n" +
 	"\x0ephase_since_ms\x18\x05 \x01(\x12R\fphaseSinceMs\x123\n" +
-	"\acopying\x18\x06 \x01(\v2\x19.starling.peer.v1.CopyingR\acopying\"\xfa\x01\n" +
+	"\acopying\x18\x06 \x01(\v2\x19.starling.peer.v1.CopyingR\acopying\"\xef\x01\n" +
 	"\aCopying\x12\x14\n" +
 	"\x05began\x18\x01 \x01(\x04R\x05began\x12\x19\n" +
 	"\buntil_ms\x18\x02 \x01(\x12R\auntilMs\x12\x14\n" +
 	"\x05ready\x18\x03 \x01(\bR\x05ready\x12\x18\n" +
 	"\asamples\x18\x04 \x01(\x03R\asamples\x12\x1d\n" +
 	"\n" +
-	"started_ms\x18\x05 \x01(\x12R\tstartedMs\x12$\n" +
-	"\x0etimed_since_ms\x18\x06 \x01(\x12R\ftimedSinceMs\x12$\n" +
+	"started_ms\x18\x05 \x01(\x12R\tstartedMs\x12\x19\n" +
+	"\btimed_ms\x18\x06 \x01(\x03R\atimedMs\x12$\n" +
 	"\x0etimed_until_ms\x18\a \x01(\x12R\ftimedUntilMs\x12#\n" +
 	"\rtimed_samples\x18\b \x01(\x03R\ftimedSamples\"7\n" +
 	"\x0fHandoverRequest\x12\x14\n" +
