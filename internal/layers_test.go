@@ -43,7 +43,7 @@ var layers = map[string]struct {
 	"ingest":           {nil, "the path of a write knows its owners by interfaces"},
 	"query":            {nil, "the path of a query knows its sources by an interface"},
 	"api":              {[]string{"receive"}, "the front door decodes, and hands on by interfaces"},
-	"node": {[]string{"api", "cluster", "config", "gaps", "handoff", "ingest", "placement", "query", "receive", "statefile", "storage", "transport"},
+	"node": {[]string{"api", "cluster", "config", "gaps", "handoff", "ingest", "placement", "plan", "query", "receive", "statefile", "storage", "transport"},
 		"the composition root knows the parts"},
 	"faults": {[]string{"faults/ledger", "faults/overlay", "faults/wire", "storage"},
 		"it runs processes, and reads what they left on their disks"},

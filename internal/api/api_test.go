@@ -51,7 +51,7 @@ var routeTests = []routeTest{
 	{path: "/api/v1/status/walreplay", data: `{"min":0,"max":0,"current":0}`},
 	{path: "/api/v1/status/self_metrics", contains: []string{`"status":"success"`}},
 	{path: "/api/v1/cluster",
-		data: `{"clusterId":"c1","self":"n1","epoch":7,"replicationFactor":3,"writeQuorum":2,"slots":[{"slot":0},{"slot":1,"node":"n1","zone":"z"}],"settled":false,"nodes":[{"id":"n1","addresses":{"http":"h:1"},"state":"alive","epoch":0,"slot":1}],"gaps":[{"peer":"n2","since":"2026-03-01T00:00:00Z","opened":"1970-01-01T00:00:00Z","handingOff":false,"samplesLeft":7,"bytesLeft":10}]}`},
+		data: `{"clusterId":"c1","self":"n1","epoch":7,"replicationFactor":3,"writeQuorum":2,"slots":[{"slot":0},{"slot":1,"node":"n1","zone":"z"}],"nodes":[{"id":"n1","addresses":{"http":"h:1"},"state":"alive","epoch":0,"slot":1}],"gaps":[{"peer":"n2","since":"2026-03-01T00:00:00Z","opened":"1970-01-01T00:00:00Z","handingOff":false,"samplesLeft":7,"bytesLeft":10}]}`},
 	{path: "/api/v1/targets", data: `{"activeTargets":[],"droppedTargets":[],"droppedTargetCounts":{}}`},
 	{path: "/api/v1/targets/metadata", data: `[]`},
 	{path: "/api/v1/scrape_pools", data: `{"scrapePools":[]}`},
