@@ -42,6 +42,7 @@ var layers = map[string]struct {
 	"handoff":          {[]string{"statefile"}, "what is missed moves between stores and notes that it knows by interfaces"},
 	"ingest":           {nil, "the path of a write knows its owners by interfaces"},
 	"query":            {nil, "the path of a query knows its sources by an interface"},
+	"admin":            {[]string{"api"}, "operators see what the API answers, and nothing else"},
 	"api":              {[]string{"receive"}, "the front door decodes, and hands on by interfaces"},
 	"node": {[]string{"api", "cluster", "config", "gaps", "handoff", "ingest", "placement", "plan", "query", "receive", "statefile", "storage", "transport"},
 		"the composition root knows the parts"},
