@@ -65,6 +65,7 @@ func (cl *commandLine) serve(ctx context.Context) error {
 	if err := cl.limitMemory(logger); err != nil {
 		logger.Warn("The node runs without a soft limit of memory", "err", err)
 	}
+	cl.makeUpForSyncs()
 	n, err := node.New(node.Options{Config: cl.config, Flags: cl.values(), Logger: logger})
 	if err != nil {
 		return err

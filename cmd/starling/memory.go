@@ -15,7 +15,7 @@ const gcPercent = 75
 
 // limitMemory has the garbage collector work harder as the process nears what its
 // container or machine gives it, instead of running into that. The environment variables
-// GOMEMLIMIT and GOGC win. GOMAXPROCS follows the container's CPUs without help.
+// GOMEMLIMIT and GOGC win.
 func (cl *commandLine) limitMemory(log *slog.Logger) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)

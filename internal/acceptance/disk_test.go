@@ -1,15 +1,13 @@
 package acceptance
 
 import (
+	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"math"
 	"net/http"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -72,7 +70,7 @@ type senders struct {
 	wg   sync.WaitGroup
 
 	acked, refused atomic.Int64
-	unexpected     atomic.Pointer[string] // an answer that is neither a success nor 503
+	unexpected     atomic.Pointer[string] // neither a success nor 503 with Retry-After
 
 	mu    sync.Mutex
 	known map[string]map[int64]float64 // by series and milliseconds
@@ -109,11 +107,17 @@ func (s *senders) send(start time.Time, w, n int) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
 	defer cancel()
-	status, body, err := postWrite(ctx, s.base, &m)
+	req, err := newWrite(ctx, s.base, &m)
+	if err != nil {
+		answer := err.Error()
+		s.unexpected.Store(&answer)
+		return
+	}
+	status, header, body, err := answerTo(req)
 	if err != nil || status/100 != 2 {
 		s.refused.Add(1)
-		if err == nil && status != http.StatusServiceUnavailable {
-			answer := fmt.Sprintf("%d: %s", status, body)
+		if err == nil && (status != http.StatusServiceUnavailable || header.Get("Retry-After") == "") {
+			answer := fmt.Sprintf("%d, Retry-After %q: %s", status, header.Get("Retry-After"), body)
 			s.unexpected.Store(&answer)
 		}
 		select {
@@ -169,31 +173,7 @@ func (s *senders) snapshot() map[string]map[int64]float64 {
 func (s *senders) lost(t *testing.T, base string) (lost, acked int) {
 	t.Helper()
 	known := s.snapshot()
-	v := url.Values{"query": {`{__name__=~"disk_.+"}[1h]`}, "time": {seconds(time.Now().Add(time.Minute))}}
-	status, body, err := fetch(t.Context(), base+"/api/v1/query?"+v.Encode())
-	if err != nil || status != http.StatusOK {
-		t.Fatalf("query: %d %v: %.300s", status, err, body)
-	}
-	var answer struct {
-		Data struct {
-			Result []struct {
-				Metric map[string]string
-				Values [][2]any
-			}
-		}
-	}
-	if err := json.Unmarshal(body, &answer); err != nil {
-		t.Fatal(err)
-	}
-	got := make(map[string]map[int64]string)
-	for _, r := range answer.Data.Result {
-		values := make(map[int64]string, len(r.Values))
-		for _, p := range r.Values {
-			at, _ := p[0].(float64)
-			values[int64(math.Round(at*1000))], _ = p[1].(string)
-		}
-		got[r.Metric["__name__"]] = values
-	}
+	got := samplesOf(t, base, `{__name__=~"disk_.+"}[1h]`, "__name__")
 	for name, samples := range known {
 		for at, want := range samples {
 			acked++
@@ -297,11 +277,7 @@ func TestPowerLossOfAProcess(t *testing.T) {
 			eventually(t, 30*time.Second, "the node is ready", ready(p.base))
 			s := startSenders(p.base)
 			s.await(t, 50_000)
-			if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
-				t.Fatal(err)
-			}
-			copied := copyImage(t, image)
-			p.stop(t, syscall.SIGKILL)
+			copied := p.losePower(t, image)
 			s.stop()
 			unmount()
 
@@ -317,6 +293,43 @@ func TestPowerLossOfAProcess(t *testing.T) {
 			}
 			p.stop(t, syscall.SIGKILL)
 		})
+	}
+}
+
+// losePower kills the node and returns a copy of its disk from before.
+func (p *process) losePower(t *testing.T, image string) (copied string) {
+	t.Helper()
+	p.halt(t)
+	copied = copyImage(t, image)
+	p.stop(t, syscall.SIGKILL)
+	return copied
+}
+
+// halt stops the node, and returns when it is not within any system call.
+func (p *process) halt(t *testing.T) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 10*time.Second, "the node has stopped", func(context.Context) error {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.cmd.Process.Pid))
+		for _, name := range threads {
+			stat, readErr := os.ReadFile(name)
+			err = errors.Join(err, readErr)
+			if !bytes.Contains(stat, []byte(") T ")) {
+				err = errors.Join(err, fmt.Errorf("%s: %s", name, stat))
+			}
+		}
+		return err
+	})
+}
+
+// mend repairs the file system of an image that is not mounted.
+func mend(t *testing.T, image string) {
+	t.Helper()
+	_, err := command{args: []string{"e2fsck", "-fy", image}}.run(t.Context())
+	if code := exitCode(err); code >= 4 || err != nil && code == 0 {
+		t.Fatal(err)
 	}
 }
 
@@ -407,14 +420,10 @@ func TestFailingDiskOfAProcess(t *testing.T) {
 		t.Errorf("opened again %s times: %v", v, err)
 	}
 	s.await(t, 5000)
-	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	copied := copyImage(t, image)
-	p.stop(t, syscall.SIGKILL)
+	copied := p.losePower(t, image)
 	s.stop()
 	unmount()
-	mustRun(t, command{args: []string{"sh", "-c", "e2fsck -fy " + copied + " >/dev/null || [ $? -lt 4 ]"}})
+	mend(t, copied)
 	mount(t, dir, "-o", "loop", copied)
 	p.start(t, program)
 	eventually(t, time.Minute, "the node is ready on the copy", ready(p.base))

@@ -2,13 +2,10 @@ package acceptance
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -276,7 +273,7 @@ func residentBytes(pid int) (int64, error) {
 // check reads all series of the sender from one node.
 func (s *sender) check(t *testing.T, base string) {
 	t.Helper()
-	there := samplesOf(t, base, fmt.Sprintf(`overload{sender="%d"}[1h]`, s.number))
+	there := samplesOf(t, base, fmt.Sprintf(`overload{sender="%d"}[1h]`, s.number), "series")
 	lost := 0
 	for i := range overloadSeries {
 		value := strconv.Itoa(i)
@@ -292,36 +289,4 @@ func (s *sender) check(t *testing.T, base string) {
 	if lost > 0 {
 		t.Errorf("%s lacks %d acknowledged samples of sender %d", base, lost, s.number)
 	}
-}
-
-// samplesOf returns the values of each series, by its label, and by timestamp.
-func samplesOf(t *testing.T, base, selector string) map[string]map[int64]string {
-	t.Helper()
-	v := url.Values{"query": {selector}, "time": {seconds(time.Now().Add(9 * time.Minute))}}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	status, body, err := fetch(ctx, base+"/api/v1/query?"+v.Encode())
-	if err != nil || status != http.StatusOK {
-		t.Fatalf("%s: %d, %v: %.300s", selector, status, err, body)
-	}
-	var answer struct {
-		Data struct {
-			Result []struct {
-				Metric map[string]string
-				Values [][2]any
-			}
-		}
-	}
-	if err := json.Unmarshal(body, &answer); err != nil {
-		t.Fatal(err)
-	}
-	there := map[string]map[int64]string{}
-	for _, r := range answer.Data.Result {
-		values := make(map[int64]string, len(r.Values))
-		for _, v := range r.Values {
-			values[int64(v[0].(float64)*1000+0.5)] = v[1].(string)
-		}
-		there[r.Metric["series"]] = values
-	}
-	return there
 }

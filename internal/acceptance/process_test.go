@@ -3,6 +3,7 @@ package acceptance
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -144,18 +145,60 @@ func writeSample(ctx context.Context, base, metric string, at time.Time, v float
 
 // postWrite sends a message by Remote Write 1.0 and answers status and body.
 func postWrite(ctx context.Context, base string, message *prompb.WriteRequest) (int, []byte, error) {
-	raw, err := message.Marshal()
+	req, err := newWrite(ctx, base, message)
 	if err != nil {
 		return 0, nil, err
 	}
+	return do(req)
+}
+
+// newWrite is a request of Remote Write 1.0.
+func newWrite(ctx context.Context, base string, message *prompb.WriteRequest) (*http.Request, error) {
+	raw, err := message.Marshal()
+	if err != nil {
+		return nil, err
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+"/api/v1/write", bytes.NewReader(snappy.Encode(nil, raw)))
 	if err != nil {
-		return 0, nil, err
+		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/x-protobuf")
 	req.Header.Set("Content-Encoding", "snappy")
 	req.Header.Set("X-Prometheus-Remote-Write-Version", "0.1.0")
-	return do(req)
+	return req, nil
+}
+
+// samplesOf returns the values of each series, by the value of a label, and by timestamp in
+// milliseconds.
+func samplesOf(t *testing.T, base, selector, label string) map[string]map[int64]string {
+	t.Helper()
+	v := url.Values{"query": {selector}, "time": {seconds(time.Now().Add(9 * time.Minute))}}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	status, body, err := fetch(ctx, base+"/api/v1/query?"+v.Encode())
+	if err != nil || status != http.StatusOK {
+		t.Fatalf("%s: %d, %v: %.300s", selector, status, err, body)
+	}
+	var answer struct {
+		Data struct {
+			Result []struct {
+				Metric map[string]string
+				Values [][2]any
+			}
+		}
+	}
+	if err := json.Unmarshal(body, &answer); err != nil {
+		t.Fatal(err)
+	}
+	there := map[string]map[int64]string{}
+	for _, r := range answer.Data.Result {
+		values := make(map[int64]string, len(r.Values))
+		for _, v := range r.Values {
+			values[int64(v[0].(float64)*1000+0.5)] = v[1].(string)
+		}
+		there[r.Metric[label]] = values
+	}
+	return there
 }
 
 // mustWrite ends the test unless the sample was acknowledged.

@@ -33,16 +33,22 @@ func fetch(ctx context.Context, url string) (int, []byte, error) {
 }
 
 func do(req *http.Request) (int, []byte, error) {
+	status, _, body, err := answerTo(req)
+	return status, body, err
+}
+
+// answerTo is do with the header of the answer.
+func answerTo(req *http.Request) (int, http.Header, []byte, error) {
 	res, err := httpClient.Do(req)
 	if err != nil {
-		return 0, nil, err
+		return 0, nil, nil, err
 	}
 	defer res.Body.Close()
 	body, err := io.ReadAll(res.Body)
 	if err != nil {
-		return 0, nil, fmt.Errorf("%s: %w", req.URL, err)
+		return 0, nil, nil, fmt.Errorf("%s: %w", req.URL, err)
 	}
-	return res.StatusCode, body, nil
+	return res.StatusCode, res.Header, body, nil
 }
 
 // ready is a check for eventually: the server says that it serves.

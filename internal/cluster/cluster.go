@@ -226,6 +226,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 	wg.Go(func() { c.gossip.rejoin(work) })
 	wg.Go(func() { c.gossip.announce(work) })
 	wg.Go(func() { c.adoptOffers(work) })
+	wg.Go(func() { c.follow(work) })
 	wg.Go(func() { c.lead(work) })
 	wg.Go(func() {
 		if err := c.settleIn(work); err != nil {

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -44,12 +45,12 @@ func TestAlone(t *testing.T) {
 	inWorld(t, func(w *world) {
 		n := w.start("only", ip(1), nil)
 		w.eventually(10*time.Second, "a cluster of one", func() bool { return n.c.Table() != nil })
-		if got := n.c.Table(); got.Epoch != 1 || len(got.Slots) != 1 || got.Slots[0].Node != n.c.Self() {
+		if got := n.c.Table(); got.Epoch != 1 || !slices.Equal(got.Nodes(), []table.NodeID{n.c.Self()}) {
 			w.Errorf("table %+v", got)
 		}
-		w.propose(n, table.MarkWritten)
-		if got := n.c.Table(); got.Epoch != 2 || got.WrittenQuorum != 1 {
-			w.Errorf("table after mark-written: %+v", got)
+		w.propose(n, table.Pause)
+		if got := n.c.Table(); got.Epoch != 2 || !got.Paused {
+			w.Errorf("table after a pause: %+v", got)
 		}
 		id, cluster := n.c.Self(), n.c.Table().ClusterID
 		n.stop()
@@ -58,7 +59,7 @@ func TestAlone(t *testing.T) {
 			w.Errorf("after a restart: node %s, table %+v", n.c.Self(), got)
 		}
 		start := time.Now()
-		w.propose(n, table.MarkWritten)
+		w.propose(n, table.Resume)
 		if took := time.Since(start); took > time.Second {
 			w.Errorf("the only voter took %v to lead after a restart", took)
 		}
@@ -81,10 +82,8 @@ func TestFoundTogether(t *testing.T) {
 					if tab.Epoch != 1 {
 						w.Errorf("epoch %d, want the founding table to have all three", tab.Epoch)
 					}
-					for i := 1; i < len(tab.Slots); i++ {
-						if tab.Slots[i-1].Node >= tab.Slots[i].Node {
-							w.Errorf("founders are not in order: %+v", tab.Slots)
-						}
+					if !slices.IsSorted(tab.Nodes()) {
+						w.Errorf("founders are not in order: %+v", tab.Current.Slots)
 					}
 				})
 			})
@@ -112,7 +111,7 @@ func TestLaterNodeJoinsAtTheEnd(t *testing.T) {
 		}
 		n = w.begin(5, 0) // a node that only ever joins
 		w.agree(30*time.Second, 5)
-		if slot, _ := n.c.Table().SlotOf(n.c.Self()); slot != 4 || n.c.Table().Slots[4].Zone != "z-node5" {
+		if slot, _ := n.c.Table().SlotOf(n.c.Self()); slot != 4 || n.c.Table().Current.Slots[4].Zone != "z-node5" {
 			w.Errorf("the fifth node got slot %d, table %+v", slot, n.c.Table())
 		}
 	})
@@ -170,7 +169,7 @@ func TestLeaderLoss(t *testing.T) {
 			return w.nodes[0].c.consensus.leading() || w.nodes[1].c.consensus.leading()
 		})
 		w.Logf("a new leader within %v", time.Since(start))
-		w.propose(w.nodes[0], table.MarkWritten)
+		w.change(w.nodes[0])
 		back := w.start(lost.name, lost.ip, func(c *Config) { c.Find.Join = seeds(1, 2, 3) })
 		w.eventually(30*time.Second, "the lost leader follows", func() bool { return back.c.Table().Epoch == 2 })
 		w.agree(30*time.Second, 3)
@@ -208,8 +207,9 @@ func TestProposeFromFollowers(t *testing.T) {
 			if n == leader {
 				continue
 			}
-			w.propose(n, table.MarkWritten)
-			if got := n.c.Table(); got.WrittenQuorum != 2 {
+			before := leader.c.Table().Epoch
+			w.change(n)
+			if got := n.c.Table(); got.Epoch <= before {
 				w.Errorf("the proposer's table is %+v when Propose returns", got)
 			}
 		}
@@ -244,7 +244,7 @@ func TestSevenNodesFiveVote(t *testing.T) {
 		a, b := w.nodes[1], w.nodes[2]
 		a.crash()
 		b.crash()
-		w.propose(w.nodes[4], table.MarkWritten)
+		w.change(w.nodes[4])
 	})
 }
 
@@ -269,7 +269,7 @@ func TestLongSplitMerges(t *testing.T) {
 		}
 		w.net.Heal()
 		w.Logf("merged after %v", w.eventually(30*time.Second, "all see all", func() bool { return w.agreed(6) }))
-		w.propose(w.nodes[5], table.MarkWritten)
+		w.change(w.nodes[5])
 	})
 }
 
@@ -309,7 +309,7 @@ func TestAllRestartWithNewAddresses(t *testing.T) {
 					}
 				}
 				w.agree(30*time.Second, 3)
-				w.propose(w.nodes[2], table.MarkWritten)
+				w.change(w.nodes[2])
 				for _, n := range w.nodes {
 					if a, _ := w.nodes[0].c.Address(n.c.Self()); a != fmt.Sprintf("%s:%d", n.ip, rpcPort) {
 						w.Errorf("address of %s is %s, it is at %s", n.name, a, n.ip)

@@ -15,8 +15,10 @@ import (
 	"github.com/starling-tsdb/starling/internal/table"
 )
 
-// voters is how many nodes vote in Raft: those in the first occupied slots. Two of five
-// may be lost, and more would only make each change slower.
+// voters is how many nodes vote in Raft: those in the first occupied slots of the assignment
+// that queries read by. Two of five may be lost, and more would only make each change slower.
+// A node that does not own yet may turn out never to come, and one that leaves will be
+// stopped: neither may be what a majority depends on.
 const voters = 5
 
 // errNotLeader answers what only Raft's leader can do.
@@ -279,45 +281,57 @@ func (c *consensus) apply(ctx context.Context, cmd table.Command) (*table.Table,
 }
 
 // tend makes one step to bring Raft's servers in line with the table, as the leader in a
-// term that catchUp returned. hasLog tells whether a server has the log up to an index.
-func (c *consensus) tend(term uint64, hasLog func(id table.NodeID, index uint64) bool) error {
+// term that catchUp returned, and tells whether there was one to make. hasLog tells whether
+// a server has the log up to an index.
+func (c *consensus) tend(term uint64, hasLog func(id table.NodeID, index uint64) bool) (stepped bool, err error) {
 	r := c.running()
 	if r == nil {
-		return errNotLeader
+		return false, errNotLeader
 	}
 	t, err := c.fsm.table()
 	if err != nil {
-		return errors.Join(err, r.LeadershipTransfer().Error())
+		return false, errors.Join(err, r.LeadershipTransfer().Error())
 	}
 	if t == nil {
-		return nil
+		return false, nil
 	}
 	f := r.GetConfiguration()
 	if err := f.Error(); err != nil {
-		return err
+		return false, err
 	}
 	if !leads(r, term) { // else the servers may be newer than the table
-		return errNotLeader
+		return false, errNotLeader
 	}
-	step := nextServer(t.Nodes(), f.Configuration().Servers)
+	vote := t.Reading().Nodes()
+	step := nextServer(t.Nodes(), vote[:min(len(vote), voters)], f.Configuration().Servers)
+	if step.do == "" {
+		return false, nil
+	}
+	return true, c.changeServer(r, step, f.Index(), hasLog)
+}
+
+// changeServer makes a step from the servers of an index of the log.
+func (c *consensus) changeServer(r *raft.Raft, step serverStep, index uint64, hasLog func(id table.NodeID, index uint64) bool) error {
+	if step.id == c.self && (step.do == removeServer || step.do == demoteServer) {
+		// Another one does it, or nobody would lead until the others notice.
+		return r.LeadershipTransfer().Error()
+	}
 	id, addr := raft.ServerID(step.id), raft.ServerAddress(step.id)
 	var change raft.IndexFuture
 	switch step.do {
 	case addServer:
 		// Never as a voter at once: until it has the log it would count in the quorum
 		// and confirm nothing.
-		change = r.AddNonvoter(id, addr, f.Index(), c.timing.Stream)
+		change = r.AddNonvoter(id, addr, index, c.timing.Stream)
 	case promoteServer:
 		if !hasLog(step.id, r.CommitIndex()) {
-			return nil
+			return fmt.Errorf("node %s cannot vote before it has Raft's log", step.id)
 		}
-		change = r.AddVoter(id, addr, f.Index(), c.timing.Stream)
-	case demoteServer:
-		change = r.DemoteVoter(id, f.Index(), c.timing.Stream)
+		change = r.AddVoter(id, addr, index, c.timing.Stream)
 	case removeServer:
-		change = r.RemoveServer(id, f.Index(), c.timing.Stream)
-	default:
-		return nil
+		change = r.RemoveServer(id, index, c.timing.Stream)
+	case demoteServer:
+		change = r.DemoteVoter(id, index, c.timing.Stream)
 	}
 	c.log.Info("change Raft's servers", "do", step.do, "node", step.id)
 	return change.Error()
@@ -337,31 +351,32 @@ const (
 	removeServer  serverChange = "remove"
 )
 
-// nextServer compares the nodes of the table, in slot order, with Raft's servers and
-// returns the most urgent change. New voters come before old ones go, so that the
-// quorum does not shrink in between.
-func nextServer(nodes []table.NodeID, servers []raft.Server) serverStep {
+// nextServer compares the members, and those of them who shall vote, with Raft's servers and
+// returns the most urgent change. Those who are no members go first: they are removed for
+// good, so that a quorum may need nobody but them. New voters come before old ones cease to
+// be, so that the quorum does not shrink in between.
+func nextServer(members, vote []table.NodeID, servers []raft.Server) serverStep {
 	has := make(map[table.NodeID]raft.ServerSuffrage)
 	for _, s := range servers {
 		has[table.NodeID(s.ID)] = s.Suffrage
 	}
-	for _, id := range nodes {
+	for _, id := range members {
 		if _, ok := has[id]; !ok {
 			return serverStep{addServer, id}
 		}
 	}
-	want := nodes[:min(len(nodes), voters)]
-	for _, id := range want {
+	for _, s := range servers {
+		if id := table.NodeID(s.ID); !slices.Contains(members, id) {
+			return serverStep{removeServer, id}
+		}
+	}
+	for _, id := range vote {
 		if has[id] != raft.Voter {
 			return serverStep{promoteServer, id}
 		}
 	}
 	for _, s := range servers {
-		id := table.NodeID(s.ID)
-		if !slices.Contains(nodes, id) {
-			return serverStep{removeServer, id}
-		}
-		if s.Suffrage == raft.Voter && !slices.Contains(want, id) {
+		if id := table.NodeID(s.ID); s.Suffrage == raft.Voter && !slices.Contains(vote, id) {
 			return serverStep{demoteServer, id}
 		}
 	}

@@ -27,6 +27,15 @@
 // has everything that was ever committed, so a node whose table file was lost or damaged
 // never goes back either: it has no table until it has asked.
 //
+// # Transitions
+//
+// Gossip carries which epoch a node is in and for which phase it holds its share; when
+// nobody is awaited any more, Raft's leader proposes the next phase (transition.go). Those
+// vote in Raft whom queries read from: a newcomer votes from the second phase on, and one
+// that leaves until then, so that it may be stopped at the end of the transition. Raft says
+// nothing to a server that it dropped: such a node, as any that is behind, asks the peers
+// that gossip says are ahead (follow.go). A node that was a member does not join again.
+//
 // # Files
 //
 // Everything is below Config.Dir. LOCK keeps a second process out. identity, founding,

@@ -122,12 +122,12 @@ func TestTableNeverGoesBack(t *testing.T) {
 		n := w.nodes[0]
 		now := n.c.Table()
 		old := *now
-		old.Epoch, old.Slots = now.Epoch-1, now.Slots[:len(now.Slots)-1]
+		old.Epoch, old.Current.Slots = now.Epoch-1, now.Current.Slots[:len(now.Current.Slots)-1]
 		if err := n.c.Learn(&old); err != nil || n.c.Table() != now {
 			w.Errorf("learn an older table: %v, epoch %d", err, n.c.Table().Epoch)
 		}
 		bad := *now
-		bad.Epoch, bad.ReplicationFactor = now.Epoch+1, -1
+		bad.Epoch, bad.Current.ReplicationFactor = now.Epoch+1, -1
 		if err := n.c.Learn(&bad); !errors.Is(err, table.ErrInvalid) || n.c.Table() != now {
 			w.Errorf("learn an invalid table: %v", err)
 		}
@@ -139,7 +139,7 @@ func TestSnapshotsReachLateNodes(t *testing.T) {
 		w.together(3)
 		w.agree(30*time.Second, 3)
 		for range 200 {
-			w.propose(w.nodes[0], table.MarkWritten)
+			w.change(w.nodes[0])
 		}
 		time.Sleep(10 * time.Minute)
 		first, err := w.leader().c.store.log.FirstIndex()
@@ -214,7 +214,7 @@ func TestDamagedDirectories(t *testing.T) {
 			return os.Truncate(filepath.Join(dir, raftDir, logFile), 20)
 		}, statefile.ErrDamaged, logFile},
 		{"table of another cluster", func(dir string) error {
-			b, err := table.Encode(&table.Table{ClusterID: "x", Epoch: 1, KeyVersion: table.KeyVersion, ReplicationFactor: 1, Slots: []table.Slot{{Node: "n"}}})
+			b, err := table.Encode(tableOf("x", 1, "n"))
 			return errors.Join(err, statefile.Replace(filepath.Join(dir, tableFile), b))
 		}, errLost, tableFile},
 	} {
@@ -242,7 +242,7 @@ func TestDamagedTableComesBackFromTheLeader(t *testing.T) {
 			inWorld(t, func(w *world) {
 				w.together(3)
 				w.agree(30*time.Second, 3)
-				w.propose(w.nodes[0], table.MarkWritten)
+				w.change(w.nodes[0])
 				w.agree(30*time.Second, 3)
 				n := w.nodes[1]
 				n.stop()
@@ -326,7 +326,7 @@ func TestMetadataFits(t *testing.T) {
 	long := func(n int) string { return strings.Repeat("m", n) }
 	m := metadata{
 		Cluster: long(26), Zone: long(maxZone), Name: long(maxName), Version: long(maxVersion),
-		RPC: 65535, HTTP: 65535, Epoch: 1<<64 - 1, Expect: maxExpect, Leaving: true,
+		RPC: 65535, HTTP: 65535, Epoch: 1<<64 - 1, Ready: 1<<64 - 1, Expect: maxExpect, Leaving: true,
 	}
 	b, err := json.Marshal(m)
 	if err != nil || len(b) > 512 {

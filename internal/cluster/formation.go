@@ -234,15 +234,19 @@ func (c *Cluster) waitingFor(seen map[table.NodeID]sighting) string {
 		c.cfg.expect(), c.cfg.expect(), fresh, c.cfg.ClusterName, c.cfg.Find.Join)
 }
 
-// joinStep asks for the first table, and for a slot if the node has none. The founder
+// joinStep asks for the first table, and for a slot if the node never had one. The founder
 // has to see to it that there is a table.
 func (c *Cluster) joinStep(ctx context.Context) (waiting string, done bool, err error) {
 	waiting = fmt.Sprintf("Raft's leader in cluster %s", c.clusterID())
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timing.Call)
 	defer cancel()
-	t, err := c.proposeOnce(ctx, table.Command{
-		Kind: table.Join, Member: &table.Member{Node: c.id.Node, Zone: c.cfg.Advertise.Zone},
-	})
+	cmd := table.Command{Kind: table.Join, Member: &table.Member{Node: c.id.Node, Zone: c.cfg.Advertise.Zone}}
+	if c.birth.Joined {
+		// Its table is lost, and it may have been removed since. No phase begins with the
+		// first epoch, so this changes nothing.
+		cmd = table.Command{Kind: table.Advance, Epoch: 1}
+	}
+	t, err := c.proposeOnce(ctx, cmd)
 	if errors.Is(err, table.ErrNotFounded) && len(c.birth.Founders) > 0 {
 		t, err = c.proposeOnce(ctx, c.foundCommand())
 	}
@@ -314,14 +318,18 @@ func (c *Cluster) lead(ctx context.Context) {
 // leadOnce does what the leader has to do.
 func (c *Cluster) leadOnce(ctx context.Context) {
 	term, err := c.consensus.catchUp(ctx)
+	stepped := false
 	if err == nil {
-		err = c.consensus.tend(term, func(id table.NodeID, index uint64) bool { return c.hasLog(ctx, id, index) })
+		stepped, err = c.consensus.tend(term, func(id table.NodeID, index uint64) bool { return c.hasLog(ctx, id, index) })
 	}
-	if err != nil && ctx.Err() == nil {
+	switch {
+	case err != nil && ctx.Err() == nil:
 		c.log.Debug("Raft's servers are not in line with the table yet", "err", err)
+	case stepped:
+		c.wakeTender()
 	}
 	if term > 0 {
-		c.advance(ctx)
+		c.advance(ctx, err == nil && !stepped)
 	}
 }
 

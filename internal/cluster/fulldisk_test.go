@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
-
-	"github.com/starling-tsdb/starling/internal/table"
 )
 
 // fill has every write of a file fail, as on a full disk, until the returned function is
@@ -72,7 +70,7 @@ func TestFullDisksStallRaft(t *testing.T) {
 		w.Logf("a leader %v after there was space", w.eventually(30*time.Second, "a leader once there is space", func() bool {
 			return rest[0].c.consensus.leading() || rest[1].c.consensus.leading()
 		}))
-		w.propose(rest[0], table.MarkWritten)
+		w.change(rest[0])
 	})
 }
 
@@ -101,7 +99,7 @@ func TestStopWithAFullDisk(t *testing.T) {
 		if after := w.agree(30*time.Second, 3); after.Epoch != before.Epoch {
 			w.Errorf("epoch %d became %d", before.Epoch, after.Epoch)
 		}
-		w.propose(w.nodes[0], table.MarkWritten)
+		w.change(w.nodes[0])
 	})
 }
 
@@ -113,7 +111,7 @@ func TestFullDiskOfTheLeader(t *testing.T) {
 		full := w.leader()
 		free := full.fill()
 		start := time.Now()
-		w.propose(w.others(full)[0], table.MarkWritten)
+		w.change(w.others(full)[0])
 		w.Logf("proposed within %v", time.Since(start))
 		if full.c.consensus.leading() {
 			w.Error("the node with the full disk leads")

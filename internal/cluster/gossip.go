@@ -181,12 +181,11 @@ func (g *gossip) rejoin(ctx context.Context) {
 	}
 }
 
-// forget drops the dead that have no slot: nobody has to find them again.
+// forget drops the dead that are no members: nobody has to find them again.
 func (g *gossip) forget() {
 	if t := g.table(); t != nil {
 		g.peers.forget(func(p peer) bool {
-			_, member := t.SlotOf(p.ID)
-			return member || p.State == Alive
+			return t.Member(p.ID) || p.State == Alive
 		})
 	}
 }

@@ -32,6 +32,8 @@ type world struct {
 	net   *simnet.Net
 	nodes []*node
 	dirs  map[string]string
+	// paused is what change has made of the table.
+	paused bool
 }
 
 func newWorld(t *testing.T) *world {
@@ -105,8 +107,9 @@ func (w *world) config(name, ip string) Config {
 	}
 }
 
-// start runs a node on the host with this address; name stands for its directory.
-func (w *world) start(name, ip string, change func(*Config)) *node {
+// start runs a node on the host with this address; name stands for its directory. made is
+// told of it before it runs.
+func (w *world) start(name, ip string, change func(*Config), made ...func(*Cluster)) *node {
 	w.Helper()
 	host := w.net.Host(ip)
 	n := &node{w: w, name: name, ip: ip, done: make(chan struct{}), logs: &logBuffer{}}
@@ -132,6 +135,9 @@ func (w *world) start(name, ip string, change func(*Config)) *node {
 	}
 	if n.c, err = New(cfg); err != nil {
 		w.Fatalf("%s: %v", name, err)
+	}
+	for _, m := range made {
+		m(n.c)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	n.cancel = cancel
@@ -222,8 +228,9 @@ func (w *world) eventually(limit time.Duration, what string, ok func() bool) tim
 			for _, n := range w.nodes {
 				w.Logf("%s: cluster %q, table %+v, members %v", n.name, n.c.clusterID(), n.c.Table(), states(n.c.Members()))
 			}
+			w.Errorf("after %v still not: %s", limit, what)
 			w.end()
-			w.Fatalf("after %v still not: %s", limit, what)
+			w.FailNow()
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
@@ -238,8 +245,8 @@ func states(list []Member) string {
 	return strings.Join(s, " ")
 }
 
-// agree waits until all running nodes hold one table with so many nodes, all of which
-// they see alive and at their present addresses.
+// agree waits until all running nodes hold one table with so many nodes and no transition,
+// and see all of them alive and at their present addresses.
 func (w *world) agree(limit time.Duration, nodes int) *table.Table {
 	w.Helper()
 	w.eventually(limit, fmt.Sprintf("all agree on %d nodes", nodes), func() bool { return w.agreed(nodes) })
@@ -250,7 +257,7 @@ func (w *world) agreed(nodes int) bool {
 	first := w.nodes[0].c.Table()
 	for _, n := range w.nodes {
 		t := n.c.Table()
-		if t == nil || t.ClusterID != first.ClusterID || t.Epoch != first.Epoch || len(t.Nodes()) != nodes {
+		if t == nil || first == nil || t.ClusterID != first.ClusterID || t.Epoch != first.Epoch || len(t.Nodes()) != nodes || t.Transition != nil {
 			return false
 		}
 		alive := 0
@@ -289,12 +296,36 @@ func (w *world) leader() *node {
 
 func (w *world) propose(n *node, kind table.Kind) {
 	w.Helper()
+	w.command(n, table.Command{Kind: kind})
+}
+
+func (w *world) command(n *node, cmd table.Command) {
+	w.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if err := n.c.Propose(ctx, table.Command{Kind: kind}); err != nil {
+	if err := n.c.Propose(ctx, cmd); err != nil {
 		w.end()
 		w.Fatalf("propose from %s: %v", n.name, err)
 	}
+}
+
+// change makes a change of the table that moves nothing.
+func (w *world) change(n *node) {
+	w.Helper()
+	if w.paused = !w.paused; w.paused {
+		w.propose(n, table.Pause)
+	} else {
+		w.propose(n, table.Resume)
+	}
+}
+
+// tableOf is a table without a transition.
+func tableOf(cluster string, epoch uint64, nodes ...table.NodeID) *table.Table {
+	t := &table.Table{ClusterID: cluster, Epoch: epoch, KeyVersion: table.KeyVersion, Current: table.Assignment{ReplicationFactor: 3}}
+	for _, id := range nodes {
+		t.Current.Slots = append(t.Current.Slots, table.Slot{Node: id})
+	}
+	return t
 }
 
 // simCaller makes unary calls over the network.

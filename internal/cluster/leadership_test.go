@@ -77,7 +77,7 @@ func TestRestartAlone(t *testing.T) {
 				n := w.start("only", ip(1), nil)
 				w.eventually(10*time.Second, "a cluster of one", func() bool { return n.c.Table() != nil })
 				for range 5 {
-					w.propose(n, table.MarkWritten)
+					w.change(n)
 				}
 				if snapshot {
 					if err := n.c.consensus.running().Snapshot().Error(); err != nil {
@@ -88,7 +88,7 @@ func TestRestartAlone(t *testing.T) {
 					n.crash()
 					start := time.Now()
 					n = w.start("only", ip(1), nil)
-					w.propose(n, table.MarkWritten)
+					w.change(n)
 					if took := time.Since(start); took > 2*time.Second {
 						w.Errorf("the only voter took %v from its start to its first change", took)
 					}
@@ -103,7 +103,7 @@ func TestRestartOfAll(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.together(3)
 		w.agree(30*time.Second, 3)
-		w.propose(w.nodes[0], table.MarkWritten)
+		w.change(w.nodes[0])
 		worst := time.Duration(0)
 		for range 20 {
 			for len(w.nodes) > 0 {
@@ -113,7 +113,7 @@ func TestRestartOfAll(t *testing.T) {
 			w.together(3)
 			w.leader()
 			worst = max(worst, time.Since(start))
-			w.propose(w.nodes[1], table.MarkWritten)
+			w.change(w.nodes[1])
 		}
 		w.Logf("a leader after %v at worst", worst)
 		if worst > 10*time.Second {
@@ -131,7 +131,7 @@ func TestSnapshotReachesANodeThatFellBehind(t *testing.T) {
 		last := behind.c.consensus.running().LastIndex()
 		behind.crash()
 		for range 200 {
-			w.propose(w.nodes[0], table.MarkWritten)
+			w.change(w.nodes[0])
 		}
 		time.Sleep(10 * time.Minute)
 		for _, n := range w.nodes {
@@ -141,7 +141,7 @@ func TestSnapshotReachesANodeThatFellBehind(t *testing.T) {
 		}
 		for range 2 {
 			behind = w.start(behind.name, behind.ip, func(c *Config) { c.Find.Join = seeds(1, 2, 3) })
-			w.propose(behind, table.MarkWritten)
+			w.change(behind)
 			w.eventually(time.Minute, "it has the log of the others", func() bool {
 				a, b := behind.c.consensus.running(), w.nodes[0].c.consensus.running()
 				last, err := behind.c.store.log.LastIndex()
@@ -196,7 +196,7 @@ func TestProposeEndsWithItsContext(t *testing.T) {
 		ctx, cancel := context.WithTimeout(w.Context(), 5*time.Second)
 		defer cancel()
 		done := make(chan error, 1)
-		go func() { done <- n.c.Propose(ctx, table.Command{Kind: table.MarkWritten}) }()
+		go func() { done <- n.c.Propose(ctx, table.Command{Kind: table.Pause}) }()
 		select {
 		case err := <-done:
 			if !errors.Is(err, context.DeadlineExceeded) {
@@ -206,7 +206,7 @@ func TestProposeEndsWithItsContext(t *testing.T) {
 			w.Error("Propose did not end with its context")
 		}
 		close(release)
-		w.propose(n, table.MarkWritten)
+		w.propose(n, table.Pause)
 		if got := n.c.Table().Epoch; got != 2 {
 			w.Errorf("epoch %d", got)
 		}

@@ -92,10 +92,11 @@ func TestNextServer(t *testing.T) {
 		servers = append(servers, server(id, voter))
 	}
 	set("x", true)
+	set("y", false)
 	set("f", true)
 	var did []string
 	for range 50 {
-		step := nextServer(nodes, servers)
+		step := nextServer(nodes, nodes[:5], servers)
 		did = append(did, strings.TrimSpace(string(step.do)+" "+string(step.id)))
 		switch step.do {
 		case addServer:
@@ -116,7 +117,7 @@ func TestNextServer(t *testing.T) {
 			break
 		}
 	}
-	want := "add a,add b,add c,add d,add e,make a voter a,make a voter b,make a voter c,make a voter d,make a voter e,remove x,make a follower f,"
+	want := "add a,add b,add c,add d,add e,remove x,remove y,make a voter a,make a voter b,make a voter c,make a voter d,make a voter e,make a follower f,"
 	if got := strings.Join(did, ","); got != want {
 		t.Errorf("steps\n%s, want\n%s", got, want)
 	}
@@ -139,24 +140,24 @@ func TestMachineStopsAtWhatItDoesNotKnow(t *testing.T) {
 	if a := m.Apply(entry(found)).(applied); !errors.Is(a.err, table.ErrFounded) {
 		t.Errorf("found again: %+v", a)
 	}
-	newer := map[string]any{"kind": "mark-written", "color": "red"}
+	newer := map[string]any{"kind": table.Pause, "color": "red"}
 	if a := m.Apply(entry(newer)).(applied); !errors.Is(a.err, errNewer) {
 		t.Errorf("a command with an unknown field: %+v", a)
 	}
-	if a := m.Apply(entry(table.Command{Kind: table.MarkWritten})).(applied); !errors.Is(a.err, errNewer) {
+	if a := m.Apply(entry(table.Command{Kind: table.Pause})).(applied); !errors.Is(a.err, errNewer) {
 		t.Errorf("a command after it: %+v, want none applied", a)
 	}
 	if _, err := m.Snapshot(); !errors.Is(err, errNewer) {
 		t.Errorf("snapshot of a state that misses an entry: %v", err)
 	}
-	b, err := table.Encode(&table.Table{ClusterID: "c", Epoch: 7, KeyVersion: table.KeyVersion, ReplicationFactor: 3, Slots: []table.Slot{{Node: "a"}}})
+	b, err := table.Encode(tableOf("c", 7, "a"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := m.Restore(io.NopCloser(strings.NewReader(string(b)))); err != nil {
 		t.Fatal(err)
 	}
-	if a := m.Apply(entry(table.Command{Kind: table.MarkWritten})).(applied); a.err != nil || a.t.Epoch != 8 {
+	if a := m.Apply(entry(table.Command{Kind: table.Pause})).(applied); a.err != nil || a.t.Epoch != 8 {
 		t.Errorf("after a snapshot of others: %+v", a)
 	}
 	if offers != 3 {

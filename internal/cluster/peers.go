@@ -131,6 +131,16 @@ func (r *registry) seen(id table.NodeID, boots, run uint64) (other uint64) {
 	return 0
 }
 
+// reported notes what a node has answered of itself.
+func (r *registry) reported(id table.NodeID, epoch, ready uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if p, ok := r.peers[id]; ok {
+		p.Epoch, p.Ready = epoch, ready
+		r.peers[id] = p
+	}
+}
+
 // gone notes that a start of a node is dead or left.
 func (r *registry) gone(id identity, s MemberState) {
 	r.mu.Lock()

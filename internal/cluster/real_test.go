@@ -126,7 +126,7 @@ func TestThreeOnLoopback(t *testing.T) {
 			}
 		}
 	}
-	if err := nodes[1].Propose(ctx, table.Command{Kind: table.MarkWritten}); err != nil {
+	if err := nodes[1].Propose(ctx, table.Command{Kind: table.Pause}); err != nil {
 		t.Error(err)
 	}
 	cancel()

@@ -27,6 +27,7 @@ const (
 	opVouch   operation = "vouch"   // vouch -> verdict
 	opPropose operation = "propose" // table.Command -> the table that includes it
 	opStatus  operation = "status"  // nothing -> status
+	opTable   operation = "table"   // nothing -> the table that the node has adopted
 )
 
 type response struct {
@@ -74,6 +75,7 @@ func (e *remoteError) Is(target error) bool {
 type status struct {
 	RaftIndex uint64 `json:"raftIndex"`
 	Epoch     uint64 `json:"epoch"`
+	Ready     uint64 `json:"ready,omitempty"`
 }
 
 // call asks one node. in and out are what the operation says.
@@ -180,13 +182,18 @@ func (c *Cluster) answer(ctx context.Context, req request) (any, error) {
 		}
 		c.wakeTender()
 		return t, nil
+	case opTable:
+		if t := c.Table(); t != nil {
+			return t, nil
+		}
+		return nil, table.ErrNotFounded
 	case opStatus:
 		s := status{}
 		if r := c.consensus.running(); r != nil {
 			s.RaftIndex = r.LastIndex()
 		}
 		if t := c.Table(); t != nil {
-			s.Epoch = t.Epoch
+			s.Epoch, s.Ready = t.Epoch, c.cfg.Ready()
 		}
 		return s, nil
 	}

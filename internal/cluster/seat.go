@@ -140,6 +140,7 @@ func (c *Cluster) Learn(t *table.Table) error {
 }
 
 func (c *Cluster) adopt(t *table.Table) error {
+	before := c.Table()
 	adopted, err := c.seat.adopt(t)
 	if err != nil {
 		c.count.adoptFailures.Inc()
@@ -148,8 +149,11 @@ func (c *Cluster) adopt(t *table.Table) error {
 	if !adopted {
 		return nil
 	}
-	_, member := t.SlotOf(c.id.Node)
+	member := t.Member(c.id.Node)
 	c.log.Info("table adopted", "epoch", t.Epoch, "nodes", len(t.Nodes()), "member", member)
+	if !member && before != nil && before.Member(c.id.Node) {
+		c.log.Warn("this node is no member of the cluster any more; it may be stopped, and does not join again by itself", "epoch", t.Epoch)
+	}
 	c.gossip.changed()
 	c.wakeTender()
 	return nil

@@ -3,11 +3,13 @@
 package faults
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -172,6 +174,82 @@ func fill(name string) error {
 		}
 	}
 	return f.Close()
+}
+
+// readOnly makes the victim's file system give up as ext4 does after an error, and mounts a
+// mended copy in its place while the node runs. Then it is killed, as in fillDisk.
+func readOnly(ctx context.Context, r *rig) error {
+	n := r.victim()
+	// The kernel can answer a sync with success that the abort has overtaken.
+	if err := n.halt(ctx); err != nil {
+		return err
+	}
+	if err := errors.Join(run(ctx, "mount", "-o", "remount,abort", n.dir), n.resume()); err != nil {
+		return err
+	}
+	if err := sleep(ctx, 10*time.Second); err != nil {
+		return err
+	}
+	mended := n.image() + ".mended"
+	if err := copySparse(n.image(), mended); err != nil {
+		return err
+	}
+	if err := repair(ctx, mended); err != nil {
+		return err
+	}
+	// The node has a mount namespace of its own, since `ip netns exec` makes one.
+	within := []string{"nsenter", fmt.Sprintf("--mount=/proc/%d/ns/mnt", n.cmd.Process.Pid)}
+	for _, args := range [][]string{{"umount", "-l", n.dir}, {"mount", "-t", "ext4", "-o", "loop,commit=300", mended, n.dir}} {
+		if err := run(ctx, append(within, args...)...); err != nil {
+			return err
+		}
+	}
+	if _, err := r.converge(ctx, convergeTimeout); err != nil {
+		return err
+	}
+	if err := sleep(ctx, 4*time.Second); err != nil {
+		return err
+	}
+	if err := n.kill(); err != nil {
+		return err
+	}
+	if err := errors.Join(unmount(n.dir), os.Rename(mended, n.image()), n.mountImage(ctx)); err != nil {
+		return err
+	}
+	return n.start()
+}
+
+// halt pauses the process and returns when it is in no system call any more.
+func (n *node) halt(ctx context.Context) error {
+	if err := n.pause(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", n.cmd.Process.Pid))
+		halted := err == nil && len(threads) > 0
+		for _, name := range threads {
+			stat, err := os.ReadFile(name)
+			halted = halted && err == nil && bytes.Contains(stat, []byte(") T "))
+		}
+		if halted {
+			return nil
+		}
+		if err := sleep(ctx, 5*time.Millisecond); err != nil {
+			return errors.Join(fmt.Errorf("wait until node %d has stopped: %w", n.number, err), n.resume())
+		}
+	}
+}
+
+// repair repairs the file system of an image that is not mounted.
+func repair(ctx context.Context, image string) error {
+	const couldNot = 4 // less is the sum of what has been done
+	err := run(ctx, "e2fsck", "-fy", image)
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() > 0 && exit.ExitCode() < couldNot {
+		return nil
+	}
+	return err
 }
 
 // olderImage brings the victim back with the disk that it had some starts ago. It has to find

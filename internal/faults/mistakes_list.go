@@ -53,6 +53,12 @@ func durabilityMistakes() []Mistake {
 				File: storage + "/walsync.go", Old: "\tif err := g.syncLogs(); err != nil {\n\t\treturn g.fence.raise(err)", New: "\tif err := g.syncLogs(); err != nil {\n\t\treturn err",
 			}},
 		},
+		{
+			Name: "open again whatever is mounted", Breaks: 4, of: storage, tests: "TestAnotherDiskIsNotOpened",
+			changes: []overlay.Change{{
+				File: storage + "/mark.go", Old: "range s.keeper.marks", New: "range []mark(nil)",
+			}},
+		},
 	}
 }
 

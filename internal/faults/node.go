@@ -202,7 +202,7 @@ func (n *node) seesAll(ctx context.Context, members int) error {
 	var status struct {
 		Data struct {
 			Epoch uint64
-			Slots []struct{ Joining bool }
+			Transition any
 			Nodes []struct {
 				State string
 				Slot  *int
@@ -219,10 +219,8 @@ func (n *node) seesAll(ctx context.Context, members int) error {
 			whole++
 		}
 	}
-	for _, s := range status.Data.Slots {
-		if s.Joining {
-			return errors.New("a member is joining")
-		}
+	if status.Data.Transition != nil {
+		return errors.New("a transition is under way")
 	}
 	if whole < members {
 		return fmt.Errorf("sees %d of %d members, alive and at its epoch", whole, members)

@@ -37,6 +37,7 @@ func Rows() []Row {
 		{Name: "failing syncs on one", Injected: true, harm: injected(10*time.Second, oneNode, "sync-error=input/output error")},
 		{Name: "failing syncs on all", Injected: true, harm: injected(10*time.Second, allNodes, "sync-error=input/output error")},
 		{Name: "disk full", prepare: onSmallDisk, harm: fillDisk},
+		{Name: "read-only file system", prepare: onImages, harm: readOnly},
 		{Name: "one of few CPUs", harm: starved(20*time.Second, oneNode, 0.1)},
 		{Name: "all of few CPUs", harm: starved(20*time.Second, allNodes, 0.3)},
 		{Name: "rolling restart", Short: true, harm: rollingRestart},

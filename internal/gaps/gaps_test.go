@@ -320,3 +320,108 @@ func TestNoteWhileAWindowBegins(t *testing.T) {
 		}
 	}
 }
+
+// The note of a peer that is no member any more goes, from disk as well, whatever is under way.
+func TestKeep(t *testing.T) {
+	for name, prepare := range map[string]func(t *testing.T, b *Book, dir string){
+		"a gap":            func(*testing.T, *Book, string) {},
+		"with a hand-off":  func(_ *testing.T, b *Book, _ string) { b.Begin("p", 0) },
+		"the file is gone": func(_ *testing.T, _ *Book, dir string) { os.Remove(filepath.Join(dir, filePrefix+"p")) },
+		"unsure": func(t *testing.T, b *Book, dir string) {
+			failing(t, dir, func() {
+				if err := b.Note(t.Context(), "p", 3*hour); err == nil {
+					t.Fatal("a note is answered that is not on disk")
+				}
+			})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				dir := filepath.Join(t.TempDir(), "gaps")
+				b := mustOpen(t, dir)
+				mustNote(t, b, "p", 5*hour)
+				mustNote(t, b, "q", 6*hour)
+				prepare(t, b, dir)
+				number, _, _ := b.Begin("p", 0)
+				b.Keep(func(id table.NodeID) bool { return id != "p" })
+				kept := []proof.Gap{{Peer: "q", Since: 6*hour - slack.Milliseconds()}}
+				for _, again := range []*Book{b, mustOpen(t, dir)} {
+					want(t, "open", again.Open(), kept)
+					want(t, "offered", again.Offered(), kept)
+				}
+				if _, _, err := b.Advance(t.Context(), "p", number, math.MaxInt64); !errors.Is(err, ErrSession) {
+					t.Errorf("the hand-off goes on: %v", err)
+				}
+				if _, _, open := b.Begin("p", number); open {
+					t.Error("a hand-off begins without a gap")
+				}
+
+				// The peer may be a member again. What was noted before does not count then,
+				// and the clock of the session that was dropped changes nothing.
+				mustNote(t, b, "p", 7*hour)
+				again := append([]proof.Gap{{Peer: "p", Since: 7*hour - slack.Milliseconds()}}, kept...)
+				b.Begin("p", 0)
+				<-time.After(sessionTimeout - time.Second)
+				want(t, "offered in the new hand-off", b.Offered(), kept)
+				<-time.After(2 * time.Second)
+				for _, opened := range []*Book{b, mustOpen(t, dir)} {
+					want(t, "noted again", opened.Offered(), again)
+				}
+			})
+		})
+	}
+}
+
+// failing runs f while the directory cannot be written.
+func failing(t *testing.T, dir string, f func()) {
+	t.Helper()
+	if err := os.Rename(dir, dir+".away"); err != nil {
+		t.Fatal(err)
+	}
+	f()
+	if err := os.Rename(dir+".away", dir); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A note that could not be dropped is not relied on, and dropped with the next table.
+func TestKeepTriesAgain(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "gaps")
+	b := mustOpen(t, dir)
+	mustNote(t, b, "p", 5*hour)
+	failing(t, dir, func() { b.Keep(func(table.NodeID) bool { return false }) })
+	want(t, "offered", b.Offered(), []proof.Gap{})
+	if n := len(b.Open()); n != 1 {
+		t.Errorf("%d gaps are open, want the one that is on disk", n)
+	}
+	b.Keep(func(table.NodeID) bool { return false })
+	for _, again := range []*Book{b, mustOpen(t, dir)} {
+		want(t, "open", again.Open(), []proof.Gap{})
+	}
+}
+
+// Whatever is under way for a peer when it is dropped: what holds afterwards is what lies on
+// disk.
+func TestKeepAmongOthers(t *testing.T) {
+	dir := t.TempDir()
+	b := mustOpen(t, dir)
+	for range 50 {
+		mustNote(t, b, "p", 5*hour)
+		number, _, _ := b.Begin("p", 0)
+		var all sync.WaitGroup
+		all.Go(func() { b.Keep(func(table.NodeID) bool { return false }) })
+		all.Go(func() {
+			if err := b.Note(t.Context(), "p", hour); err != nil {
+				t.Error(err)
+			}
+		})
+		all.Go(func() {
+			if _, _, err := b.Advance(t.Context(), "p", number, 9*hour); err != nil && !errors.Is(err, ErrSession) {
+				t.Error(err)
+			}
+		})
+		all.Go(func() { b.Begin("p", 0) })
+		all.Wait()
+		want(t, "on disk", mustOpen(t, dir).Open(), b.Open())
+	}
+}

@@ -38,7 +38,7 @@ type rig struct {
 
 func newRig(t *testing.T, bytesPerSecond int64) *rig {
 	t.Helper()
-	r := &rig{T: t, table: &table.Table{Epoch: 1, Slots: []table.Slot{{Node: "giver"}, {Node: "taker"}}}}
+	r := &rig{T: t, table: &table.Table{Epoch: 1, Current: table.Assignment{Slots: []table.Slot{{Node: "giver"}, {Node: "taker"}}}}}
 	r.theirs, r.own = r.open(), r.open()
 	var err error
 	if r.book, err = gaps.Open(gaps.Options{Dir: t.TempDir()}); err != nil {

@@ -198,9 +198,14 @@ func (m *Mover) step(ctx context.Context) error {
 
 // window copies the next window of time.
 func (m *Mover) window(ctx context.Context, move *Move, p Progress, span time.Duration) (samples int, err error) {
-	until := windowEnd(p.Until, time.Now())
+	now := time.Now()
+	until := windowEnd(p.Until, now)
 	if until != math.MaxInt64 && p.Until != math.MinInt64 {
-		until = min(until+(span-windowSpan).Milliseconds(), time.Now().Add(-windowSpan).UnixMilli())
+		until += (span - windowSpan).Milliseconds()
+		// One that reaches the present is the last: time goes on while it is copied.
+		if until > now.UnixMilli() {
+			until = math.MaxInt64
+		}
 	}
 	proven, err := m.prove(ctx, move, proof.Range{Min: p.Until, Max: until - 1})
 	if err != nil {

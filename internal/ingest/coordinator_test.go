@@ -115,36 +115,28 @@ func (m modulo) FamilyOwners(family string, dst []int) []int {
 }
 
 type cluster struct {
-	nodes  map[table.NodeID]*node
-	table  *table.Table
-	marked int
+	nodes map[table.NodeID]*node
+	table *table.Table
 	*Coordinator
 }
 
 func newCluster(size int) *cluster {
 	c := &cluster{nodes: map[table.NodeID]*node{}, table: &table.Table{
-		ClusterID: "c", Epoch: 1, KeyVersion: 1, ReplicationFactor: 3,
+		ClusterID: "c", Epoch: 1, KeyVersion: table.KeyVersion, Current: table.Assignment{ReplicationFactor: 3},
 	}}
 	for i := range size {
 		id := table.NodeID(fmt.Sprintf("node-%d", i))
 		n := &node{}
 		n.owner = NewOwner(storeFunc(n.store), n)
 		c.nodes[id] = n
-		c.table.Slots = append(c.table.Slots, table.Slot{Node: id})
+		c.table.Current.Slots = append(c.table.Current.Slots, table.Slot{Node: id})
 	}
-	c.table.WrittenQuorum = c.table.WriteQuorum()
 	c.adopt(c.table)
 	c.Coordinator = New(Options{
-		Table:   func() (*table.Table, Placement) { return c.table, modulo{slots: size, copies: c.table.Copies()} },
-		Replica: func(id table.NodeID) Replica { return replica{c.nodes[id].owner} },
-		MarkWritten: func(context.Context) error {
-			c.marked++
-			next := *c.table
-			next.Epoch++
-			next.WrittenQuorum = next.WriteQuorum()
-			c.adopt(&next)
-			return nil
+		Table: func() (*table.Table, []Placement) {
+			return c.table, []Placement{modulo{slots: size, copies: c.table.Current.Copies()}}
 		},
+		Replica: func(id table.NodeID) Replica { return replica{c.nodes[id].owner} },
 		Timeout: 10 * time.Second,
 		Grace:   50 * time.Millisecond,
 		Logger:  slog.New(slog.DiscardHandler),
@@ -274,33 +266,15 @@ func TestWritePlansAnewWhenTheTableChanges(t *testing.T) {
 		}
 		old := c.table
 		calls := 0
-		c.opts.Table = func() (*table.Table, Placement) {
+		c.opts.Table = func() (*table.Table, []Placement) {
 			calls++
 			if calls > 1 {
-				return &next, modulo{3, 3}
+				return &next, []Placement{modulo{3, 3}}
 			}
-			return old, modulo{3, 3}
+			return old, []Placement{modulo{3, 3}}
 		}
 		if _, err := c.Write(t.Context(), batch("a")); err != nil || calls < 2 {
 			t.Fatalf("Write: %v after the table was read %d times, want success with the newer one", err, calls)
-		}
-	})
-}
-
-func TestFirstWriteMarksTheEpoch(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(3)
-		unmarked := *c.table
-		unmarked.Epoch, unmarked.WrittenQuorum = 2, 0
-		c.adopt(&unmarked)
-		if _, err := c.nodes["node-0"].owner.Append(t.Context(), 2, batch("a")); err == nil {
-			t.Error("an owner confirmed in an epoch that is not marked as taking writes")
-		}
-		if _, err := c.Write(t.Context(), batch("a")); err != nil {
-			t.Fatal(err)
-		}
-		if c.marked != 1 || c.table.WrittenQuorum != 2 {
-			t.Errorf("marked %d times, written quorum %d; want 1 and 2", c.marked, c.table.WrittenQuorum)
 		}
 	})
 }
@@ -355,11 +329,11 @@ func TestWriteWaitsForTheTable(t *testing.T) {
 		next.Epoch++
 		c.nodes["node-0"].owner.Adopt(&next)
 		published := time.Now().Add(2 * time.Second)
-		c.opts.Table = func() (*table.Table, Placement) {
+		c.opts.Table = func() (*table.Table, []Placement) {
 			if time.Now().Before(published) {
-				return old, modulo{1, 1}
+				return old, []Placement{modulo{1, 1}}
 			}
-			return &next, modulo{1, 1}
+			return &next, []Placement{modulo{1, 1}}
 		}
 		if _, err := c.Write(t.Context(), batch("a")); err != nil {
 			t.Error(err)

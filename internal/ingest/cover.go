@@ -28,13 +28,20 @@ type lack struct {
 	since int64
 	// series are those that the samples belong to, by index into the batch.
 	series []bool
-	any    bool
+	// items are the samples; nil if they are all those of the series that are written.
+	items map[item]bool
+	any   bool
 }
 
 func (l *lack) add(i int, p *series.Sample) {
 	l.since = min(l.since, p.T)
 	l.series[i] = true
 	l.any = true
+}
+
+// has tells whether a sample that is written is one of those that are missed.
+func (l *lack) has(key item) bool {
+	return l.series[key.series] && (l.items == nil || l.items[key])
 }
 
 // lackOf returns what the owner of a part misses by an assignment. The verdicts must not be
@@ -55,10 +62,12 @@ func (t *tally) lackOf(assignment int, p *part, confirmed bool, o series.Outcome
 		}
 		return l
 	}
+	l.items = map[item]bool{}
 	for _, r := range o.Refusals {
 		key := item{series: p.at(r.Series), index: r.Item}
 		if p.in(assignment, r.Series) && !r.Exemplar && r.Reason != series.Conflict && t.written(key) {
 			l.add(key.series, &t.batch.Series[key.series].Samples[key.index])
+			l.items[key] = true
 		}
 	}
 	return l
@@ -91,7 +100,7 @@ func (t *tally) covered(l *lack, notes []*holder) bool {
 		}
 	}
 	for key, n := range refused {
-		if l.series[key.series] && noted[key.series]-n < quorum && t.written(key) {
+		if l.has(key) && noted[key.series]-n < quorum && t.written(key) {
 			return false
 		}
 	}
@@ -137,14 +146,14 @@ func (t *tally) offered(parts []*part, holders []*holder) bool {
 // cover has gaps noted for all owners that miss something, by those that hold it. What it
 // returns says which samples are not safe to acknowledge, or asks for another plan.
 func (c *Coordinator) cover(ctx context.Context, tb *table.Table, t *tally, parts []*part, holders []*holder) error {
+	var open []*coverage
 	for a := range t.counts {
-		if open := t.uncovered(a, parts, holders); len(open) > 0 {
-			if err := c.note(ctx, tb, t, open); err != nil {
-				return err
-			}
-		}
+		open = append(open, t.uncovered(a, parts, holders)...)
 	}
-	return nil
+	if len(open) == 0 {
+		return nil
+	}
+	return c.note(ctx, tb, t, open)
 }
 
 // uncovered returns what the owners by an assignment miss and too few holders note.
@@ -182,9 +191,37 @@ type coverage struct {
 	notes, asked []*holder
 }
 
+// answered counts the note that was asked for, and tells whether it matters.
+func (cv *coverage) answered(r request) bool {
+	matters := cv.node == r.node && slices.Contains(cv.asked, r.by)
+	if matters {
+		cv.notes = append(cv.notes, r.by)
+	}
+	return matters
+}
+
+// request asks a holder to note that a node misses something. It serves all assignments.
+type request struct {
+	by   *holder
+	node table.NodeID
+}
+
+// requests returns since when each holder has to note what.
+func requests(open []*coverage) map[request]int64 {
+	since := map[request]int64{}
+	for _, cv := range open {
+		for _, h := range cv.asked {
+			r := request{h, cv.node}
+			if first, ok := since[r]; !ok || cv.since < first {
+				since[r] = cv.since
+			}
+		}
+	}
+	return since
+}
+
 type noted struct {
-	*coverage
-	by  *holder
+	request
 	err error
 }
 
@@ -192,22 +229,17 @@ type noted struct {
 func (c *Coordinator) note(ctx context.Context, tb *table.Table, t *tally, open []*coverage) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	waiting := 0
-	for _, cv := range open {
-		waiting += len(cv.asked)
-	}
-	answers := make(chan noted, waiting)
-	for _, cv := range open {
-		for _, h := range cv.asked {
-			go func() {
-				answers <- noted{cv, h, c.guard(h.part.node, func() error {
-					return c.opts.Replica(h.part.node).Note(ctx, tb, cv.node, cv.since)
-				})}
-			}()
-		}
+	asked := requests(open)
+	answers := make(chan noted, len(asked))
+	for r, since := range asked {
+		go func() {
+			answers <- noted{r, c.guard(r.by.part.node, func() error {
+				return c.opts.Replica(r.by.part.node).Note(ctx, tb, r.node, since)
+			})}
+		}()
 	}
 	var causes []string
-	for ; waiting > 0 && len(open) > 0; waiting-- {
+	for waiting := len(asked); waiting > 0 && len(open) > 0; waiting-- {
 		select {
 		case a := <-answers:
 			if a.err != nil {
@@ -219,10 +251,7 @@ func (c *Coordinator) note(ctx context.Context, tb *table.Table, t *tally, open 
 				continue
 			}
 			c.notes.WithLabelValues("noted").Inc()
-			a.coverage.notes = append(a.coverage.notes, a.by)
-			// Not to be asked again by another assignment. What it offered is not ours to change.
-			a.by.Gaps = append(slices.Clip(a.by.Gaps), proof.Gap{Peer: a.node, Since: a.since})
-			open = slices.DeleteFunc(open, func(cv *coverage) bool { return t.covered(cv.lack, cv.notes) })
+			open = slices.DeleteFunc(open, func(cv *coverage) bool { return cv.answered(a.request) && t.covered(cv.lack, cv.notes) })
 		case <-ctx.Done():
 			causes = append(causes, "no note in time of what other owners miss")
 			waiting = 1

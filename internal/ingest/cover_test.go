@@ -105,8 +105,7 @@ func TestWriteFailsWithoutTheNotes(t *testing.T) {
 func TestEnoughNotesAreEnough(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(5)
-		c.table.ReplicationFactor = 5
-		c.table.WrittenQuorum = 3
+		c.table.Current.ReplicationFactor = 5
 		c.nodes["node-4"].err = errors.New("down")
 		c.nodes["node-3"].hangs = true
 		start := time.Now()
@@ -178,8 +177,7 @@ func TestRefusedSamplesAreNotNoted(t *testing.T) {
 func TestNotesOfThoseWhoDoNotHoldItDoNotCount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(5)
-		c.table.ReplicationFactor = 5
-		c.table.WrittenQuorum = 3
+		c.table.Current.ReplicationFactor = 5
 		c.nodes["node-4"].err = errors.New("down")
 		c.nodes["node-3"].refusals = []series.Refusal{{Series: 0, Item: 0, Reason: series.Invalid, Message: "too old sample"}}
 		c.nodes["node-0"].noteErr = errors.New("no space left on device")
@@ -200,12 +198,12 @@ func TestNoteAtAnotherEpochPlansAnew(t *testing.T) {
 		c.nodes["node-2"].err = errors.New("down")
 		refused := 0
 		c.nodes["node-1"].noteErr = &table.MismatchError{Want: 1}
-		c.opts.Table = func() (*table.Table, Placement) {
+		c.opts.Table = func() (*table.Table, []Placement) {
 			if c.nodes["node-1"].asked > 0 {
 				refused++
 				c.nodes["node-1"].noteErr = nil
 			}
-			return c.table, modulo{3, 3}
+			return c.table, []Placement{modulo{3, 3}}
 		}
 		if _, err := c.Write(t.Context(), batch("a")); err != nil {
 			t.Fatal(err)

@@ -54,9 +54,9 @@ func (p *part) add(i int, s *series.Series, assignment int, several bool) {
 }
 
 // addMetadata adds the metadata of a family. The assignments come one after the other, so that
-// a family is added twice in a row, if at all.
+// it is added twice in a row, if at all.
 func (p *part) addMetadata(m series.Metadata) {
-	if n := len(p.batch.Metadata); n > 0 && p.batch.Metadata[n-1].Family == m.Family {
+	if n := len(p.batch.Metadata); n > 0 && p.batch.Metadata[n-1] == m {
 		return
 	}
 	p.batch.Metadata = append(p.batch.Metadata, m)

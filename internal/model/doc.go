@@ -1,7 +1,10 @@
-// Package model holds a model of how Starling keeps what it acknowledged: appends with sync,
-// gaps, hand-offs and reads with proof, as docs/adr/0008-gaps-and-proof.md decides them. It
-// is all tests: the model is explored exhaustively within small bounds and at random within
-// larger ones, and each of its rules, switched off, must be caught.
+// Package model holds two models of how Starling keeps what it acknowledged. The first has
+// appends with sync, gaps, hand-offs and reads with proof, as
+// docs/adr/0008-gaps-and-proof.md decides them, under one table. The second, in the files
+// that begin with move, has the same in less detail while the table changes: nodes join,
+// leave, are removed and replaced. It is all tests: the models are explored exhaustively
+// within small bounds and at random within larger ones, and each of their rules, switched
+// off, must be caught.
 //
 // # What a state is
 //
@@ -12,11 +15,18 @@
 // "sync a note and say so" is one, because a note that is not synced yet is as good as one
 // that has not arrived.
 //
+// In the second model each node has come to some epoch, and the history of tables is part of
+// the state. A command, the next phase and a node's step to the next epoch are actions, and
+// so is each message by which a target owner copies: it hears of the gaps of each current
+// owner, reads from one after the other, syncs, and reports that it is ready. Samples have no
+// times there: all reads, copies and hand-offs have one window.
+//
 // # What is not an action
 //
 // Everything may happen at any time or never, so that much needs no action of its own. A
 // message that is lost, delayed, or held up by a pause or a partition is one that is not
-// delivered yet. A coordinator that crashed is one that takes no further step. A node that is
+// delivered yet. A coordinator that crashed is one that takes no further step. What a node
+// reports stays true, so that a report that is late is a leader that is slow. A node that is
 // down is one that takes no step between its crash and its next one. The random walks cut off
 // and pause nodes all the same, since otherwise chance alone would seldom do so for long.
 //
@@ -24,6 +34,6 @@
 //
 // Each read that succeeds holds all samples in its range that were acknowledged before it
 // began, and none that nobody sent. From each state, once everybody is up and no new write
-// comes, the hand-offs close all gaps, and then every owner that was not lost holds every
-// acknowledged sample.
+// comes, the hand-offs close all gaps, all commands are followed to their end, and then every
+// owner that was not lost holds every acknowledged sample.
 package model

@@ -10,6 +10,20 @@ import (
 // errTooMany says that a scenario has more states than were allowed for.
 var errTooMany = errors.New("too many states")
 
+// protocol is a model that can be explored. Its states are compared by what they hold, and
+// have no padding.
+type protocol[S comparable] interface {
+	start() S
+	// choices are all actions that there are; few are possible in any one state.
+	choices() []action
+	can(s *S, a action) bool
+	do(s *S, a action)
+	// wrong says what is wrong with a state, and ended that nothing can go wrong after it.
+	wrong(s *S) error
+	ended(s *S) bool
+	describe(a action) string
+}
+
 // outcome is what an exploration came to.
 type outcome struct {
 	states int
@@ -34,39 +48,44 @@ type step struct {
 
 // explore visits all states, the nearest first, so that a trace is a shortest one. It stops
 // at the first in which something is wrong, and with errTooMany after the limit.
-func (m *machine) explore(limit int) *outcome {
+func explore[S comparable](p protocol[S], limit int) *outcome {
 	seed := maphash.MakeSeed()
-	first := m.start()
+	first := p.start()
 	seen := map[uint64]struct{}{maphash.Comparable(seed, first): {}}
 	steps := []step{{}}
-	frontier, numbers := []state{first}, []uint32{0}
+	frontier, numbers := []S{first}, []uint32{0}
 	out := &outcome{}
+	actions, after := p.choices(), new(S)
 	for len(frontier) > 0 {
-		var next []state
+		var next []S
 		var nextNumbers []uint32
 		for i := range frontier {
 			s := &frontier[i]
-			if out.err = m.wrong(s); out.err == nil && len(steps) > limit {
+			if out.err = p.wrong(s); out.err == nil && len(steps) > limit {
 				out.err = errTooMany
 			}
 			if out.err != nil {
-				out.states, out.trace = len(steps), m.trace(steps, numbers[i])
+				out.states = len(steps)
+				for n := numbers[i]; n != 0; n = steps[n].from {
+					out.trace = append([]string{p.describe(steps[n].by)}, out.trace...)
+				}
 				return out
 			}
-			if m.ended(s) {
+			if p.ended(s) {
 				continue
 			}
-			for _, a := range m.actions {
-				if !m.can(s, a) {
+			for _, a := range actions {
+				if !p.can(s, a) {
 					continue
 				}
-				after := m.after(s, a)
-				hash := maphash.Comparable(seed, after)
+				*after = *s
+				p.do(after, a)
+				hash := maphash.Comparable(seed, *after)
 				if _, known := seen[hash]; known {
 					continue
 				}
 				seen[hash] = struct{}{}
-				next, nextNumbers = append(next, after), append(nextNumbers, uint32(len(steps)))
+				next, nextNumbers = append(next, *after), append(nextNumbers, uint32(len(steps)))
 				steps = append(steps, step{from: numbers[i], by: a})
 			}
 		}
@@ -79,31 +98,33 @@ func (m *machine) explore(limit int) *outcome {
 
 // exhaust visits all states like explore, but the deepest first: it needs little memory, and
 // finds long traces.
-func (m *machine) exhaust(limit int) *outcome {
-	v := &visit{machine: m, seed: maphash.MakeSeed(), seen: map[uint64]struct{}{}, limit: limit}
-	first := m.start()
+func exhaust[S comparable](p protocol[S], limit int) *outcome {
+	v := &visit[S]{protocol: p, actions: p.choices(), seed: maphash.MakeSeed(), seen: map[uint64]struct{}{}, limit: limit}
+	first := p.start()
 	v.out.err = v.from(&first)
 	v.out.states = len(v.seen)
 	if v.out.err != nil {
 		for _, a := range v.path {
-			v.out.trace = append(v.out.trace, m.describe(a))
+			v.out.trace = append(v.out.trace, p.describe(a))
 		}
 	}
 	return &v.out
 }
 
 // visit is a walk through all states.
-type visit struct {
-	*machine
-	out   outcome
-	seed  maphash.Seed
-	seen  map[uint64]struct{}
-	path  []action
-	limit int
+type visit[S comparable] struct {
+	protocol[S]
+	actions []action
+	out     outcome
+	seed    maphash.Seed
+	seen    map[uint64]struct{}
+	path    []action
+	states  []*S // one for each step of the path, to be used again
+	limit   int
 }
 
 // from visits a state and those it leads to, unless it was here before.
-func (v *visit) from(s *state) error {
+func (v *visit[S]) from(s *S) error {
 	hash := maphash.Comparable(v.seed, *s)
 	if _, known := v.seen[hash]; known {
 		return nil
@@ -119,33 +140,21 @@ func (v *visit) from(s *state) error {
 	if v.ended(s) {
 		return nil
 	}
+	if len(v.states) == len(v.path) {
+		v.states = append(v.states, new(S))
+	}
+	after := v.states[len(v.path)]
 	for _, a := range v.actions {
 		if !v.can(s, a) {
 			continue
 		}
-		after := v.after(s, a)
+		*after = *s
+		v.do(after, a)
 		v.path = append(v.path, a)
-		if err := v.from(&after); err != nil {
+		if err := v.from(after); err != nil {
 			return err
 		}
 		v.path = v.path[:len(v.path)-1]
 	}
 	return nil
-}
-
-// wrong says what is wrong with a state.
-func (m *machine) wrong(s *state) error {
-	if err := m.check(s); err != nil {
-		return err
-	}
-	return m.heal(s)
-}
-
-// trace returns the steps to a state.
-func (m *machine) trace(steps []step, number uint32) []string {
-	var lines []string
-	for ; number != 0; number = steps[number].from {
-		lines = append([]string{m.describe(steps[number].by)}, lines...)
-	}
-	return lines
 }

@@ -1,7 +1,7 @@
 package model
 
 // handingOff is what a node x that notes a gap, and the node y that it is for, do about it.
-var handingOff = []kind{
+var handingOff = []kind[*machine, state]{
 	{
 		name: "open: node %y begins a hand-off from node %x, which stops offering the gap", numbers: "xy", remote: true,
 		can: func(m *machine, s *state, a action) bool {

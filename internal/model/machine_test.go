@@ -14,41 +14,17 @@ type machine struct {
 	scenario scenario
 	actions  []action   // all that can be asked for; few are possible in any one state
 	pairs    [][2]uint8 // of nodes
-	table    *table.Table
+	assigned *table.Assignment
 	decided  map[question]set // who serves, so far
-}
-
-// action is one step. What w, x and y are is said by its kind.
-type action struct{ kind, w, x, y uint8 }
-
-// kind is a sort of action: when it is possible, and what it does.
-type kind struct {
-	name string // with %w, %x and %y
-	// numbers are what its actions are about: a write (w) or a read (r), and up to two
-	// nodes (x, y).
-	numbers string
-	can     func(m *machine, s *state, a action) bool
-	do      func(m *machine, s *state, a action)
-	// remote actions are messages that arrive, between x and y or between x and a
-	// coordinator.
-	remote bool
-	// weight is how often the random walks choose it, against the others; 0 is 10.
-	weight int
 }
 
 var kinds = append(append(writing, handingOff...), reading...)
 
 func newMachine(r rules, sc scenario) *machine {
 	m := &machine{rules: r, scenario: sc, decided: map[question]set{}}
-	m.table = &table.Table{ClusterID: "model", Epoch: 1, KeyVersion: table.KeyVersion, ReplicationFactor: sc.copies(0)}
+	m.assigned = &table.Assignment{ReplicationFactor: sc.copies(0)}
 	for x := range sc.nodes {
-		m.table.Slots = append(m.table.Slots, table.Slot{Node: nodeID(x)})
-	}
-	count := func(k kind, letter string, n int) int {
-		if strings.Contains(k.numbers, letter) {
-			return n
-		}
-		return 1
+		m.assigned.Slots = append(m.assigned.Slots, table.Slot{Node: nodeID(x)})
 	}
 	for x := range sc.nodes {
 		for y := range sc.nodes {
@@ -57,34 +33,29 @@ func newMachine(r rules, sc scenario) *machine {
 			}
 		}
 	}
-	for i, k := range kinds {
-		ws := count(k, "w", len(sc.writes)) * count(k, "r", len(sc.reads))
-		for w := range ws {
-			for x := range count(k, "x", int(sc.nodes)) {
-				for y := range count(k, "y", int(sc.nodes)) {
-					if y == x && strings.Contains(k.numbers, "y") {
-						continue
-					}
-					m.actions = append(m.actions, action{uint8(i), uint8(w), uint8(x), uint8(y)})
-				}
-			}
-		}
-	}
+	m.actions = actionsOf(kinds, sc.nodes, len(sc.writes), len(sc.reads), 0)
 	return m
 }
 
-// after returns the state that an action leads to.
-func (m *machine) after(s *state, a action) state {
-	next := *s
-	kinds[a.kind].do(m, &next, a)
-	return next
-}
+func (m *machine) choices() []action { return m.actions }
 
 func (m *machine) can(s *state, a action) bool { return kinds[a.kind].can(m, s, a) }
 
-func (m *machine) describe(a action) string {
-	return strings.NewReplacer("%w", fmt.Sprint(a.w), "%x", fmt.Sprint(a.x), "%y", fmt.Sprint(a.y)).Replace(kinds[a.kind].name)
+func (m *machine) do(s *state, a action) { kinds[a.kind].do(m, s, a) }
+
+func (m *machine) about(a action) (nodes, remote set) { return kinds[a.kind].about(a) }
+
+func (m *machine) weight(kind uint8) int { return kinds[kind].weight }
+
+// wrong says what is wrong with a state.
+func (m *machine) wrong(s *state) error {
+	if err := m.check(s); err != nil {
+		return err
+	}
+	return m.heal(s)
 }
+
+func (m *machine) describe(a action) string { return kinds[a.kind].describe(a) }
 
 // check says what a read that succeeded got wrong.
 func (m *machine) check(s *state) error {
@@ -172,5 +143,5 @@ var (
 )
 
 func kindOf(word string) uint8 {
-	return uint8(slices.IndexFunc(kinds, func(k kind) bool { return strings.HasPrefix(k.name, word) }))
+	return uint8(slices.IndexFunc(kinds, func(k kind[*machine, state]) bool { return strings.HasPrefix(k.name, word) }))
 }

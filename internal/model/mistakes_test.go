@@ -93,13 +93,13 @@ func TestEveryRuleIsNeeded(t *testing.T) {
 			}
 			// Prompt scenarios are large, and among those that are explored with all rules.
 			if !sc.prompt {
-				if out := newMachine(allRules, sc).exhaust(3_000_000); out.err != nil {
+				if out := exhaust(newMachine(allRules, sc), 3_000_000); out.err != nil {
 					t.Fatalf("with all rules: %v", out)
 				}
 			}
 			mistaken := allRules
 			reflect.ValueOf(&mistaken).Elem().FieldByName(tc.rule).SetBool(false)
-			out := newMachine(mistaken, sc).explore(1_000_000)
+			out := explore(newMachine(mistaken, sc), 1_000_000)
 			if out.err == nil || errors.Is(out.err, errTooMany) {
 				t.Fatalf("the rule is switched off, and nobody notices: %v", out)
 			}

@@ -64,7 +64,7 @@ func TestExhaustively(t *testing.T) {
 			for _, change := range tc.changes {
 				sc = sc.with(change)
 			}
-			out := newMachine(allRules, sc).exhaust(500_000_000)
+			out := exhaust(newMachine(allRules, sc), 500_000_000)
 			if out.err != nil {
 				t.Fatal(out)
 			}
@@ -82,9 +82,9 @@ func TestRandomHistories(t *testing.T) {
 	}
 	acked, reads, failing := 0, 0, 0
 	for seed := range histories {
-		w := newWalk(allRules, uint64(seed))
+		w, sc := newWalk(allRules, uint64(seed))
 		if err := w.run(160); err != nil {
-			t.Fatalf("seed %d: %v: %v", seed, err, w)
+			t.Fatalf("seed %d: %v: %+v%v", seed, err, sc, w)
 		}
 		acked += w.state.acked.len()
 		for _, r := range w.state.reads {
@@ -92,7 +92,7 @@ func TestRandomHistories(t *testing.T) {
 				reads++
 			}
 		}
-		if w.state.crashes+w.state.losses+w.state.damages < w.scenario.crashes+w.scenario.losses+w.scenario.damages {
+		if w.state.crashes+w.state.losses+w.state.damages < sc.crashes+sc.losses+sc.damages {
 			failing++
 		}
 	}
@@ -113,7 +113,7 @@ func TestRandomHistoriesCatchMistakes(t *testing.T) {
 			reflect.ValueOf(&mistaken).Elem().FieldByName(rule).SetBool(false)
 			const histories = 5000
 			for seed := range uint64(histories) {
-				w := newWalk(mistaken, seed)
+				w, _ := newWalk(mistaken, seed)
 				if err := w.run(160); err != nil {
 					t.Logf("%v, in history %d after %d steps", err, seed, len(w.trace))
 					return

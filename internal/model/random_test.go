@@ -2,32 +2,60 @@ package model
 
 import (
 	"cmp"
-	"fmt"
 	"math/rand/v2"
 	"strings"
 )
 
+// walkable is a protocol that random histories can follow.
+type walkable[S comparable] interface {
+	protocol[S]
+	// check says what is wrong with the answers that a state holds, heal with what is left
+	// once everything has come to rest.
+	check(s *S) error
+	heal(s *S) error
+	// about returns the nodes that take part in an action, and those of them that messages
+	// come from or go to. Actions of a kind are chosen as often as it weighs.
+	about(a action) (nodes, remote set)
+	weight(kind uint8) int
+}
+
 // walk is one random history. While it goes on, nodes are cut off or paused for a while: no
 // message reaches them or comes from them, and a paused one does nothing at all.
-type walk struct {
-	*machine
+type walk[S comparable] struct {
+	walkable[S]
 	rng         *rand.Rand
-	state       state
+	nodes       uint8
+	state       S
 	cut, paused set
 	trace       []action
 	byKind      [][]action
-	weighted    []int // kinds, each as often as it weighs
+	weighted    []uint8 // kinds, each as often as it weighs
+}
+
+func startWalk[S comparable](p walkable[S], nodes uint8, rng *rand.Rand) *walk[S] {
+	w := &walk[S]{walkable: p, rng: rng, nodes: nodes, state: p.start()}
+	for _, a := range p.choices() {
+		for int(a.kind) >= len(w.byKind) {
+			kind := uint8(len(w.byKind))
+			w.byKind = append(w.byKind, nil)
+			for range cmp.Or(p.weight(kind), 10) {
+				w.weighted = append(w.weighted, kind)
+			}
+		}
+		w.byKind[a.kind] = append(w.byKind[a.kind], a)
+	}
+	return w
 }
 
 // run takes up to so many steps and says what went wrong.
-func (w *walk) run(steps int) error {
+func (w *walk[S]) run(steps int) error {
 	for range steps {
 		w.disturb()
 		a, ok := w.choose()
 		if !ok {
 			continue
 		}
-		kinds[a.kind].do(w.machine, &w.state, a)
+		w.do(&w.state, a)
 		w.trace = append(w.trace, a)
 		if err := w.check(&w.state); err != nil {
 			return err
@@ -37,8 +65,8 @@ func (w *walk) run(steps int) error {
 }
 
 // disturb now and then changes who is cut off or paused.
-func (w *walk) disturb() {
-	x := uint8(w.rng.IntN(int(w.scenario.nodes)))
+func (w *walk[S]) disturb() {
+	x := uint8(w.rng.IntN(int(w.nodes)))
 	switch w.rng.IntN(40) {
 	case 0:
 		w.cut = w.cut.with(x)
@@ -50,7 +78,7 @@ func (w *walk) disturb() {
 }
 
 // choose returns one of the possible actions: a kind by its weight, and then any of it.
-func (w *walk) choose() (action, bool) {
+func (w *walk[S]) choose() (action, bool) {
 	for range 30 {
 		of := w.byKind[w.weighted[w.rng.IntN(len(w.weighted))]]
 		if len(of) == 0 {
@@ -58,7 +86,11 @@ func (w *walk) choose() (action, bool) {
 		}
 		first := w.rng.IntN(len(of))
 		for i := range of {
-			if a := of[(first+i)%len(of)]; w.reachable(a) && w.can(&w.state, a) {
+			a := of[(first+i)%len(of)]
+			if !w.can(&w.state, a) {
+				continue
+			}
+			if nodes, remote := w.about(a); nodes&w.paused == 0 && remote&(w.cut|w.paused) == 0 {
 				return a, true
 			}
 		}
@@ -66,15 +98,13 @@ func (w *walk) choose() (action, bool) {
 	return action{}, false
 }
 
-// reachable tells whether no node that an action is about is cut off or paused.
-func (w *walk) reachable(a action) bool {
-	k := &kinds[a.kind]
-	away := w.paused
-	if k.remote {
-		away |= w.cut
+// String returns the steps.
+func (w *walk[S]) String() string {
+	var lines []string
+	for _, a := range w.trace {
+		lines = append(lines, "\n\t"+w.describe(a))
 	}
-	return !(strings.Contains(k.numbers, "x") && away.has(a.x) ||
-		strings.Contains(k.numbers, "y") && k.remote && away.has(a.y))
+	return strings.Join(lines, "")
 }
 
 // flock draws a scenario: five nodes, three series on different owners, writes and retries
@@ -106,26 +136,9 @@ func flock(rng *rand.Rand) scenario {
 	return sc
 }
 
-func newWalk(r rules, seed uint64) *walk {
+// newWalk also returns the scenario.
+func newWalk(r rules, seed uint64) (*walk[state], scenario) {
 	rng := rand.New(rand.NewPCG(seed, 8))
-	w := &walk{machine: newMachine(r, flock(rng)), rng: rng}
-	w.state = w.start()
-	w.byKind = make([][]action, len(kinds))
-	for _, a := range w.actions {
-		w.byKind[a.kind] = append(w.byKind[a.kind], a)
-	}
-	for i, k := range kinds {
-		for range cmp.Or(k.weight, 10) {
-			w.weighted = append(w.weighted, i)
-		}
-	}
-	return w
-}
-
-func (w *walk) String() string {
-	lines := []string{fmt.Sprintf("%+v", w.scenario)}
-	for _, a := range w.trace {
-		lines = append(lines, w.describe(a))
-	}
-	return strings.Join(lines, "\n\t")
+	sc := flock(rng)
+	return startWalk(newMachine(r, sc), sc.nodes, rng), sc
 }

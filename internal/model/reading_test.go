@@ -8,7 +8,7 @@ import (
 )
 
 // reading is what coordinators of reads do.
-var reading = []kind{
+var reading = []kind[*machine, state]{
 	{
 		// A read begins with its first answer: had it begun earlier, it would need less.
 		name: "answer: node %x tells read %w its gaps", numbers: "rx", remote: true,
@@ -142,7 +142,7 @@ func (m *machine) servers(series int, answered set, gaps *[maxNodes]set) set {
 		owners = append(owners, int(o))
 	}
 	var serving set
-	p := proof.New(m.table, states, 0)
+	p := proof.New(m.assigned, states, 0)
 	for _, o := range m.scenario.owners[series] {
 		if share := p.Share(int(o)); share == nil || !share.Serves(owners) {
 			continue

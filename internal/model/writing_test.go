@@ -1,7 +1,7 @@
 package model
 
 // writing is what coordinators of writes and owners do, and what happens to nodes.
-var writing = []kind{
+var writing = []kind[*machine, state]{
 	{
 		name: "judge: node %x reads what it will offer for write %w", numbers: "wx", remote: true,
 		can: func(m *machine, s *state, a action) bool {

@@ -2,9 +2,11 @@ package node
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"testing"
 	"testing/synctest"
@@ -18,7 +20,7 @@ import (
 type memory struct {
 	acknowledged map[string]float64
 	sent         map[string]float64
-	samples      map[string]bool // all that were acknowledged
+	samples      map[string]string // the metric of each sample that was acknowledged
 }
 
 // Random writes and queries through random nodes, while nodes crash, come back and are
@@ -26,14 +28,7 @@ type memory struct {
 // asked for, and nothing that was never sent. STARLING_FAULT_SEEDS sets how many
 // histories are tried.
 func TestAcknowledgedIsAnswered(t *testing.T) {
-	seeds := 20
-	if s := os.Getenv("STARLING_FAULT_SEEDS"); s != "" {
-		var err error
-		if seeds, err = strconv.Atoi(s); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for seed := range seeds {
+	for seed := range faultSeeds(t, 20) {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) { runHistory(t, uint64(seed)) })
@@ -41,14 +36,32 @@ func TestAcknowledgedIsAnswered(t *testing.T) {
 	}
 }
 
-func runHistory(t *testing.T, seed uint64) {
-	rng := rand.New(rand.NewPCG(seed, 7))
+// faultSeeds is how many histories are tried, so many if nobody says.
+func faultSeeds(t *testing.T, seeds int) int {
+	t.Helper()
+	if s := os.Getenv("STARLING_FAULT_SEEDS"); s != "" {
+		var err error
+		if seeds, err = strconv.Atoi(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return seeds
+}
+
+// newHistory begins with three nodes.
+func newHistory(t *testing.T, seed uint64) *history {
+	t.Helper()
 	f := newFlock(t)
 	f.fresh("n0", "n1", "n2")
-	h := &history{
-		flock: f, rng: rng, ips: map[string]string{"n0": ip(1), "n1": ip(2), "n2": ip(3)},
-		memory: memory{map[string]float64{}, map[string]float64{}, map[string]bool{}},
+	return &history{
+		flock: f, rng: rand.New(rand.NewPCG(seed, 7)), ips: map[string]string{"n0": ip(1), "n1": ip(2), "n2": ip(3)},
+		memory: memory{map[string]float64{}, map[string]float64{}, map[string]string{}},
 	}
+}
+
+func runHistory(t *testing.T, seed uint64) {
+	h := newHistory(t, seed)
+	f, rng := h.flock, h.rng
 	for range 150 {
 		h.step()
 		pause := time.Duration(rng.IntN(400)) * time.Millisecond
@@ -62,23 +75,24 @@ func runHistory(t *testing.T, seed uint64) {
 	}
 	// Once all faults heal, everything works again.
 	f.net.Heal()
-	for name := range h.ips {
-		h.start(name)
-	}
+	h.startAll()
 	for _, m := range f.nodes {
 		f.eventually(time.Minute, m.name+" answers again", func() error { return h.check(m, true) })
 	}
 	// And every copy is whole.
 	f.caughtUp(2 * time.Minute)
-	for _, m := range f.nodes {
-		held := m.holds()
-		for sample := range h.samples {
-			if !held[sample] {
-				t.Errorf("%s lacks %s, which was acknowledged", m.name, sample)
-			}
+	h.wantAll()
+	t.Logf("%d writes acknowledged, %d refused; %d queries answered, %d refused", h.writes, h.refusedWrites, h.answers, h.refusedQueries)
+}
+
+// wantAll has every member hold all that was acknowledged and that it owns.
+func (h *history) wantAll() {
+	h.Helper()
+	for _, m := range h.nodes {
+		if lacks := m.lacks(h.samples); len(lacks) > 0 {
+			h.Errorf("%s lacks %d of %d samples that were acknowledged, as %s", m.name, len(lacks), len(h.samples), lacks[0])
 		}
 	}
-	t.Logf("%d writes acknowledged, %d refused; %d queries answered, %d refused", h.writes, h.refusedWrites, h.answers, h.refusedQueries)
 }
 
 // history is one random run.
@@ -103,9 +117,7 @@ func (h *history) step() {
 			h.any().crash()
 		}
 	case p < 94:
-		for name := range h.ips {
-			h.start(name)
-		}
+		h.startAll()
 	case p < 97:
 		h.cut()
 	default:
@@ -115,10 +127,13 @@ func (h *history) step() {
 
 // any returns a random node that runs.
 func (h *history) any() *member {
-	for {
-		if m := h.nodes[fmt.Sprintf("n%d", h.rng.IntN(len(h.ips)))]; m != nil {
-			return m
-		}
+	names := slices.Sorted(maps.Keys(h.nodes))
+	return h.nodes[names[h.rng.IntN(len(names))]]
+}
+
+func (h *history) startAll() {
+	for _, name := range slices.Sorted(maps.Keys(h.ips)) {
+		h.start(name)
 	}
 }
 
@@ -130,7 +145,7 @@ func (h *history) start(name string) {
 
 // cut separates one node from the others; clients reach both sides.
 func (h *history) cut() {
-	lonely := h.ips[fmt.Sprintf("n%d", h.rng.IntN(len(h.ips)))]
+	lonely := h.ips[slices.Sorted(maps.Keys(h.ips))[h.rng.IntN(len(h.ips))]]
 	var others []string
 	for _, ip := range h.ips {
 		if ip != lonely {
@@ -151,7 +166,7 @@ func (h *history) write() {
 	switch code := h.any().writeAt(metric, at, value); code {
 	case http.StatusNoContent:
 		h.acknowledged[metric] = value
-		h.samples[held1(metric, "0", at.UnixMilli(), value)] = true
+		h.samples[held1(metric, "0", at.UnixMilli(), value)] = metric
 		h.writes++
 	case 0, http.StatusServiceUnavailable:
 		h.refusedWrites++

@@ -39,32 +39,6 @@ func TestPartialAnswerFromANodeThatIsNotReady(t *testing.T) {
 	})
 }
 
-// A cluster that took writes as one node needs all nodes for complete answers, but not for
-// writes.
-func TestGrownClusterTakesWritesWithOneNodeDown(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newFlock(t)
-		members := []*member{f.start("a", ip(1), nil)}
-		f.ready(members...)
-		members[0].write("alone", 1)
-		for i := range 2 {
-			members = append(members, f.start(fmt.Sprintf("n%d", i), ip(i+2), func(c *config.Cluster) { c.Join = seeds(1) }))
-		}
-		f.ready(members...)
-		f.eventually(time.Minute, "three owners", func() error {
-			if tab := members[1].placed.Load().table; tab.Owners() != 3 {
-				return fmt.Errorf("%+v", tab)
-			}
-			return nil
-		})
-		members[2].crash()
-		<-time.After(30 * time.Second)
-		if code := members[1].write("m", 2); code != http.StatusNoContent {
-			t.Errorf("write with two of three owners up: %d, ready: %v", code, members[1].ready())
-		}
-	})
-}
-
 // A node that restarts at the address of another one, which is down, must not be counted
 // for both: neither twice in a write quorum, nor as the other's answer to a query.
 func TestAddressPassedOn(t *testing.T) {
@@ -94,11 +68,11 @@ func metricOwnedBy(seen *member, owners []*member) string {
 	p := seen.placed.Load()
 	for i := 0; ; i++ {
 		metric := fmt.Sprintf("m%d", i)
-		slots := p.SeriesOwners(&series.Series{Labels: labels.FromStrings("__name__", metric, "i", "0")}, nil)
+		slots := p.reading.SeriesOwners(&series.Series{Labels: labels.FromStrings("__name__", metric, "i", "0")}, nil)
 		found := 0
 		for _, s := range slots {
 			for _, o := range owners {
-				if p.table.Slots[s].Node == o.cluster.Self() {
+				if p.reading.Slots[s].Node == o.cluster.Self() {
 					found++
 				}
 			}

@@ -109,7 +109,9 @@ func (n *Node) adopt(t *table.Table) {
 		next.since = phaseSince(before, t, time.Now())
 	}
 	n.owner.Adopt(t)
-	n.gaps.Keep(t.Member)
+	// What a node notes that is no member any more counts as little as what it holds.
+	self := n.cluster.Self()
+	n.gaps.Keep(func(peer table.NodeID) bool { return t.Member(self) && t.Member(peer) })
 	n.placed.Store(next)
 }
 

@@ -16,14 +16,17 @@ import (
 	"github.com/starling-tsdb/starling/internal/series"
 )
 
-const benchSeries = 2000
+const (
+	benchSeries   = 2000
+	benchInterval = 15 * time.Second
+)
 
-// benchBatch is one scrape of 2000 series; step is its number, 15 s apart.
-func benchBatch(ls []labels.Labels, step int) *series.Batch {
+// benchBatch is one scrape of 2000 series at t, in milliseconds.
+func benchBatch(ls []labels.Labels, t int64) *series.Batch {
 	b := &series.Batch{Series: make([]series.Series, len(ls))}
 	samples := make([]series.Sample, len(ls))
 	for i := range ls {
-		samples[i] = series.Sample{T: at(time.Duration(step) * 15 * time.Second), V: rand.Float64()}
+		samples[i] = series.Sample{T: t, V: rand.Float64()}
 		b.Series[i] = series.Series{Labels: ls[i], Samples: samples[i : i+1]}
 	}
 	return b
@@ -93,12 +96,12 @@ func benchmark(b *testing.B, senders int, write func(*series.Batch) error) {
 	b.SetParallelism((senders + 1) / 2) // times GOMAXPROCS, which is 2 where this was measured
 	body := func(more func() bool) {
 		ls := benchLabels(int(next.Add(1)))
-		if err := write(benchBatch(ls, 0)); err != nil {
+		if err := write(benchBatch(ls, at(0))); err != nil {
 			b.Error(err)
 			return
 		}
 		for step := 1; more(); step++ {
-			if err := write(benchBatch(ls, step)); err != nil {
+			if err := write(benchBatch(ls, at(time.Duration(step)*benchInterval))); err != nil {
 				b.Error(err)
 				return
 			}

@@ -18,15 +18,17 @@ import (
 type disk struct {
 	mu    sync.Mutex
 	files map[uint64]*inode            // by number
-	dirs  map[string]map[string]uint64 // by path: name to inode, 0 for a directory
+	dirs  map[uint64]map[string]uint64 // by number: the numbers of the entries by name
 	syncs int
 	// before runs ahead of each sync, unlocked; its error fails the sync.
 	before func() error
 }
 
-// inode is a file whatever its names. Its descriptor keeps it, and its number, alive.
+// inode is a file or directory whatever its names. Its descriptor keeps it, and its number,
+// alive.
 type inode struct {
 	file   *os.File
+	dir    bool
 	synced int64
 	// lost is set by a failed sync: as in a kernel, later ones succeed, and what was not
 	// on the disk by then never gets there.
@@ -34,7 +36,7 @@ type inode struct {
 }
 
 func newDisk() *disk {
-	return &disk{files: make(map[uint64]*inode), dirs: make(map[string]map[string]uint64)}
+	return &disk{files: make(map[uint64]*inode), dirs: make(map[uint64]map[string]uint64)}
 }
 
 func (d *disk) fsync(f *os.File) error {
@@ -53,7 +55,7 @@ func (d *disk) fsync(f *os.File) error {
 		if failure != nil {
 			return failure
 		}
-		return d.syncDir(f.Name())
+		return d.syncDir(f.Name(), info)
 	}
 	_, file, err := d.inodeOf(f.Name(), info)
 	if err != nil {
@@ -69,17 +71,17 @@ func (d *disk) fsync(f *os.File) error {
 	return nil
 }
 
-func (d *disk) syncDir(path string) error {
+func (d *disk) syncDir(path string, info fs.FileInfo) error {
+	self, _, err := d.inodeOf(path, info)
+	if err != nil {
+		return err
+	}
 	entries, err := os.ReadDir(path)
 	if err != nil {
 		return err
 	}
 	names := make(map[string]uint64, len(entries))
 	for _, e := range entries {
-		if e.IsDir() {
-			names[e.Name()] = 0
-			continue
-		}
 		info, err := e.Info()
 		if os.IsNotExist(err) {
 			continue
@@ -96,7 +98,7 @@ func (d *disk) syncDir(path string) error {
 		}
 		names[e.Name()] = number
 	}
-	d.dirs[path] = names
+	d.dirs[self] = names
 	return nil
 }
 
@@ -109,7 +111,7 @@ func (d *disk) inodeOf(path string, info fs.FileInfo) (uint64, *inode, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	d.files[number] = &inode{file: f}
+	d.files[number] = &inode{file: f, dir: info.IsDir()}
 	return number, d.files[number], nil
 }
 
@@ -123,19 +125,22 @@ func (d *disk) image(t testing.TB, from string) string {
 		files[number] = *file
 	}
 	d.mu.Unlock()
+	info, err := os.Stat(from)
+	if err != nil {
+		t.Fatal(err)
+	}
 	to := t.TempDir()
-	var restore func(rel string)
-	restore = func(rel string) {
-		for name, number := range dirs[filepath.Join(from, rel)] {
-			path := filepath.Join(to, rel, name)
-			if number == 0 {
+	var restore func(dir uint64, to string)
+	restore = func(dir uint64, to string) {
+		for name, number := range dirs[dir] {
+			path, file := filepath.Join(to, name), files[number]
+			if file.dir {
 				if err := os.Mkdir(path, 0o777); err != nil {
 					t.Fatal(err)
 				}
-				restore(filepath.Join(rel, name))
+				restore(number, path)
 				continue
 			}
-			file := files[number]
 			content, err := io.ReadAll(io.NewSectionReader(file.file, 0, file.synced))
 			if err != nil {
 				t.Fatal(err)
@@ -145,6 +150,6 @@ func (d *disk) image(t testing.TB, from string) string {
 			}
 		}
 	}
-	restore("")
+	restore(info.Sys().(*syscall.Stat_t).Ino, to)
 	return to
 }

@@ -97,7 +97,7 @@ func (sl *slots) take(ctx context.Context, f *fence) error {
 		case <-f.dead:
 			return f.death()
 		case <-ctx.Done():
-			return fmt.Errorf("wait for earlier appends: %w", context.Cause(ctx))
+			return fmt.Errorf("wait for one's turn: %w", context.Cause(ctx))
 		}
 	}
 	if sl.free.Load() > 0 {

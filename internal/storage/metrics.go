@@ -21,7 +21,23 @@ type metrics struct {
 	limit           prometheus.Counter
 	maxSeries       prometheus.Gauge
 	metadataDropped prometheus.Counter
+	importedBlocks  prometheus.Counter
+	importedBytes   prometheus.Counter
+	importedSamples prometheus.Counter
+	pruneBlocks     *prometheus.CounterVec
+	prunedSeries    prometheus.Counter
+	prunedBytes     prometheus.Counter
+	pruneHeadSeries prometheus.Gauge
 }
+
+// The results that the metric of pruned blocks tells apart.
+const (
+	prunedKept      = "kept"
+	prunedRewritten = "rewritten"
+	prunedDeleted   = "deleted"
+	prunedDamaged   = "damaged"
+	prunedFull      = "disk_full"
+)
 
 func newMetrics(r prometheus.Registerer) *metrics {
 	f := promauto.With(r)
@@ -39,6 +55,13 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	}, []string{"reason"})
 	for _, reason := range []string{reasonFailure, reasonDiskFull} {
 		fenced.WithLabelValues(reason) // 0 is told, too
+	}
+	pruneBlocks := f.NewCounterVec(prometheus.CounterOpts{
+		Name: "starling_storage_prune_blocks_total",
+		Help: "Blocks looked at for series that this node does not own, by what became of them.",
+	}, []string{"result"})
+	for _, result := range []string{prunedKept, prunedRewritten, prunedDeleted, prunedDamaged, prunedFull} {
+		pruneBlocks.WithLabelValues(result)
 	}
 	return &metrics{
 		syncDuration: f.NewHistogram(prometheus.HistogramOpts{
@@ -68,6 +91,31 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		metadataDropped: f.NewCounter(prometheus.CounterOpts{
 			Name: "starling_storage_metadata_dropped_total",
 			Help: "Metadata entries that were not kept because the metadata store is full.",
+		}),
+		importedBlocks: f.NewCounter(prometheus.CounterOpts{
+			Name: "starling_storage_imported_blocks_total",
+			Help: "Blocks written from what other nodes handed over.",
+		}),
+		importedBytes: f.NewCounter(prometheus.CounterOpts{
+			Name: "starling_storage_imported_block_bytes_total",
+			Help: "Bytes of the blocks written from what other nodes handed over.",
+		}),
+		importedSamples: f.NewCounter(prometheus.CounterOpts{
+			Name: "starling_storage_imported_block_samples_total",
+			Help: "Samples in the blocks written from what other nodes handed over, those included that were there already.",
+		}),
+		pruneBlocks: pruneBlocks,
+		prunedSeries: f.NewCounter(prometheus.CounterOpts{
+			Name: "starling_storage_pruned_series_total",
+			Help: "Series dropped from blocks because this node does not own them, once for each block.",
+		}),
+		prunedBytes: f.NewCounter(prometheus.CounterOpts{
+			Name: "starling_storage_pruned_bytes_total",
+			Help: "Bytes that dropping series from blocks made free.",
+		}),
+		pruneHeadSeries: f.NewGauge(prometheus.GaugeOpts{
+			Name: "starling_storage_prune_head_series",
+			Help: "Series of the head that this node did not own when blocks were last pruned; they are pruned when they are in blocks.",
 		}),
 	}
 }

@@ -15,9 +15,10 @@ import (
 
 // opened is what exists anew each time the storage is opened.
 type opened struct {
-	db       *tsdb.DB // nil while the storage is being opened again
-	failures *failureCounters
-	sync     *groupSync
+	db        *tsdb.DB // nil while the storage is being opened again
+	compactor *compactor
+	failures  *failureCounters
+	sync      *groupSync
 }
 
 // logDirs are the directories of the write-ahead log and of the out-of-order log.
@@ -39,7 +40,7 @@ func (s *Store) openLogs() (err error) {
 	}
 	topts := s.opts.tsdbOptions()
 	topts.WALSegmentSize = s.hooks.segmentSize
-	db, failures, err := s.openTSDB(topts)
+	db, c, failures, err := s.openTSDB(topts)
 	if err != nil {
 		return fmt.Errorf("open TSDB: %w", err)
 	}
@@ -53,6 +54,11 @@ func (s *Store) openLogs() (err error) {
 	if err != nil {
 		return err
 	}
+	// Once more, since a mount can go while logs are replayed.
+	if err := s.sameDisk(); err != nil {
+		g.release()
+		return err
+	}
 	if err := g.opening(dir, releaseLogs); err != nil {
 		g.release()
 		return err
@@ -64,7 +70,7 @@ func (s *Store) openLogs() (err error) {
 		}
 	}
 	s.fence.watch(failures)
-	s.opened = opened{db: db, failures: failures, sync: g}
+	s.opened = opened{db: db, compactor: c, failures: failures, sync: g}
 	g.start()
 	return nil
 }
@@ -73,16 +79,19 @@ func (s *Store) openLogs() (err error) {
 // when the TSDB all the same repaired a log: it goes on without having replayed the
 // out-of-order log then, whose samples would be missing in answers until the next start, or
 // for good once that log is truncated.
-func (s *Store) openTSDB(topts *tsdb.Options) (*tsdb.DB, *failureCounters, error) {
+func (s *Store) openTSDB(topts *tsdb.Options) (*tsdb.DB, *compactor, *failureCounters, error) {
 	const most = 3 // one repair of each log, and then a clean one
 	for range most {
+		c := &compactor{damaged: s.damage.Excluded}
+		topts.NewCompactorFunc = c.new
 		db, failures, err := s.tryTSDB(topts)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 		if failures.value(corruptions) == 0 {
 			s.guard.Watch(db.Head())
-			return db, failures, nil
+			c.db.Store(db)
+			return db, c, failures, nil
 		}
 		err = errors.Join(
 			s.damage.Unexplained("the TSDB repaired a log by cutting it where it could not be understood", s.opts.inspectOptions()),
@@ -90,10 +99,10 @@ func (s *Store) openTSDB(topts *tsdb.Options) (*tsdb.DB, *failureCounters, error
 		)
 		failures.unregister()
 		if err != nil {
-			return nil, nil, fmt.Errorf("close after the repair of a log: %w", err)
+			return nil, nil, nil, fmt.Errorf("close after the repair of a log: %w", err)
 		}
 	}
-	return nil, nil, fmt.Errorf("a log is still corrupt after %d repairs", most)
+	return nil, nil, nil, fmt.Errorf("a log is still corrupt after %d repairs", most)
 }
 
 func (s *Store) tryTSDB(topts *tsdb.Options) (*tsdb.DB, *failureCounters, error) {
@@ -106,9 +115,10 @@ func (s *Store) tryTSDB(topts *tsdb.Options) (*tsdb.DB, *failureCounters, error)
 	}
 	s.guard = s.damage.Guard()
 	topts.BlockQuerierFunc, topts.BlockChunkQuerierFunc = s.guard.BlockQuerier, s.guard.BlockChunkQuerier
-	topts.BlockCompactionExcludeFunc = s.damage.Excluded
+	own := &background{fence: s.fence}
+	own.attach(topts)
 	failures := &failureCounters{outer: o.Registerer}
-	db, err := tsdb.Open(o.Dir, o.Logger.With("component", "tsdb"), failures, topts, s.stats)
+	db, err := tsdb.Open(o.Dir, own.logger(o.Logger).With("component", "tsdb"), failures, topts, s.stats)
 	if err != nil {
 		failures.unregister()
 		return nil, nil, err
@@ -116,6 +126,7 @@ func (s *Store) tryTSDB(topts *tsdb.Options) (*tsdb.DB, *failureCounters, error)
 	if err := failures.complete(); err != nil {
 		return nil, nil, errors.Join(err, db.Close())
 	}
+	own.db.Store(db)
 	return db, failures, nil
 }
 

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/prometheus/tsdb"
+
 	"github.com/starling-tsdb/starling/internal/statefile"
 )
 
@@ -34,6 +36,8 @@ type keeper struct {
 	// full is set while appends are refused for lack of space, settled when the TSDB has
 	// nothing left to write then.
 	full, settled bool
+	// marks are how far the logs were durable before the first attempt.
+	marks []mark
 
 	mu    sync.Mutex
 	state string // what is done about a fence
@@ -111,6 +115,13 @@ func (s *Store) keep() {
 
 // recover opens a fenced storage again if the disk is usable.
 func (s *Store) recover() error {
+	if s.sync != nil {
+		s.keeper.marks = s.sync.marks()
+	}
+	// Before anything is closed: reads go on until the right disk is there.
+	if err := s.sameDisk(); err != nil {
+		return err
+	}
 	if err := s.probe(); err != nil {
 		return fmt.Errorf("disk is not usable: %w", err)
 	}
@@ -123,6 +134,7 @@ func (s *Store) recover() error {
 	s.opts.Logger.Info("Storage was opened again: writes are confirmed", "fenced_for", s.fence.lower())
 	s.appends.open()
 	s.readers.open()
+	s.upkeep.open()
 	return nil
 }
 
@@ -176,25 +188,42 @@ func (s *Store) closeForReopening() error {
 		s.appends.open()
 		return err
 	}
+	kept := s.upkeep.shut(errReopening)
+	if err := s.awaitEmpty(kept, "blocks that are still written"); err != nil {
+		s.appends.open()
+		s.upkeep.open()
+		return err
+	}
 	read := s.readers.shut(errReopening)
 	if err := s.awaitEmpty(read, "queriers that are still open"); err != nil {
 		s.appends.open()
+		s.upkeep.open()
 		s.readers.open()
 		return err
 	}
 	s.sync.stop()
-	// What does not reach the disk was not confirmed, so an error loses nothing. Locks and
-	// memory maps are gone all the same.
-	if err := s.fence.guard("close TSDB", s.db.Close); err != nil {
-		if s.fence.death() != nil {
-			return err
-		}
+	// What does not reach the disk was not confirmed, so an error loses nothing. Locks are
+	// gone all the same.
+	if err := closeFenced(s.db); err != nil {
 		s.opts.Logger.Warn("Fenced TSDB closed with an error", "err", oneLine(err))
 	}
 	s.fence.watch(nil)
 	s.failures.unregister()
 	s.db = nil
 	return nil
+}
+
+// closeFenced closes a TSDB that nobody uses. It may panic when it writes the last chunks to
+// a file of a disk that is gone: then its logs and the files of its head's chunks stay open,
+// and mapped into memory, until the process ends. Its own goroutine has ended by then and
+// its lock on the directory is released.
+func closeFenced(db *tsdb.DB) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return db.Close()
 }
 
 // awaitEmpty waits for a gate that was shut, for as long as Close does.

@@ -273,10 +273,7 @@ func TestCloseWhileFenced(t *testing.T) {
 			time.AfterFunc(firstPause+2*time.Second, func() { q.Close() })
 		}},
 		{"with the TSDB closed", firstPause + time.Second, func(t *testing.T, s *Store) {
-			if err := os.RemoveAll(filepath.Join(s.opts.Dir, "wal")); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(filepath.Join(s.opts.Dir, "wal"), nil, 0o666); err != nil {
+			if err := os.Mkdir(filepath.Join(s.opts.Dir, "wal", "00000000"+keptSuffix), 0o777); err != nil {
 				t.Fatal(err)
 			}
 		}},

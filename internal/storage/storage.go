@@ -33,12 +33,16 @@ var (
 	// ErrFenced is what a store answers after a failed write or sync, until it has opened
 	// itself again, and on a full disk. Reads go on, except while it is being opened.
 	ErrFenced = errors.New("storage is fenced")
-	// ErrDiskFull is what a store answers, with ErrFenced, before the disk is so full that
-	// a write would fail.
+	// ErrDiskFull is what a store answers before the disk is so full that a write would
+	// fail: to appends with ErrFenced.
 	ErrDiskFull = errors.New("disk is full")
 	// ErrDamaged is what a store answers to a read of a time of which it may have lost
 	// samples.
 	ErrDamaged = errors.New("storage is damaged")
+	// ErrTooRecent is what a store answers to a block of a time that it still appends to.
+	ErrTooRecent = errors.New("range is too recent for a block")
+	// ErrExpired is what a store answers to a block that retention would delete at once.
+	ErrExpired = errors.New("range is past retention")
 
 	// errSeriesMoved says that the TSDB dropped and re-made a series between its look-up
 	// and its use, so that its record is not in the log yet.
@@ -72,6 +76,9 @@ type Store struct {
 	keeper   keeper
 	appends  gate
 	readers  gate
+	upkeep   *upkeep
+	// prunes lets one run of Prune in.
+	prunes   *slots
 	closing  sync.Once
 	closeErr error
 }
@@ -120,10 +127,12 @@ func openIn(o Options, hk hooks) (*Store, error) {
 		fence:    newFence(o.Dir, o.Logger, m.fenced),
 		families: newFamilies(m.metadataDropped),
 		keeper:   newKeeper(),
+		upkeep:   newUpkeep(),
 
 		walMetadata: slices.Contains(o.Features, "metadata-wal-records"),
 		creations:   newSlots(runtime.GOMAXPROCS(0)),
 		commits:     newSlots(1),
+		prunes:      newSlots(1),
 	}
 	var err error
 	if s.damage, err = damage.Open(damage.Options{
@@ -162,8 +171,8 @@ func (s *Store) Fatal() <-chan error { return s.fence.report }
 // end by then.
 const closeTimeout = 10 * time.Second
 
-// Close refuses what is new, waits for appends that are under way and, for at most 10 s,
-// for queriers, then syncs and closes the store. Closing again does nothing. While the
+// Close refuses what is new, ends what writes blocks, waits for appends that are under way
+// and, for at most 10 s, for queriers, then syncs and closes the store. Closing again does nothing. While the
 // storage is being opened again, it waits for the end of the replay.
 //
 // Two things make it leave the TSDB, its directory's lock included, to the end of the
@@ -178,12 +187,15 @@ func (s *Store) Close() error {
 
 func (s *Store) close() error {
 	s.keeper.stop(s.fence.dead)
-	appended, read := s.appends.shut(ErrClosed), s.readers.shut(ErrClosed)
+	appended, read, kept := s.appends.shut(ErrClosed), s.readers.shut(ErrClosed), s.upkeep.shut(ErrClosed)
 	select {
 	case <-appended:
 	case <-s.fence.dead:
 	}
-	s.awaitReaders(read)
+	// What writes a block has been told to end, and is waited for to leave nothing behind;
+	// closing the TSDB beneath it is safe, unlike beneath a querier: it waits for a
+	// compaction, or reads a block, and both end.
+	s.awaitAll(read, kept)
 	s.scrub.stop()
 	flushErr := s.flusher.stop()
 	if s.db == nil { // it could not be opened again
@@ -203,14 +215,18 @@ func (s *Store) close() error {
 	return errors.Join(flushErr, dbErr, syncErr)
 }
 
-// awaitReaders returns when all queriers are closed, or nobody should wait for them longer.
-func (s *Store) awaitReaders(read <-chan struct{}) {
+// awaitAll returns when all gates are empty, or nobody should wait for that longer.
+func (s *Store) awaitAll(empty ...<-chan struct{}) {
 	timeout := time.NewTimer(closeTimeout)
 	defer timeout.Stop()
-	select {
-	case <-read:
-	case <-s.fence.dead:
-	case <-timeout.C:
+	for _, e := range empty {
+		select {
+		case <-e:
+		case <-s.fence.dead:
+			return
+		case <-timeout.C:
+			return
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -29,8 +30,9 @@ type groupSync struct {
 	quit    chan struct{}
 	done    chan struct{}
 
-	mu   sync.Mutex
-	next *round // the round that has not begun
+	mu     sync.Mutex
+	next   *round // the round that has not begun
+	synced []mark // of each log
 }
 
 // round is one sync; err may be read when done is closed.
@@ -63,6 +65,7 @@ func newGroupSync(mode SyncMode, dirs []string, fsync func(*os.File) error, f *f
 			return nil, err
 		}
 		g.logs = append(g.logs, l)
+		g.synced = append(g.synced, l.mark())
 	}
 	return g, nil
 }
@@ -196,7 +199,19 @@ func (g *groupSync) syncLogs() error {
 			return err
 		}
 	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for i, l := range g.logs {
+		g.synced[i] = l.mark()
+	}
 	return nil
+}
+
+// marks returns how far the logs are durable.
+func (g *groupSync) marks() []mark {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.synced)
 }
 
 // segmentLog is one directory of log segments, as the TSDB writes it.
@@ -258,6 +273,15 @@ func (l *segmentLog) first() int {
 		return l.last + 1
 	}
 	return l.held[0].index
+}
+
+// mark is how far the log was made durable by a sync that has just succeeded.
+func (l *segmentLog) mark() mark {
+	if len(l.held) == 0 {
+		return mark{log: l.path, index: -1}
+	}
+	newest := l.held[len(l.held)-1]
+	return mark{log: l.path, index: newest.index, size: newest.synced}
 }
 
 func (l *segmentLog) trySync() error {

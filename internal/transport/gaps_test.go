@@ -49,12 +49,12 @@ func TestProofTravels(t *testing.T) {
 		r := newRig(t)
 		want := &proof.Proof{Quorum: 2, Nodes: []proof.Node{{Slot: 0, Session: math.MaxUint64}, {Slot: 4, Noted: []int{0, 9}}}}
 		for _, p := range []*proof.Proof{want, nil} {
-			set := r.peers.Peer("remote").Select(t.Context(), epoch(1), Selection{Proof: p, Matchers: everything})
+			set := r.peers.Peer("remote").Select(t.Context(), epoch(1), Selection{Proof: p, GainedBy: "joining", Matchers: everything})
 			if set.Next() || set.Err() != nil {
 				t.Fatal(set.Err())
 			}
-			if !reflect.DeepEqual(r.reader.selected, p) {
-				t.Errorf("proof %+v, want %+v", r.reader.selected, p)
+			if got := r.reader.selected; !reflect.DeepEqual(got.Proof, p) || got.GainedBy != "joining" {
+				t.Errorf("proof %+v for %q, want %+v", got.Proof, got.GainedBy, p)
 			}
 		}
 	})

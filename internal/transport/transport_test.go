@@ -104,7 +104,7 @@ func (h *holder) Handle(_ context.Context, request []byte) ([]byte, error) {
 type localReader struct {
 	*tsdb.DB
 	holder   *holder
-	selected *proof.Proof // the last one
+	selected Selection // the last one
 	advanced []string
 }
 
@@ -115,7 +115,7 @@ func (r *localReader) State() proof.State {
 }
 
 func (r *localReader) Select(ctx context.Context, s Selection) (SeriesSet, error) {
-	r.selected = s.Proof
+	r.selected = s
 	q, err := r.ChunkQuerier(s.Mint, s.Maxt)
 	if err != nil {
 		return nil, err
@@ -162,8 +162,8 @@ type rig struct {
 
 func epoch(n uint64) *table.Table {
 	return &table.Table{
-		ClusterID: "c", Epoch: n, KeyVersion: 1, ReplicationFactor: 1, WrittenQuorum: 1,
-		Slots: []table.Slot{{Node: "remote"}},
+		ClusterID: "c", Epoch: n, KeyVersion: table.KeyVersion,
+		Current: table.Assignment{ReplicationFactor: 1, Slots: []table.Slot{{Node: "remote"}}},
 	}
 }
 

@@ -1,0 +1,463 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/starling-tsdb/starling/internal/proof"
+	"github.com/starling-tsdb/starling/internal/series"
+	"github.com/starling-tsdb/starling/internal/table"
+)
+
+// listed places series "0", "1", … of a batch on the slots listed for each, and metadata on
+// those of the first.
+type listed [][]int
+
+func (l listed) SeriesOwners(s *series.Series, dst []int) []int {
+	i, _ := strconv.Atoi(s.Labels.Get("n"))
+	return append(dst[:0], l[i]...)
+}
+
+func (l listed) FamilyOwners(_ string, dst []int) []int { return append(dst[:0], l[0]...) }
+
+// world is a table with nodes whose answers are drawn at random. It records what they store
+// and note.
+type world struct {
+	table      *table.Table
+	placements []listed
+	batch      *series.Batch
+	nodes      map[table.NodeID]*actor
+
+	mu     sync.Mutex
+	faults []string
+}
+
+// actor is a node of a world.
+type actor struct {
+	world *world
+	id    table.NodeID
+	// What it does when it is asked.
+	delay   time.Duration // of its answer; for good, if it is silent
+	err     error
+	refuses map[item]series.Reason
+	gaps    []proof.Gap // that it offers
+	noteErr error
+	hangs   bool // when it is asked for a note
+
+	mu     sync.Mutex
+	asked  bool
+	stored map[item]bool
+	notes  []proof.Gap // asked for
+}
+
+const silent = time.Hour
+
+// fault records what must not happen.
+func (a *actor) fault(format string, args ...any) {
+	a.world.mu.Lock()
+	defer a.world.mu.Unlock()
+	a.world.faults = append(a.world.faults, string(a.id)+": "+fmt.Sprintf(format, args...))
+}
+
+// Append implements Replica.
+func (a *actor) Append(ctx context.Context, _ *table.Table, b *series.Batch) (proof.Confirmation, error) {
+	select {
+	case <-time.After(a.delay):
+	case <-ctx.Done():
+		return proof.Confirmation{}, ctx.Err()
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.asked {
+		a.fault("asked twice to append")
+	}
+	a.asked = true
+	if a.err != nil {
+		return proof.Confirmation{}, a.err
+	}
+	c := proof.Confirmation{Gaps: a.gaps}
+	seen := map[string]bool{}
+	for k, s := range b.Series {
+		name := s.Labels.Get("n")
+		if seen[name] {
+			a.fault("series %s comes twice", name)
+		}
+		seen[name] = true
+		i, _ := strconv.Atoi(name)
+		if !a.owns(i) {
+			a.fault("series %s is not its own", name)
+		}
+		for j := range s.Samples {
+			if reason, ok := a.refuses[item{series: i, index: j}]; ok {
+				c.Refusals = append(c.Refusals, series.Refusal{Series: k, Item: j, Reason: reason})
+			} else {
+				a.stored[item{series: i, index: j}] = true
+			}
+		}
+	}
+	return c, nil
+}
+
+// Note implements Replica.
+func (a *actor) Note(ctx context.Context, _ *table.Table, peer table.NodeID, since int64) error {
+	a.note(peer, since)
+	if a.hangs {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return a.noteErr
+}
+
+func (a *actor) note(peer table.NodeID, since int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	again := func(g proof.Gap) bool { return g.Peer == peer }
+	switch {
+	case !a.shares(peer):
+		a.fault("asked to note a gap for %s, with which it shares nothing", peer)
+	case !a.world.table.Member(peer) || peer == a.id:
+		a.fault("asked to note a gap for %s", peer)
+	case slices.ContainsFunc(a.notes, again):
+		a.fault("asked twice to note a gap for %s", peer)
+	case proof.Covers(a.gaps, peer, since):
+		a.fault("asked to note a gap for %s that it offers", peer)
+	}
+	a.notes = append(a.notes, proof.Gap{Peer: peer, Since: since})
+}
+
+func (a *actor) owns(series int) bool {
+	return slices.ContainsFunc(a.world.owners(series), func(by []*actor) bool { return slices.Contains(by, a) })
+}
+
+// shares tells whether it owns a series together with a peer, by one of the assignments.
+func (a *actor) shares(peer table.NodeID) bool {
+	for i := range a.world.batch.Series {
+		for _, by := range a.world.owners(i) {
+			if slices.Contains(by, a) && slices.Contains(by, a.world.nodes[peer]) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// holds tells whether it has stored an item.
+func (a *actor) holds(it item) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.stored[it]
+}
+
+// conflicts tells whether it has said that it holds another value.
+func (a *actor) conflicts(it item) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.asked && a.err == nil && a.refuses[it] == series.Conflict
+}
+
+// noted tells whether its disk says that a peer lacks samples of a time.
+func (a *actor) noted(peer table.NodeID, t int64) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return proof.Covers(a.gaps, peer, t) || !a.hangs && a.noteErr == nil && proof.Covers(a.notes, peer, t)
+}
+
+// owners returns the owners of a series by each assignment, those that are removed as well.
+func (w *world) owners(i int) [][]*actor {
+	var by [][]*actor
+	for a, assignment := range w.table.Writing() {
+		var list []*actor
+		for _, slot := range w.placements[a][i] {
+			list = append(list, w.nodes[assignment.Slots[slot].Node])
+		}
+		by = append(by, list)
+	}
+	return by
+}
+
+// randomWorld draws a table, most often one in a transition, a batch, and how nodes answer.
+func randomWorld(rng *rand.Rand) *world {
+	w := &world{batch: &series.Batch{}, nodes: map[table.NodeID]*actor{}}
+	w.table = randomTable(rng)
+	for i := range 1 + rng.IntN(4) {
+		s := series.Series{Labels: labels.FromStrings("__name__", "up", "n", strconv.Itoa(i))}
+		for range 1 + rng.IntN(3) {
+			s.Samples = append(s.Samples, series.Sample{T: 1000 * (1 + rng.Int64N(4))})
+		}
+		w.batch.Series = append(w.batch.Series, s)
+	}
+	for _, a := range w.table.Writing() {
+		var occupied []int
+		for slot, s := range a.Slots {
+			if s.Node != "" {
+				occupied = append(occupied, slot)
+				w.nodes[s.Node] = nil
+			}
+		}
+		var l listed
+		for range w.batch.Series {
+			rng.Shuffle(len(occupied), func(i, j int) { occupied[i], occupied[j] = occupied[j], occupied[i] })
+			l = append(l, slices.Clone(occupied[:a.Copies()]))
+		}
+		w.placements = append(w.placements, l)
+	}
+	ids := make([]table.NodeID, 0, len(w.nodes))
+	for id := range w.nodes {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	trouble, deaf := rng.Float64(), rng.IntN(3) == 0
+	for _, id := range ids {
+		w.nodes[id] = w.randomActor(rng, id, trouble, deaf)
+	}
+	return w
+}
+
+// randomTable draws slots with holes and removed nodes, and a target that some of the nodes
+// have left and others joined.
+func randomTable(rng *rand.Rand) *table.Table {
+	t := &table.Table{ClusterID: "c", Epoch: 1, KeyVersion: table.KeyVersion}
+	a := &t.Current
+	a.ReplicationFactor = 1 + rng.IntN(5)
+	next := 0
+	join := func(a *table.Assignment) {
+		a.Slots = append(a.Slots, table.Slot{Node: table.NodeID(fmt.Sprint("n", next))})
+		next++
+	}
+	for join(a); len(a.Slots) < 7 && rng.IntN(6) != 0; join(a) {
+		if rng.IntN(8) == 0 {
+			a.Slots = append(a.Slots, table.Slot{})
+		}
+	}
+	for range rng.IntN(a.Copies() - a.WriteQuorum() + 1) {
+		if s := &a.Slots[rng.IntN(len(a.Slots))]; s.Node != "" && rng.IntN(2) == 0 {
+			s.Removed = true
+		}
+	}
+	if rng.IntN(5) == 0 && a.Removed() == 0 {
+		return t
+	}
+	target := table.Assignment{ReplicationFactor: a.ReplicationFactor, Slots: slices.Clone(a.Slots)}
+	if rng.IntN(4) == 0 {
+		target.ReplicationFactor = 1 + rng.IntN(5)
+	}
+	for i := range target.Slots {
+		switch s := &target.Slots[i]; {
+		case s.Removed || rng.IntN(4) == 0:
+			*s = table.Slot{}
+			if rng.IntN(2) == 0 {
+				s.Node = table.NodeID(fmt.Sprint("n", next))
+				next++
+			}
+		}
+	}
+	for len(target.Nodes()) == 0 || rng.IntN(3) == 0 {
+		join(&target)
+	}
+	t.Transition = &table.Transition{Phase: table.Copying, Began: 1, Target: target}
+	return t
+}
+
+// randomActor draws how a node answers: the more trouble, the worse; deaf nodes may fail to
+// note.
+func (w *world) randomActor(rng *rand.Rand, id table.NodeID, trouble float64, deaf bool) *actor {
+	a := &actor{world: w, id: id, refuses: map[item]series.Reason{}, stored: map[item]bool{}}
+	unlucky := func() bool { return rng.Float64() < trouble/2 }
+	if unlucky() {
+		switch rng.IntN(4) {
+		case 0:
+			a.err = errors.New("down")
+		case 1:
+			a.delay = silent
+		case 2:
+			a.delay = time.Duration(rng.IntN(100)) * time.Millisecond
+		case 3:
+			a.delay = 5 * time.Second
+		}
+	}
+	for i := range w.batch.Series {
+		for j := range w.batch.Series[i].Samples {
+			if unlucky() && rng.IntN(2) == 0 {
+				a.refuses[item{series: i, index: j}] = []series.Reason{series.Invalid, series.Conflict, series.Limit}[rng.IntN(3)]
+			}
+		}
+	}
+	for _, peer := range w.table.Nodes() {
+		if peer != id && unlucky() {
+			a.gaps = append(a.gaps, proof.Gap{Peer: peer, Since: 1000 * rng.Int64N(6)})
+		}
+	}
+	if deaf && unlucky() {
+		a.noteErr = errors.New("no space left on device")
+		a.hangs = rng.IntN(2) == 0
+	}
+	return a
+}
+
+// expect returns what a write must come to, by the answers of all owners.
+func (w *world) expect(it item) verdict {
+	v := written
+	for a, owners := range w.owners(it.series) {
+		assignment := w.table.Writing()[a]
+		var said votes
+		for slot, o := range owners {
+			reason, refuses := o.refuses[it]
+			switch {
+			case assignment.Slots[w.placements[a][it.series][slot]].Removed || o.err != nil || o.delay == silent:
+				said.failed++
+			case refuses && reason == series.Conflict:
+				said.conflict++
+			case refuses:
+				said.invalid++
+			default:
+				said.stored++
+			}
+		}
+		switch got := decide(said, assignment.Copies(), assignment.WriteQuorum()); {
+		case got == short || v == short:
+			v = short
+		case got == refused || v == refused:
+			v = refused
+		}
+	}
+	return v
+}
+
+// check returns an error if an acknowledged sample is not safe by one of the assignments.
+func (w *world) check(it item, t int64) error {
+	for a, owners := range w.owners(it.series) {
+		quorum := w.table.Writing()[a].WriteQuorum()
+		var holders []*actor
+		for _, o := range owners {
+			if o.holds(it) {
+				holders = append(holders, o)
+			}
+		}
+		if len(holders) < quorum {
+			return fmt.Errorf("assignment %d: %d owners hold it, the quorum is %d", a, len(holders), quorum)
+		}
+		for _, o := range owners {
+			if o.holds(it) || o.conflicts(it) || !w.table.Member(o.id) {
+				continue
+			}
+			notes := 0
+			for _, h := range holders {
+				if h.noted(o.id, t) {
+					notes++
+				}
+			}
+			if notes < quorum {
+				return fmt.Errorf("assignment %d: %s lacks it, %d holders note that, the quorum is %d", a, o.id, notes, quorum)
+			}
+		}
+	}
+	return nil
+}
+
+// Whatever the owners answer: what a write acknowledges is safe by each assignment, and what
+// can be written is.
+func TestWritesOfRandomTransitions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		seen := map[string]int{}
+		for seed := range uint64(6_000) {
+			w := randomWorld(rand.New(rand.NewPCG(7, seed)))
+			outcome, err := w.try(t.Context())
+			if err != nil {
+				t.Fatalf("seed %d: %v\ntable %+v\nplacements %v", seed, err, w.table, w.placements)
+			}
+			seen[outcome]++
+		}
+		for _, outcome := range []string{"written", "refused", "short", "not noted"} {
+			if seen[outcome] < 30 {
+				t.Errorf("%s: %d times of %v: hardly tested", outcome, seen[outcome], seen)
+			}
+		}
+	})
+}
+
+// try writes the batch and judges the outcome.
+func (w *world) try(ctx context.Context) (outcome string, err error) {
+	defer time.Sleep(time.Minute) // for the stragglers
+	c := New(Options{
+		Table: func() (*table.Table, []Placement) {
+			var placements []Placement
+			for _, l := range w.placements {
+				placements = append(placements, l)
+			}
+			return w.table, placements
+		},
+		Replica: func(id table.NodeID) Replica {
+			if !w.table.Member(id) {
+				w.nodes[id].fault("asked, though it is removed")
+			}
+			return w.nodes[id]
+		},
+		Timeout: 10 * time.Second, Grace: 50 * time.Millisecond, Logger: slog.New(slog.DiscardHandler),
+	})
+	start := time.Now()
+	res, err := c.Write(ctx, w.batch)
+	late := time.Since(start) >= c.opts.Timeout
+	w.mu.Lock()
+	faults := slices.Clone(w.faults)
+	w.mu.Unlock()
+	if len(faults) > 0 {
+		return "", errors.New(faults[0])
+	}
+	count := map[verdict]int{}
+	for i := range w.batch.Series {
+		for j, s := range w.batch.Series[i].Samples {
+			it := item{series: i, index: j}
+			v := w.expect(it)
+			count[v]++
+			if listed := slices.ContainsFunc(res.Refused, func(r series.Refusal) bool { return r.Series == i && r.Item == j }); listed != (v == refused) {
+				return "", fmt.Errorf("sample %d of series %d: refused %v, want verdict %d", j, i, listed, v)
+			}
+			if err != nil || v != written {
+				continue
+			}
+			if err := w.check(it, s.T); err != nil {
+				return "", fmt.Errorf("sample %d of series %d is not safe: %w", j, i, err)
+			}
+		}
+	}
+	return w.judge(res, err, count, late)
+}
+
+// judge compares the outcome with how many samples should come to each verdict. A write that
+// became certain late has no time for notes.
+func (w *world) judge(res series.Result, err error, count map[verdict]int, late bool) (outcome string, _ error) {
+	var lacking *ShortError
+	switch {
+	case err != nil && !errors.As(err, &lacking):
+		return "", err
+	case res.Written.Samples != count[written]:
+		return "", fmt.Errorf("%d samples written, want %d", res.Written.Samples, count[written])
+	case count[short] > 0 && (lacking == nil || lacking.Samples != count[short]):
+		return "", fmt.Errorf("%v, want %d samples to be short", err, count[short])
+	case count[short] > 0:
+		return "short", nil
+	case err != nil && late:
+		return "late", nil
+	case err != nil:
+		for _, a := range w.nodes {
+			if a.hangs || a.noteErr != nil {
+				return "not noted", nil
+			}
+		}
+		return "", fmt.Errorf("%w, though everybody notes what it is asked to", err)
+	case count[refused] > 0:
+		return "refused", nil
+	}
+	return "written", nil
+}
