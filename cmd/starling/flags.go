@@ -30,6 +30,8 @@ type commandLine struct {
 	health        *kingpin.CmdClause
 	healthURL     string
 	healthTimeout time.Duration
+
+	cluster clusterCommand
 }
 
 func newCommandLine() *commandLine {
@@ -47,6 +49,7 @@ func newCommandLine() *commandLine {
 		Envar("STARLING_HEALTH_URL").StringVar(&cl.healthURL)
 	cl.health.Flag("timeout", "How long to wait for an answer.").
 		Envar("STARLING_HEALTH_TIMEOUT").Default("3s").DurationVar(&cl.healthTimeout)
+	cl.clusterCommands()
 	cl.webFlags(&cl.config.Web)
 	cl.storageFlags(&cl.config.Storage)
 	cl.clusterFlags(&cl.config.Cluster)
@@ -125,7 +128,7 @@ func (cl *commandLine) clusterFlags(c *config.Cluster) {
 		strconv.Itoa(c.BootstrapExpect), parsed(&c.BootstrapExpect, strconv.Atoi))
 	cl.value("cluster.replication-factor", "Copies of each series. Counts when a cluster is founded.",
 		strconv.Itoa(c.ReplicationFactor), parsed(&c.ReplicationFactor, strconv.Atoi))
-	cl.value("cluster.transfer-rate", "Bytes a second that this node gives to others that missed writes, e.g. 64MB.",
+	cl.value("cluster.transfer-rate", "Bytes a second that this node gives to others that missed writes or take over copies, e.g. 64MB.",
 		c.TransferRate.String(), parsed(&c.TransferRate, units.ParseBase2Bytes))
 	f("cluster.zone", "Failure domain of this node; copies are spread over zones.").StringVar(&c.Zone)
 }

@@ -20,18 +20,11 @@ import (
 func (cl *commandLine) checkHealth(ctx context.Context) error {
 	url := cl.healthURL
 	if url == "" {
-		host, port, err := net.SplitHostPort(cl.config.Web.ListenAddress)
+		own, err := cl.ownURL()
 		if err != nil {
-			return config.Flagged("web.listen-address", err)
+			return err
 		}
-		if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-			host = "127.0.0.1"
-		}
-		scheme, err := webScheme(cl.config.Web.ConfigFile)
-		if err != nil {
-			return config.Flagged("web.config.file", err)
-		}
-		url = scheme + "://" + net.JoinHostPort(host, port) + "/-/ready"
+		url = own + "/-/ready"
 	}
 	ctx, cancel := context.WithTimeout(ctx, cl.healthTimeout)
 	defer cancel()
@@ -53,6 +46,22 @@ func (cl *commandLine) checkHealth(ctx context.Context) error {
 		return fmt.Errorf("%s answered %s: %s", url, resp.Status, strings.TrimSpace(string(body)))
 	}
 	return nil
+}
+
+// ownURL is where a node with these flags answers, on this host.
+func (cl *commandLine) ownURL() (string, error) {
+	host, port, err := net.SplitHostPort(cl.config.Web.ListenAddress)
+	if err != nil {
+		return "", config.Flagged("web.listen-address", err)
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	scheme, err := webScheme(cl.config.Web.ConfigFile)
+	if err != nil {
+		return "", config.Flagged("web.config.file", err)
+	}
+	return scheme + "://" + net.JoinHostPort(host, port), nil
 }
 
 // webScheme tells whether a --web.config.file, if there is one, turns TLS on.

@@ -39,14 +39,19 @@ func run(args []string) int {
 	// A second signal ends the process at once.
 	context.AfterFunc(ctx, stop)
 	defer stop()
-	switch command {
-	case cl.health.FullCommand():
+	switch administer := cl.cluster.run[command]; {
+	case administer != nil:
+		err = cl.administer(ctx, administer)
+	case command == cl.health.FullCommand():
 		err = cl.checkHealth(ctx)
 	default:
 		err = cl.serve(ctx)
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "starling: %v\n", err)
+		if errors.Is(err, errUsage) {
+			return exitUsage
+		}
 		return exitFailure
 	}
 	return 0

@@ -87,6 +87,7 @@ func newFixture(t *testing.T, change func(*Options)) *fixture {
 			Version:    v1.PrometheusVersion{Version: "1.2.3"},
 			Retention:  "15d",
 		},
+		Admin:    &fakeAdmin{},
 		Serving:  f.whether,
 		Ready:    f.whether,
 		Gatherer: f.reg, Registerer: f.reg,
@@ -231,7 +232,7 @@ func (s headStats) Stats(_ context.Context, label string, limit int) (*tsdb.Stat
 
 type fakeCluster struct{}
 
-func (fakeCluster) Status() ClusterStatus {
+func (fakeCluster) Status(context.Context) ClusterStatus {
 	slot := 1
 	return ClusterStatus{
 		ClusterID: "c1", Self: "n1", Epoch: 7, ReplicationFactor: 3, WriteQuorum: 2,

@@ -42,6 +42,8 @@ type Options struct {
 	Writes *WriteHandlers
 	// Info says what the status pages show.
 	Info Info
+	// Admin changes the cluster.
+	Admin Admin
 	// Limits bound the reads; zero fields take their default.
 	Limits Limits
 	// Serving returns nil if the node can take part in reads and writes, and otherwise why
@@ -163,6 +165,7 @@ func (o *Options) fill() error {
 		{"Sources.Stats", o.Sources.Stats != nil},
 		{"Writes", o.Writes != nil},
 		{"Info.Cluster", o.Info.Cluster != nil},
+		{"Admin", o.Admin != nil},
 		{"Serving", o.Serving != nil},
 		{"Ready", o.Ready != nil},
 	} {

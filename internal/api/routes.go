@@ -25,6 +25,11 @@ func (a *API) routes() http.Handler {
 
 	mux.Handle(apiPrefix+"/", http.StripPrefix(apiPrefix, a.prometheusRouter()))
 	get(apiPrefix+"/cluster", a.cluster)
+	for op := range commands {
+		path := apiPrefix + "/cluster/" + op
+		handle("POST "+path, path, a.administered(a.propose(op)))
+	}
+	handle("POST "+apiPrefix+"/cluster/plan", apiPrefix+"/cluster/plan", a.administered(a.plan))
 	get(apiPrefix+"/metadata", a.read(readPath{gate: a.readGate}, a.whenServing(compressed(a.metadata))))
 	get(apiPrefix+"/status/tsdb", a.read(readPath{gate: a.readGate}, a.whenServing(compressed(a.tsdbStatus))))
 	get("/federate", a.read(readPath{gate: a.readGate, text: true}, a.whenServing(compressed(a.federate))))

@@ -64,6 +64,8 @@ func (e *remoteError) Is(target error) bool {
 		return e.Code == codeNotLeader
 	case table.ErrNotFounded:
 		return e.Code == codeNotFounded
+	case table.ErrCommand:
+		return e.Code == codeRejected
 	case ErrForeign:
 		return e.Code == codeForeign
 	}

@@ -72,6 +72,7 @@ func (n *Node) openFrontend(*teardown) error {
 			Retention:  n.retention(),
 			Features:   registry,
 		},
+		Admin: admin{n},
 		Limits: api.Limits{
 			QueryTimeout:      time.Duration(c.Query.Timeout),
 			MaxConcurrent:     c.Query.MaxConcurrency,

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"time"
 
 	promstorage "github.com/prometheus/prometheus/storage"
 
@@ -33,6 +34,7 @@ func (n *Node) move() *handoff.Move {
 	m := &handoff.Move{
 		Began: p.table.Transition.Began, From: p.reading.Assignment, Origins: make([]handoff.Origin, len(p.reading.Slots)), Paused: p.table.Paused,
 	}
+	n.copying.look(n.mover.Progress(), m, time.Now())
 	for slot, s := range p.reading.Slots {
 		switch {
 		case s.Node == "" || s.Removed:

@@ -79,6 +79,9 @@ type Node struct {
 	// outdated is set when the data directory turns out to be an old copy.
 	outdated atomic.Pointer[outdated]
 	placed   atomic.Pointer[placed]
+	// copying times how fast this node copies, and shares says who owns how much.
+	copying stopwatch
+	shares  shares
 
 	http     net.Listener
 	rpc      *transport.Listener
@@ -229,8 +232,9 @@ func (n *Node) joinParts(built *teardown) error {
 	if err != nil {
 		return config.Flagged("storage.tsdb.path", err)
 	}
+	n.registry.MustRegister(transitionCollector{n})
 	n.server = transport.NewServer(transport.ServerOptions{
-		Self: n.cluster.Self(), Appender: n.owner, Reader: n.reader(), Giver: peerGiver{n.giver}, Tables: tables{n}, Starts: starts{n}, Membership: n.cluster,
+		Self: n.cluster.Self(), Appender: n.owner, Reader: n.reader(), Giver: peerGiver{n.giver}, Tables: tables{n}, Starts: starts{n}, Reporter: reporter{n}, Membership: n.cluster,
 		Logger: n.logger, Registerer: n.registry,
 	})
 	n.writes = ingest.New(ingest.Options{

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/starling-tsdb/starling/internal/ingest"
 	"github.com/starling-tsdb/starling/internal/placement"
@@ -25,6 +26,9 @@ type placed struct {
 	writing []*assigned
 	// reading is the one of them that queries go by.
 	reading *assigned
+	// since is when this node first had a table of the present phase, zero if that was
+	// before it started.
+	since time.Time
 }
 
 // assigned is an assignment with the placement that follows from it.
@@ -101,6 +105,9 @@ func (p *placed) gained(id table.NodeID) func(key uint64) bool {
 // adopt is called for one table after the other, once the table is on disk.
 func (n *Node) adopt(t *table.Table) {
 	next := newPlaced(t)
+	if before := n.placed.Load(); before != nil {
+		next.since = phaseSince(before, t, time.Now())
+	}
 	n.owner.Adopt(t)
 	// What a node notes that is no member any more counts as little as what it holds.
 	self := n.cluster.Self()

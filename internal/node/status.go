@@ -1,14 +1,18 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/starling-tsdb/starling/internal/api"
 	"github.com/starling-tsdb/starling/internal/cluster"
 	"github.com/starling-tsdb/starling/internal/table"
+	"github.com/starling-tsdb/starling/internal/transport"
 )
 
 // serving tells why the node cannot coordinate requests, if it cannot. Whether enough
@@ -59,23 +63,24 @@ func (n *Node) missing() []string {
 type status struct{ n *Node }
 
 // Status implements api.Cluster.
-func (s status) Status() api.ClusterStatus {
-	out := api.ClusterStatus{Self: string(s.n.cluster.Self()), Slots: []api.SlotStatus{}, Nodes: []api.NodeStatus{}, Gaps: s.n.gapStatus()}
+func (s status) Status(ctx context.Context) api.ClusterStatus {
+	reports := s.n.reports(ctx)
+	out := api.ClusterStatus{Self: string(s.n.cluster.Self()), Slots: []api.SlotStatus{}, Nodes: s.n.nodeStatus(), Gaps: s.n.gapStatus()}
 	if p := s.n.placed.Load(); p != nil {
 		t := p.table
 		out.ClusterID, out.Epoch, out.ReplicationFactor, out.WriteQuorum = t.ClusterID, t.Epoch, t.Current.ReplicationFactor, t.Current.WriteQuorum()
 		out.Slots = slotStatus(&t.Current)
-		out.Transition, out.Waiting = s.transition(t), len(t.Waiting)
+		out.Transition, out.Waiting, out.Paused = s.n.transitionStatus(t, reports), len(t.Waiting), t.Paused
+		for _, share := range s.n.shares.between(&t.Current, t.Target()).Nodes {
+			if i := slices.IndexFunc(out.Nodes, func(n api.NodeStatus) bool { return n.ID == string(share.Node) }); i >= 0 {
+				out.Nodes[i].Share = &api.ShareStatus{Current: share.Before, Target: share.After}
+			}
+		}
 	}
-	for _, m := range s.n.cluster.Members() {
-		node := api.NodeStatus{
-			ID: string(m.ID), Name: m.Name, Zone: m.Zone, State: string(m.State), Version: m.Version, Epoch: m.Epoch, Ready: m.Ready,
-			Addresses: api.NodeAddresses{Gossip: m.Gossip, RPC: m.RPC, HTTP: m.HTTP},
+	for i := range out.Nodes {
+		if r, ok := reports[table.NodeID(out.Nodes[i].ID)]; ok {
+			out.Nodes[i].Holds = &api.HoldingStatus{Series: r.Series, Bytes: r.Bytes}
 		}
-		if m.Slot >= 0 {
-			node.Slot = &m.Slot
-		}
-		out.Nodes = append(out.Nodes, node)
 	}
 	for _, r := range s.n.store.Damage() {
 		out.Damage = append(out.Damage, api.DamageStatus{
@@ -85,16 +90,50 @@ func (s status) Status() api.ClusterStatus {
 	return out
 }
 
-func (s status) transition(t *table.Table) *api.TransitionStatus {
-	if t.Transition == nil {
+// nodeStatus is what this node knows of the others without asking them.
+func (n *Node) nodeStatus() []api.NodeStatus {
+	nodes := []api.NodeStatus{}
+	for _, m := range n.cluster.Members() {
+		node := api.NodeStatus{
+			ID: string(m.ID), Name: m.Name, Zone: m.Zone, State: string(m.State), Version: m.Version, Epoch: m.Epoch, Ready: m.Ready,
+			Addresses: api.NodeAddresses{Gossip: m.Gossip, RPC: m.RPC, HTTP: m.HTTP},
+		}
+		if m.Slot >= 0 {
+			node.Slot = &m.Slot
+		}
+		nodes = append(nodes, node)
+	}
+	return nodes
+}
+
+func (n *Node) transitionStatus(t *table.Table, reports map[table.NodeID]transport.Report) *api.TransitionStatus {
+	tr := t.Transition
+	if tr == nil {
 		return nil
 	}
 	out := &api.TransitionStatus{
-		Phase: string(t.Transition.Phase), Began: t.Transition.Began, Paused: t.Paused,
-		ReplicationFactor: t.Transition.Target.ReplicationFactor, Slots: slotStatus(&t.Transition.Target), Awaited: []string{},
+		Phase: string(tr.Phase), Began: tr.Began,
+		ReplicationFactor: tr.Target.ReplicationFactor, Slots: slotStatus(&tr.Target), Awaited: []string{},
 	}
-	for _, id := range s.n.cluster.Awaited() {
+	for _, id := range n.cluster.Awaited() {
 		out.Awaited = append(out.Awaited, string(id))
+	}
+	oldest := int64(math.MaxInt64)
+	for _, r := range reports {
+		oldest = min(oldest, r.Oldest)
+		if r.PhaseBegan == tr.Began && !r.PhaseSince.IsZero() && (out.Since == nil || r.PhaseSince.Before(*out.Since)) {
+			since := r.PhaseSince.UTC()
+			out.Since = &since
+		}
+	}
+	if tr.Phase == table.Copying {
+		for _, id := range tr.Target.Nodes() {
+			r, answered := reports[id]
+			c := copyStatus(r.Copying, tr.Began, oldest, time.Now())
+			c.Node, c.Silent = string(id), !answered
+			c.Ready = c.Ready || !slices.Contains(out.Awaited, string(id))
+			out.Copying = append(out.Copying, c)
+		}
 	}
 	return out
 }

@@ -100,6 +100,7 @@ type ServerOptions struct {
 	Giver      Giver
 	Tables     Tables
 	Starts     Starts
+	Reporter   Reporter
 	Membership Membership
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer

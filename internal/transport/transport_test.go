@@ -185,7 +185,7 @@ func newRig(t *testing.T) *rig {
 	r.reader = &localReader{DB: r.db, holder: r.remote}
 	server := NewServer(ServerOptions{
 		Self:     "remote",
-		Appender: r.remote, Reader: r.reader, Giver: r.reader, Tables: r.remote, Starts: r.remote, Membership: r.remote, Logger: slog.New(slog.DiscardHandler),
+		Appender: r.remote, Reader: r.reader, Giver: r.reader, Tables: r.remote, Starts: r.remote, Reporter: r.reader, Membership: r.remote, Logger: slog.New(slog.DiscardHandler),
 	})
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(split.GRPC()) }()

@@ -2442,6 +2442,244 @@ func (x *StatsResponse) GetSeriesByLabelPair() []*StatsResponse_Count {
 	return nil
 }
 
+type ReportRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Header        *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportRequest) Reset() {
+	*x = ReportRequest{}
+	mi := &file_peer_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportRequest) ProtoMessage() {}
+
+func (x *ReportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
+func (*ReportRequest) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *ReportRequest) GetHeader() *Header {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+type ReportResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// series are in memory, bytes on disk; oldest_ms is the time of the oldest sample, and the
+	// greatest number if there is none.
+	Series   uint64 `protobuf:"varint,1,opt,name=series,proto3" json:"series,omitempty"`
+	Bytes    uint64 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	OldestMs int64  `protobuf:"zigzag64,3,opt,name=oldest_ms,json=oldestMs,proto3" json:"oldest_ms,omitempty"`
+	// phase_began is the epoch with which the present phase of a transition began, 0 if there
+	// is none, and phase_since_ms when this node saw that. An unknown time is the smallest
+	// number, here and in Copying.
+	PhaseBegan    uint64   `protobuf:"varint,4,opt,name=phase_began,json=phaseBegan,proto3" json:"phase_began,omitempty"`
+	PhaseSinceMs  int64    `protobuf:"zigzag64,5,opt,name=phase_since_ms,json=phaseSinceMs,proto3" json:"phase_since_ms,omitempty"`
+	Copying       *Copying `protobuf:"bytes,6,opt,name=copying,proto3" json:"copying,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportResponse) Reset() {
+	*x = ReportResponse{}
+	mi := &file_peer_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportResponse) ProtoMessage() {}
+
+func (x *ReportResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
+func (*ReportResponse) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *ReportResponse) GetSeries() uint64 {
+	if x != nil {
+		return x.Series
+	}
+	return 0
+}
+
+func (x *ReportResponse) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *ReportResponse) GetOldestMs() int64 {
+	if x != nil {
+		return x.OldestMs
+	}
+	return 0
+}
+
+func (x *ReportResponse) GetPhaseBegan() uint64 {
+	if x != nil {
+		return x.PhaseBegan
+	}
+	return 0
+}
+
+func (x *ReportResponse) GetPhaseSinceMs() int64 {
+	if x != nil {
+		return x.PhaseSinceMs
+	}
+	return 0
+}
+
+func (x *ReportResponse) GetCopying() *Copying {
+	if x != nil {
+		return x.Copying
+	}
+	return nil
+}
+
+// Copying is how far a node is that copies what it is to own.
+type Copying struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// began is the epoch with which the phase began that the copying is for.
+	Began uint64 `protobuf:"varint,1,opt,name=began,proto3" json:"began,omitempty"`
+	// until_ms is up to which time all is copied, exclusive.
+	UntilMs   int64 `protobuf:"zigzag64,2,opt,name=until_ms,json=untilMs,proto3" json:"until_ms,omitempty"`
+	Ready     bool  `protobuf:"varint,3,opt,name=ready,proto3" json:"ready,omitempty"`
+	Samples   int64 `protobuf:"varint,4,opt,name=samples,proto3" json:"samples,omitempty"`
+	StartedMs int64 `protobuf:"zigzag64,5,opt,name=started_ms,json=startedMs,proto3" json:"started_ms,omitempty"`
+	// What follows is how far it was when the timing of the copying began, and how long that
+	// is ago; 0 if nothing is copied now.
+	TimedMs       int64 `protobuf:"varint,6,opt,name=timed_ms,json=timedMs,proto3" json:"timed_ms,omitempty"`
+	TimedUntilMs  int64 `protobuf:"zigzag64,7,opt,name=timed_until_ms,json=timedUntilMs,proto3" json:"timed_until_ms,omitempty"`
+	TimedSamples  int64 `protobuf:"varint,8,opt,name=timed_samples,json=timedSamples,proto3" json:"timed_samples,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Copying) Reset() {
+	*x = Copying{}
+	mi := &file_peer_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Copying) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Copying) ProtoMessage() {}
+
+func (x *Copying) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Copying.ProtoReflect.Descriptor instead.
+func (*Copying) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *Copying) GetBegan() uint64 {
+	if x != nil {
+		return x.Began
+	}
+	return 0
+}
+
+func (x *Copying) GetUntilMs() int64 {
+	if x != nil {
+		return x.UntilMs
+	}
+	return 0
+}
+
+func (x *Copying) GetReady() bool {
+	if x != nil {
+		return x.Ready
+	}
+	return false
+}
+
+func (x *Copying) GetSamples() int64 {
+	if x != nil {
+		return x.Samples
+	}
+	return 0
+}
+
+func (x *Copying) GetStartedMs() int64 {
+	if x != nil {
+		return x.StartedMs
+	}
+	return 0
+}
+
+func (x *Copying) GetTimedMs() int64 {
+	if x != nil {
+		return x.TimedMs
+	}
+	return 0
+}
+
+func (x *Copying) GetTimedUntilMs() int64 {
+	if x != nil {
+		return x.TimedUntilMs
+	}
+	return 0
+}
+
+func (x *Copying) GetTimedSamples() int64 {
+	if x != nil {
+		return x.TimedSamples
+	}
+	return 0
+}
+
 type HandoverRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Table         []byte                 `protobuf:"bytes,1,opt,name=table,proto3" json:"table,omitempty"`
@@ -2452,7 +2690,7 @@ type HandoverRequest struct {
 
 func (x *HandoverRequest) Reset() {
 	*x = HandoverRequest{}
-	mi := &file_peer_proto_msgTypes[36]
+	mi := &file_peer_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2464,7 +2702,7 @@ func (x *HandoverRequest) String() string {
 func (*HandoverRequest) ProtoMessage() {}
 
 func (x *HandoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[36]
+	mi := &file_peer_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2477,7 +2715,7 @@ func (x *HandoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandoverRequest.ProtoReflect.Descriptor instead.
 func (*HandoverRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{36}
+	return file_peer_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *HandoverRequest) GetTable() []byte {
@@ -2502,7 +2740,7 @@ type HandoverResponse struct {
 
 func (x *HandoverResponse) Reset() {
 	*x = HandoverResponse{}
-	mi := &file_peer_proto_msgTypes[37]
+	mi := &file_peer_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2514,7 +2752,7 @@ func (x *HandoverResponse) String() string {
 func (*HandoverResponse) ProtoMessage() {}
 
 func (x *HandoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[37]
+	mi := &file_peer_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2527,7 +2765,7 @@ func (x *HandoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandoverResponse.ProtoReflect.Descriptor instead.
 func (*HandoverResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{37}
+	return file_peer_proto_rawDescGZIP(), []int{40}
 }
 
 type MembershipMessage struct {
@@ -2539,7 +2777,7 @@ type MembershipMessage struct {
 
 func (x *MembershipMessage) Reset() {
 	*x = MembershipMessage{}
-	mi := &file_peer_proto_msgTypes[38]
+	mi := &file_peer_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2551,7 +2789,7 @@ func (x *MembershipMessage) String() string {
 func (*MembershipMessage) ProtoMessage() {}
 
 func (x *MembershipMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[38]
+	mi := &file_peer_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2564,7 +2802,7 @@ func (x *MembershipMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembershipMessage.ProtoReflect.Descriptor instead.
 func (*MembershipMessage) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{38}
+	return file_peer_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *MembershipMessage) GetPayload() []byte {
@@ -2586,7 +2824,7 @@ type Proof_Node struct {
 
 func (x *Proof_Node) Reset() {
 	*x = Proof_Node{}
-	mi := &file_peer_proto_msgTypes[39]
+	mi := &file_peer_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2598,7 +2836,7 @@ func (x *Proof_Node) String() string {
 func (*Proof_Node) ProtoMessage() {}
 
 func (x *Proof_Node) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[39]
+	mi := &file_peer_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2647,7 +2885,7 @@ type ExemplarsResponse_Item struct {
 
 func (x *ExemplarsResponse_Item) Reset() {
 	*x = ExemplarsResponse_Item{}
-	mi := &file_peer_proto_msgTypes[40]
+	mi := &file_peer_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2659,7 +2897,7 @@ func (x *ExemplarsResponse_Item) String() string {
 func (*ExemplarsResponse_Item) ProtoMessage() {}
 
 func (x *ExemplarsResponse_Item) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[40]
+	mi := &file_peer_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2713,7 +2951,7 @@ type ExemplarsResponse_Result struct {
 
 func (x *ExemplarsResponse_Result) Reset() {
 	*x = ExemplarsResponse_Result{}
-	mi := &file_peer_proto_msgTypes[41]
+	mi := &file_peer_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2725,7 +2963,7 @@ func (x *ExemplarsResponse_Result) String() string {
 func (*ExemplarsResponse_Result) ProtoMessage() {}
 
 func (x *ExemplarsResponse_Result) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[41]
+	mi := &file_peer_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2765,7 +3003,7 @@ type StatsResponse_Count struct {
 
 func (x *StatsResponse_Count) Reset() {
 	*x = StatsResponse_Count{}
-	mi := &file_peer_proto_msgTypes[42]
+	mi := &file_peer_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2777,7 +3015,7 @@ func (x *StatsResponse_Count) String() string {
 func (*StatsResponse_Count) ProtoMessage() {}
 
 func (x *StatsResponse_Count) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[42]
+	mi := &file_peer_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3010,13 +3248,33 @@ const file_peer_proto_rawDesc = "" +
 	"\x14series_by_label_pair\x18\b \x03(\v2%.starling.peer.v1.StatsResponse.CountR\x11seriesByLabelPair\x1a1\n" +
 	"\x05Count\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05count\x18\x02 \x01(\x04R\x05count\"7\n" +
+	"\x05count\x18\x02 \x01(\x04R\x05count\"A\n" +
+	"\rReportRequest\x120\n" +
+	"\x06header\x18\x01 \x01(\v2\x18.starling.peer.v1.HeaderR\x06header\"\xd7\x01\n" +
+	"\x0eReportResponse\x12\x16\n" +
+	"\x06series\x18\x01 \x01(\x04R\x06series\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x1b\n" +
+	"\toldest_ms\x18\x03 \x01(\x12R\boldestMs\x12\x1f\n" +
+	"\vphase_began\x18\x04 \x01(\x04R\n" +
+	"phaseBegan\x12$\n" +
+	"\x0ephase_since_ms\x18\x05 \x01(\x12R\fphaseSinceMs\x123\n" +
+	"\acopying\x18\x06 \x01(\v2\x19.starling.peer.v1.CopyingR\acopying\"\xef\x01\n" +
+	"\aCopying\x12\x14\n" +
+	"\x05began\x18\x01 \x01(\x04R\x05began\x12\x19\n" +
+	"\buntil_ms\x18\x02 \x01(\x12R\auntilMs\x12\x14\n" +
+	"\x05ready\x18\x03 \x01(\bR\x05ready\x12\x18\n" +
+	"\asamples\x18\x04 \x01(\x03R\asamples\x12\x1d\n" +
+	"\n" +
+	"started_ms\x18\x05 \x01(\x12R\tstartedMs\x12\x19\n" +
+	"\btimed_ms\x18\x06 \x01(\x03R\atimedMs\x12$\n" +
+	"\x0etimed_until_ms\x18\a \x01(\x12R\ftimedUntilMs\x12#\n" +
+	"\rtimed_samples\x18\b \x01(\x03R\ftimedSamples\"7\n" +
 	"\x0fHandoverRequest\x12\x14\n" +
 	"\x05table\x18\x01 \x01(\fR\x05table\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\"\x12\n" +
 	"\x10HandoverResponse\"-\n" +
 	"\x11MembershipMessage\x12\x18\n" +
-	"\apayload\x18\x01 \x01(\fR\apayload2\x95\b\n" +
+	"\apayload\x18\x01 \x01(\fR\apayload2\xe2\b\n" +
 	"\x04Peer\x12K\n" +
 	"\x06Append\x12\x1f.starling.peer.v1.AppendRequest\x1a .starling.peer.v1.AppendResponse\x12E\n" +
 	"\x04Note\x12\x1d.starling.peer.v1.NoteRequest\x1a\x1e.starling.peer.v1.NoteResponse\x12H\n" +
@@ -3029,7 +3287,8 @@ const file_peer_proto_rawDesc = "" +
 	"\vLabelValues\x12\x1f.starling.peer.v1.LabelsRequest\x1a .starling.peer.v1.LabelsResponse\x12T\n" +
 	"\tExemplars\x12\".starling.peer.v1.ExemplarsRequest\x1a#.starling.peer.v1.ExemplarsResponse\x12Q\n" +
 	"\bMetadata\x12!.starling.peer.v1.MetadataRequest\x1a\".starling.peer.v1.MetadataResponse\x12H\n" +
-	"\x05Stats\x12\x1e.starling.peer.v1.StatsRequest\x1a\x1f.starling.peer.v1.StatsResponse\x12Q\n" +
+	"\x05Stats\x12\x1e.starling.peer.v1.StatsRequest\x1a\x1f.starling.peer.v1.StatsResponse\x12K\n" +
+	"\x06Report\x12\x1f.starling.peer.v1.ReportRequest\x1a .starling.peer.v1.ReportResponse\x12Q\n" +
 	"\bHandover\x12!.starling.peer.v1.HandoverRequest\x1a\".starling.peer.v1.HandoverResponse\x12V\n" +
 	"\n" +
 	"Membership\x12#.starling.peer.v1.MembershipMessage\x1a#.starling.peer.v1.MembershipMessageB=Z;github.com/starling-tsdb/starling/internal/transport/peerpbb\x06proto3"
@@ -3047,7 +3306,7 @@ func file_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_peer_proto_goTypes = []any{
 	(Refusal_Reason)(0),              // 0: starling.peer.v1.Refusal.Reason
 	(Matcher_Type)(0),                // 1: starling.peer.v1.Matcher.Type
@@ -3087,13 +3346,16 @@ var file_peer_proto_goTypes = []any{
 	(*MetadataResponse)(nil),         // 35: starling.peer.v1.MetadataResponse
 	(*StatsRequest)(nil),             // 36: starling.peer.v1.StatsRequest
 	(*StatsResponse)(nil),            // 37: starling.peer.v1.StatsResponse
-	(*HandoverRequest)(nil),          // 38: starling.peer.v1.HandoverRequest
-	(*HandoverResponse)(nil),         // 39: starling.peer.v1.HandoverResponse
-	(*MembershipMessage)(nil),        // 40: starling.peer.v1.MembershipMessage
-	(*Proof_Node)(nil),               // 41: starling.peer.v1.Proof.Node
-	(*ExemplarsResponse_Item)(nil),   // 42: starling.peer.v1.ExemplarsResponse.Item
-	(*ExemplarsResponse_Result)(nil), // 43: starling.peer.v1.ExemplarsResponse.Result
-	(*StatsResponse_Count)(nil),      // 44: starling.peer.v1.StatsResponse.Count
+	(*ReportRequest)(nil),            // 38: starling.peer.v1.ReportRequest
+	(*ReportResponse)(nil),           // 39: starling.peer.v1.ReportResponse
+	(*Copying)(nil),                  // 40: starling.peer.v1.Copying
+	(*HandoverRequest)(nil),          // 41: starling.peer.v1.HandoverRequest
+	(*HandoverResponse)(nil),         // 42: starling.peer.v1.HandoverResponse
+	(*MembershipMessage)(nil),        // 43: starling.peer.v1.MembershipMessage
+	(*Proof_Node)(nil),               // 44: starling.peer.v1.Proof.Node
+	(*ExemplarsResponse_Item)(nil),   // 45: starling.peer.v1.ExemplarsResponse.Item
+	(*ExemplarsResponse_Result)(nil), // 46: starling.peer.v1.ExemplarsResponse.Result
+	(*StatsResponse_Count)(nil),      // 47: starling.peer.v1.StatsResponse.Count
 }
 var file_peer_proto_depIdxs = []int32{
 	5,  // 0: starling.peer.v1.Series.samples:type_name -> starling.peer.v1.Sample
@@ -3110,7 +3372,7 @@ var file_peer_proto_depIdxs = []int32{
 	16, // 11: starling.peer.v1.StateResponse.damage:type_name -> starling.peer.v1.TimeRange
 	2,  // 12: starling.peer.v1.HandOffRequest.header:type_name -> starling.peer.v1.Header
 	2,  // 13: starling.peer.v1.AdvanceRequest.header:type_name -> starling.peer.v1.Header
-	41, // 14: starling.peer.v1.Proof.nodes:type_name -> starling.peer.v1.Proof.Node
+	44, // 14: starling.peer.v1.Proof.nodes:type_name -> starling.peer.v1.Proof.Node
 	0,  // 15: starling.peer.v1.Refusal.reason:type_name -> starling.peer.v1.Refusal.Reason
 	1,  // 16: starling.peer.v1.Matcher.type:type_name -> starling.peer.v1.Matcher.Type
 	2,  // 17: starling.peer.v1.SelectRequest.header:type_name -> starling.peer.v1.Header
@@ -3125,46 +3387,50 @@ var file_peer_proto_depIdxs = []int32{
 	23, // 26: starling.peer.v1.MatcherSet.matchers:type_name -> starling.peer.v1.Matcher
 	2,  // 27: starling.peer.v1.ExemplarsRequest.header:type_name -> starling.peer.v1.Header
 	31, // 28: starling.peer.v1.ExemplarsRequest.sets:type_name -> starling.peer.v1.MatcherSet
-	43, // 29: starling.peer.v1.ExemplarsResponse.results:type_name -> starling.peer.v1.ExemplarsResponse.Result
+	46, // 29: starling.peer.v1.ExemplarsResponse.results:type_name -> starling.peer.v1.ExemplarsResponse.Result
 	2,  // 30: starling.peer.v1.MetadataRequest.header:type_name -> starling.peer.v1.Header
 	7,  // 31: starling.peer.v1.MetadataResponse.metadata:type_name -> starling.peer.v1.FamilyMetadata
 	2,  // 32: starling.peer.v1.StatsRequest.header:type_name -> starling.peer.v1.Header
-	44, // 33: starling.peer.v1.StatsResponse.series_by_metric:type_name -> starling.peer.v1.StatsResponse.Count
-	44, // 34: starling.peer.v1.StatsResponse.values_by_label:type_name -> starling.peer.v1.StatsResponse.Count
-	44, // 35: starling.peer.v1.StatsResponse.memory_by_label:type_name -> starling.peer.v1.StatsResponse.Count
-	44, // 36: starling.peer.v1.StatsResponse.series_by_label_pair:type_name -> starling.peer.v1.StatsResponse.Count
-	42, // 37: starling.peer.v1.ExemplarsResponse.Result.exemplars:type_name -> starling.peer.v1.ExemplarsResponse.Item
-	9,  // 38: starling.peer.v1.Peer.Append:input_type -> starling.peer.v1.AppendRequest
-	12, // 39: starling.peer.v1.Peer.Note:input_type -> starling.peer.v1.NoteRequest
-	14, // 40: starling.peer.v1.Peer.State:input_type -> starling.peer.v1.StateRequest
-	17, // 41: starling.peer.v1.Peer.HandOff:input_type -> starling.peer.v1.HandOffRequest
-	19, // 42: starling.peer.v1.Peer.Advance:input_type -> starling.peer.v1.AdvanceRequest
-	25, // 43: starling.peer.v1.Peer.Select:input_type -> starling.peer.v1.SelectRequest
-	29, // 44: starling.peer.v1.Peer.LabelNames:input_type -> starling.peer.v1.LabelsRequest
-	29, // 45: starling.peer.v1.Peer.LabelValues:input_type -> starling.peer.v1.LabelsRequest
-	32, // 46: starling.peer.v1.Peer.Exemplars:input_type -> starling.peer.v1.ExemplarsRequest
-	34, // 47: starling.peer.v1.Peer.Metadata:input_type -> starling.peer.v1.MetadataRequest
-	36, // 48: starling.peer.v1.Peer.Stats:input_type -> starling.peer.v1.StatsRequest
-	38, // 49: starling.peer.v1.Peer.Handover:input_type -> starling.peer.v1.HandoverRequest
-	40, // 50: starling.peer.v1.Peer.Membership:input_type -> starling.peer.v1.MembershipMessage
-	10, // 51: starling.peer.v1.Peer.Append:output_type -> starling.peer.v1.AppendResponse
-	13, // 52: starling.peer.v1.Peer.Note:output_type -> starling.peer.v1.NoteResponse
-	15, // 53: starling.peer.v1.Peer.State:output_type -> starling.peer.v1.StateResponse
-	26, // 54: starling.peer.v1.Peer.HandOff:output_type -> starling.peer.v1.SelectResponse
-	20, // 55: starling.peer.v1.Peer.Advance:output_type -> starling.peer.v1.AdvanceResponse
-	26, // 56: starling.peer.v1.Peer.Select:output_type -> starling.peer.v1.SelectResponse
-	30, // 57: starling.peer.v1.Peer.LabelNames:output_type -> starling.peer.v1.LabelsResponse
-	30, // 58: starling.peer.v1.Peer.LabelValues:output_type -> starling.peer.v1.LabelsResponse
-	33, // 59: starling.peer.v1.Peer.Exemplars:output_type -> starling.peer.v1.ExemplarsResponse
-	35, // 60: starling.peer.v1.Peer.Metadata:output_type -> starling.peer.v1.MetadataResponse
-	37, // 61: starling.peer.v1.Peer.Stats:output_type -> starling.peer.v1.StatsResponse
-	39, // 62: starling.peer.v1.Peer.Handover:output_type -> starling.peer.v1.HandoverResponse
-	40, // 63: starling.peer.v1.Peer.Membership:output_type -> starling.peer.v1.MembershipMessage
-	51, // [51:64] is the sub-list for method output_type
-	38, // [38:51] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	47, // 33: starling.peer.v1.StatsResponse.series_by_metric:type_name -> starling.peer.v1.StatsResponse.Count
+	47, // 34: starling.peer.v1.StatsResponse.values_by_label:type_name -> starling.peer.v1.StatsResponse.Count
+	47, // 35: starling.peer.v1.StatsResponse.memory_by_label:type_name -> starling.peer.v1.StatsResponse.Count
+	47, // 36: starling.peer.v1.StatsResponse.series_by_label_pair:type_name -> starling.peer.v1.StatsResponse.Count
+	2,  // 37: starling.peer.v1.ReportRequest.header:type_name -> starling.peer.v1.Header
+	40, // 38: starling.peer.v1.ReportResponse.copying:type_name -> starling.peer.v1.Copying
+	45, // 39: starling.peer.v1.ExemplarsResponse.Result.exemplars:type_name -> starling.peer.v1.ExemplarsResponse.Item
+	9,  // 40: starling.peer.v1.Peer.Append:input_type -> starling.peer.v1.AppendRequest
+	12, // 41: starling.peer.v1.Peer.Note:input_type -> starling.peer.v1.NoteRequest
+	14, // 42: starling.peer.v1.Peer.State:input_type -> starling.peer.v1.StateRequest
+	17, // 43: starling.peer.v1.Peer.HandOff:input_type -> starling.peer.v1.HandOffRequest
+	19, // 44: starling.peer.v1.Peer.Advance:input_type -> starling.peer.v1.AdvanceRequest
+	25, // 45: starling.peer.v1.Peer.Select:input_type -> starling.peer.v1.SelectRequest
+	29, // 46: starling.peer.v1.Peer.LabelNames:input_type -> starling.peer.v1.LabelsRequest
+	29, // 47: starling.peer.v1.Peer.LabelValues:input_type -> starling.peer.v1.LabelsRequest
+	32, // 48: starling.peer.v1.Peer.Exemplars:input_type -> starling.peer.v1.ExemplarsRequest
+	34, // 49: starling.peer.v1.Peer.Metadata:input_type -> starling.peer.v1.MetadataRequest
+	36, // 50: starling.peer.v1.Peer.Stats:input_type -> starling.peer.v1.StatsRequest
+	38, // 51: starling.peer.v1.Peer.Report:input_type -> starling.peer.v1.ReportRequest
+	41, // 52: starling.peer.v1.Peer.Handover:input_type -> starling.peer.v1.HandoverRequest
+	43, // 53: starling.peer.v1.Peer.Membership:input_type -> starling.peer.v1.MembershipMessage
+	10, // 54: starling.peer.v1.Peer.Append:output_type -> starling.peer.v1.AppendResponse
+	13, // 55: starling.peer.v1.Peer.Note:output_type -> starling.peer.v1.NoteResponse
+	15, // 56: starling.peer.v1.Peer.State:output_type -> starling.peer.v1.StateResponse
+	26, // 57: starling.peer.v1.Peer.HandOff:output_type -> starling.peer.v1.SelectResponse
+	20, // 58: starling.peer.v1.Peer.Advance:output_type -> starling.peer.v1.AdvanceResponse
+	26, // 59: starling.peer.v1.Peer.Select:output_type -> starling.peer.v1.SelectResponse
+	30, // 60: starling.peer.v1.Peer.LabelNames:output_type -> starling.peer.v1.LabelsResponse
+	30, // 61: starling.peer.v1.Peer.LabelValues:output_type -> starling.peer.v1.LabelsResponse
+	33, // 62: starling.peer.v1.Peer.Exemplars:output_type -> starling.peer.v1.ExemplarsResponse
+	35, // 63: starling.peer.v1.Peer.Metadata:output_type -> starling.peer.v1.MetadataResponse
+	37, // 64: starling.peer.v1.Peer.Stats:output_type -> starling.peer.v1.StatsResponse
+	39, // 65: starling.peer.v1.Peer.Report:output_type -> starling.peer.v1.ReportResponse
+	42, // 66: starling.peer.v1.Peer.Handover:output_type -> starling.peer.v1.HandoverResponse
+	43, // 67: starling.peer.v1.Peer.Membership:output_type -> starling.peer.v1.MembershipMessage
+	54, // [54:68] is the sub-list for method output_type
+	40, // [40:54] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_peer_proto_init() }
@@ -3178,7 +3444,7 @@ func file_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peer_proto_rawDesc), len(file_peer_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   43,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

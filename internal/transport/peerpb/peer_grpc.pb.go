@@ -38,6 +38,7 @@ const (
 	Peer_Exemplars_FullMethodName   = "/starling.peer.v1.Peer/Exemplars"
 	Peer_Metadata_FullMethodName    = "/starling.peer.v1.Peer/Metadata"
 	Peer_Stats_FullMethodName       = "/starling.peer.v1.Peer/Stats"
+	Peer_Report_FullMethodName      = "/starling.peer.v1.Peer/Report"
 	Peer_Handover_FullMethodName    = "/starling.peer.v1.Peer/Handover"
 	Peer_Membership_FullMethodName  = "/starling.peer.v1.Peer/Membership"
 )
@@ -64,6 +65,8 @@ type PeerClient interface {
 	Exemplars(ctx context.Context, in *ExemplarsRequest, opts ...grpc.CallOption) (*ExemplarsResponse, error)
 	Metadata(ctx context.Context, in *MetadataRequest, opts ...grpc.CallOption) (*MetadataResponse, error)
 	Stats(ctx context.Context, in *StatsRequest, opts ...grpc.CallOption) (*StatsResponse, error)
+	// Report is what the receiving node tells operators of itself, at whatever epoch it is.
+	Report(ctx context.Context, in *ReportRequest, opts ...grpc.CallOption) (*ReportResponse, error)
 	// Handover gives the receiving node a newer table.
 	Handover(ctx context.Context, in *HandoverRequest, opts ...grpc.CallOption) (*HandoverResponse, error)
 	// Membership carries one message of the membership protocol, opaque here.
@@ -206,6 +209,16 @@ func (c *peerClient) Stats(ctx context.Context, in *StatsRequest, opts ...grpc.C
 	return out, nil
 }
 
+func (c *peerClient) Report(ctx context.Context, in *ReportRequest, opts ...grpc.CallOption) (*ReportResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReportResponse)
+	err := c.cc.Invoke(ctx, Peer_Report_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *peerClient) Handover(ctx context.Context, in *HandoverRequest, opts ...grpc.CallOption) (*HandoverResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(HandoverResponse)
@@ -248,6 +261,8 @@ type PeerServer interface {
 	Exemplars(context.Context, *ExemplarsRequest) (*ExemplarsResponse, error)
 	Metadata(context.Context, *MetadataRequest) (*MetadataResponse, error)
 	Stats(context.Context, *StatsRequest) (*StatsResponse, error)
+	// Report is what the receiving node tells operators of itself, at whatever epoch it is.
+	Report(context.Context, *ReportRequest) (*ReportResponse, error)
 	// Handover gives the receiving node a newer table.
 	Handover(context.Context, *HandoverRequest) (*HandoverResponse, error)
 	// Membership carries one message of the membership protocol, opaque here.
@@ -294,6 +309,9 @@ func (UnimplementedPeerServer) Metadata(context.Context, *MetadataRequest) (*Met
 }
 func (UnimplementedPeerServer) Stats(context.Context, *StatsRequest) (*StatsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Stats not implemented")
+}
+func (UnimplementedPeerServer) Report(context.Context, *ReportRequest) (*ReportResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Report not implemented")
 }
 func (UnimplementedPeerServer) Handover(context.Context, *HandoverRequest) (*HandoverResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Handover not implemented")
@@ -506,6 +524,24 @@ func _Peer_Stats_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Peer_Report_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReportRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).Report(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_Report_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).Report(ctx, req.(*ReportRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Peer_Handover_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(HandoverRequest)
 	if err := dec(in); err != nil {
@@ -584,6 +620,10 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Stats",
 			Handler:    _Peer_Stats_Handler,
+		},
+		{
+			MethodName: "Report",
+			Handler:    _Peer_Report_Handler,
 		},
 		{
 			MethodName: "Handover",

@@ -1,0 +1,360 @@
+package admin
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/starling-tsdb/starling/internal/api"
+)
+
+// clock is how times of the day are shown, in UTC as in the node's logs.
+const clock = "2006-01-02 15:04:05 MST"
+
+// minPrefix is how much of an ID is shown at least.
+const minPrefix = 8
+
+// names are what nodes are called.
+type names struct {
+	name map[string]string
+	// prefix is as much of a node's ID as tells it from the others.
+	prefix map[string]string
+}
+
+func namesOf(ids, given []string) names {
+	n := names{map[string]string{}, map[string]string{}}
+	for i, id := range ids {
+		size := min(len(id), minPrefix)
+		for size < len(id) && slices.ContainsFunc(ids, func(other string) bool { return other != id && strings.HasPrefix(other, id[:size]) }) {
+			size++
+		}
+		n.prefix[id], n.name[id] = id[:size], given[i]
+		if given[i] == "" || given[i] == id {
+			n.name[id] = id[:size]
+		} else if count := len(slices.DeleteFunc(slices.Clone(given), func(g string) bool { return g != given[i] })); count > 1 {
+			n.name[id] = given[i] + "/" + id[:size]
+		}
+	}
+	return n
+}
+
+// of is the name of a node.
+func (n names) of(id string) string {
+	if name, known := n.name[id]; known {
+		return name
+	}
+	return id
+}
+
+func (n names) list(ids []string) string {
+	list := make([]string, len(ids))
+	for i, id := range ids {
+		list[i] = n.of(id)
+	}
+	return strings.Join(list, ", ")
+}
+
+// columns aligns cells that tabs separate.
+func columns(b *strings.Builder, write func(w *tabwriter.Writer)) {
+	var aligned strings.Builder
+	w := tabwriter.NewWriter(&aligned, 0, 0, 2, ' ', 0)
+	write(w)
+	_ = w.Flush() // a strings.Builder takes everything
+	for line := range strings.Lines(aligned.String()) {
+		b.WriteString(strings.TrimRight(line, " \n") + "\n")
+	}
+}
+
+// Status renders the state of the cluster for people to read, as of now.
+func Status(s *api.ClusterStatus, now time.Time) string {
+	var ids, given []string
+	for _, n := range s.Nodes {
+		ids, given = append(ids, n.ID), append(given, n.Name)
+	}
+	v := view{ClusterStatus: s, now: now, names: namesOf(ids, given)}
+	v.head()
+	v.nodes()
+	v.transition()
+	v.gaps()
+	v.damage()
+	return v.out.String()
+}
+
+// view renders one state.
+type view struct {
+	*api.ClusterStatus
+	now   time.Time
+	names names
+	out   strings.Builder
+}
+
+func (v *view) say(format string, args ...any) { fmt.Fprintf(&v.out, format+"\n", args...) }
+
+func (v *view) head() {
+	if v.Epoch == 0 {
+		v.say("%s belongs to no cluster yet: its log says what it waits for", v.names.of(v.Self))
+		return
+	}
+	v.say("Cluster %s at epoch %d, as %s sees it", v.ClusterID, v.Epoch, v.names.of(v.Self))
+	v.say("%d copies of each series, %d confirm a write", v.copies(), v.WriteQuorum)
+}
+
+func (v *view) copies() int {
+	owners := 0
+	for _, slot := range v.Slots {
+		if slot.Node != "" {
+			owners++
+		}
+	}
+	return min(v.ReplicationFactor, owners)
+}
+
+func (v *view) nodes() {
+	v.say("")
+	columns(&v.out, func(w *tabwriter.Writer) {
+		fmt.Fprintln(w, "NODE\tID\tZONE\tSLOT\tSTATE\tEPOCH\tSERIES\tON DISK\tCOPIES")
+		for _, n := range v.Nodes {
+			slot, series, bytes, share := "-", "?", "?", "-"
+			if n.Slot != nil {
+				slot = strconv.Itoa(*n.Slot)
+			}
+			if n.Holds != nil {
+				series, bytes = count(float64(n.Holds.Series)), size(float64(n.Holds.Bytes))
+			}
+			if n.Share != nil {
+				if share = percent(n.Share.Current); v.Transition != nil {
+					share += " -> " + percent(n.Share.Target)
+				}
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", n.Name, v.names.prefix[n.ID], dash(n.Zone), slot, v.state(n), n.Epoch, series, bytes, share)
+		}
+	})
+}
+
+// state is what gossip says of a node, and which way it goes.
+func (v *view) state(n api.NodeStatus) string {
+	in := func(slots []api.SlotStatus) (owns, removed bool) {
+		i := slices.IndexFunc(slots, func(s api.SlotStatus) bool { return s.Node == n.ID })
+		return i >= 0, i >= 0 && slots[i].Removed
+	}
+	owns, removed := in(v.Slots)
+	will := owns
+	if v.Transition != nil {
+		will, _ = in(v.Transition.Slots)
+	}
+	switch {
+	case removed:
+		return n.State + ", given up"
+	case will && !owns:
+		return n.State + ", joining"
+	case owns && !will:
+		return n.State + ", leaving"
+	case !owns:
+		return n.State + ", owns nothing"
+	}
+	return n.State
+}
+
+func (v *view) transition() {
+	v.say("")
+	t := v.Transition
+	if t == nil {
+		if v.Epoch > 0 {
+			v.say("No transition: all copies are where the table says")
+		}
+		if v.Paused {
+			v.say("Paused: the next transition will copy nothing before `starling cluster resume`")
+		}
+		return
+	}
+	since := "for longer than all nodes have run"
+	if t.Since != nil {
+		since = fmt.Sprintf("since %s, for %s", t.Since.UTC().Format(clock), span(v.now.Sub(*t.Since)))
+	}
+	v.say("Transition: %s %s (epoch %d)", t.Phase, since, t.Began)
+	if v.Paused {
+		v.say("Paused: nothing is copied before `starling cluster resume`")
+	}
+	if len(t.Awaited) > 0 {
+		v.say("Waiting for %s", v.awaited())
+	}
+	if len(t.Copying) > 0 {
+		columns(&v.out, func(w *tabwriter.Writer) {
+			for _, c := range t.Copying {
+				fmt.Fprintf(w, "  %s\t%s\n", v.names.of(c.Node), progress(c, v.Paused))
+			}
+		})
+	}
+	if v.Waiting > 0 {
+		v.say("%d more to come when it has ended", v.Waiting)
+	}
+}
+
+// awaited says whom the next phase waits for, and why.
+func (v *view) awaited() string {
+	list := make([]string, len(v.Transition.Awaited))
+	for i, id := range v.Transition.Awaited {
+		why := "to copy"
+		if j := slices.IndexFunc(v.Nodes, func(n api.NodeStatus) bool { return n.ID == id }); j >= 0 {
+			switch n := v.Nodes[j]; {
+			case n.State != "alive":
+				why = "it is " + n.State
+			case n.Epoch < v.Transition.Began:
+				why = fmt.Sprintf("it is at epoch %d", n.Epoch)
+			}
+		}
+		list[i] = fmt.Sprintf("%s (%s)", v.names.of(id), why)
+	}
+	return strings.Join(list, ", ")
+}
+
+// progress is how far a node's copying is, in cells.
+func progress(c api.CopyStatus, paused bool) string {
+	switch {
+	case c.Ready:
+		return fmt.Sprintf("%s\t100%%\tready\t%s samples", bar(1), count(float64(c.Samples)))
+	case c.Silent:
+		return "?\t\tit does not answer"
+	case c.Started == nil:
+		return fmt.Sprintf("%s\t0%%\tit has not begun", bar(0))
+	}
+	left := "time left unknown"
+	switch {
+	case paused:
+		left = "paused"
+	case c.Done == 1:
+		left = "closing gaps"
+	case c.SecondsLeft > 0:
+		left = "about " + span(seconds(c.SecondsLeft)) + " left"
+	}
+	cells := []string{bar(c.Done), fmt.Sprintf("%d%%", int(100*c.Done)), left, count(float64(c.Samples)) + " samples"}
+	if c.SamplesLeft > 0 {
+		cells[3] += ", about " + count(float64(c.SamplesLeft)) + " to come"
+	}
+	if c.SamplesPerSecond > 0 {
+		cells = append(cells, count(c.SamplesPerSecond)+" samples/s")
+	}
+	return strings.Join(cells, "\t")
+}
+
+func (v *view) gaps() {
+	for _, g := range v.Gaps {
+		since := "any time"
+		if g.Since != "" {
+			since = g.Since
+		}
+		doing := "to be handed off when it is back"
+		if g.HandingOff {
+			doing = "being handed off"
+		}
+		v.say("Gap: %s lacks samples since %s, noted %s ago: about %s (%s), %s",
+			v.names.of(g.Peer), since, span(v.now.Sub(g.Opened)), count(float64(g.SamplesLeft)), size(float64(g.BytesLeft)), doing)
+	}
+}
+
+func (v *view) damage() {
+	for _, d := range v.Damage {
+		suspect := ""
+		if d.Suspect {
+			suspect = ", suspect"
+		}
+		v.say("Damage on %s: %s %s, found %s%s: %s", v.names.of(v.Self), d.Kind, d.Name, d.Found.UTC().Format(clock), suspect, d.Detail)
+	}
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+// Summary renders how far the cluster is, on one line.
+func Summary(s *api.ClusterStatus) string {
+	t := s.Transition
+	if t == nil {
+		return fmt.Sprintf("epoch %d: no transition", s.Epoch)
+	}
+	line := fmt.Sprintf("epoch %d: %s", s.Epoch, t.Phase)
+	if len(t.Copying) > 0 {
+		done, left := 1.0, 0.0
+		for _, c := range t.Copying {
+			done, left = min(done, c.Done), max(left, c.SecondsLeft)
+		}
+		line += fmt.Sprintf(", %d%%", int(100*done))
+		if left > 0 && !s.Paused {
+			line += ", about " + span(seconds(left)) + " left"
+		}
+	}
+	if s.Paused {
+		line += ", paused"
+	}
+	var ids, given []string
+	for _, n := range s.Nodes {
+		ids, given = append(ids, n.ID), append(given, n.Name)
+	}
+	if len(t.Awaited) > 0 {
+		line += ", waiting for " + namesOf(ids, given).list(t.Awaited)
+	}
+	return line
+}
+
+// Plan renders what a command would do.
+func Plan(p *api.ClusterPlan) string {
+	var ids, given []string
+	for _, n := range p.Nodes {
+		ids, given = append(ids, n.ID), append(given, n.Name)
+	}
+	names := namesOf(ids, given)
+	var b strings.Builder
+	if len(p.Slots) > 0 {
+		columns(&b, func(w *tabwriter.Writer) {
+			fmt.Fprintln(w, "SLOT\tNOW\tTHEN")
+			for _, s := range p.Slots {
+				fmt.Fprintf(w, "%d\t%s\t%s\n", s.Slot, occupant(names, s.Before), occupant(names, s.After))
+			}
+		})
+		b.WriteString("\n")
+	}
+	columns(&b, func(w *tabwriter.Writer) {
+		fmt.Fprintln(w, "NODE\tID\tCOPIES NOW\tTHEN")
+		for _, n := range p.Nodes {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", dash(n.Name), names.prefix[n.ID], percent(n.Before), percent(n.After))
+		}
+	})
+	b.WriteString("\n")
+	if len(p.Moves) == 0 {
+		b.WriteString("Nothing is copied\n")
+	} else {
+		columns(&b, func(w *tabwriter.Writer) {
+			fmt.Fprintln(w, "FROM\tTO\tCOPIES\tSERIES\tON DISK")
+			for _, m := range p.Moves {
+				from := "nobody"
+				if m.From != "" {
+					from = names.of(m.From)
+				}
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", from, names.of(m.To), percent(m.Share), count(float64(m.Series)), size(float64(m.Bytes)))
+			}
+		})
+		fmt.Fprintf(&b, "\n%s of all copies are made anew, %s at the least: about %s series and %s\n",
+			percent(p.Share), percent(p.Optimum), count(float64(p.Series)), size(float64(p.Bytes)))
+		fmt.Fprintf(&b, "That takes about %s at %s/s from each node\n", span(seconds(p.Seconds)), size(float64(p.BytesPerSecond)))
+	}
+	for _, w := range p.Warnings {
+		fmt.Fprintf(&b, "Warning: %s\n", w)
+	}
+	return b.String()
+}
+
+func occupant(names names, s api.SlotStatus) string {
+	switch {
+	case s.Node == "":
+		return "-"
+	case s.Removed:
+		return names.of(s.Node) + " (given up)"
+	}
+	return names.of(s.Node)
+}

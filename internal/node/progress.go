@@ -1,0 +1,162 @@
+package node
+
+import (
+	"context"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/starling-tsdb/starling/internal/api"
+	"github.com/starling-tsdb/starling/internal/cluster"
+	"github.com/starling-tsdb/starling/internal/handoff"
+	"github.com/starling-tsdb/starling/internal/table"
+	"github.com/starling-tsdb/starling/internal/transport"
+)
+
+// reportTimeout bounds how long an operator waits for nodes that do not answer.
+const reportTimeout = time.Second
+
+// reporter is what this node tells operators of itself.
+type reporter struct{ n *Node }
+
+// Report implements transport.Reporter.
+func (s reporter) Report() transport.Report {
+	n := s.n
+	r := transport.Report{Oldest: math.MaxInt64}
+	// A store that is being opened again says nothing, for as long as that takes.
+	if h, err := n.store.Holding(); err == nil {
+		r.Series, r.Bytes, r.Oldest = h.Series, h.Bytes, h.Oldest
+	}
+	p := n.mover.Progress()
+	r.Copying = transport.Copying{
+		Began: p.Began, Until: p.Until, Ready: p.Ready, Samples: p.Samples, Started: p.Started, Timed: n.copying.read(time.Now()),
+	}
+	if now := n.placed.Load(); now != nil && now.table.Transition != nil {
+		r.PhaseBegan, r.PhaseSince = now.table.Transition.Began, now.since
+		if r.PhaseSince.IsZero() && p.Began == r.PhaseBegan {
+			r.PhaseSince = p.Started
+		}
+	}
+	return r
+}
+
+// reports asks all nodes that gossip reaches about themselves. Those that do not answer in
+// time are absent.
+func (n *Node) reports(ctx context.Context) map[table.NodeID]transport.Report {
+	reports := map[table.NodeID]transport.Report{n.cluster.Self(): reporter{n}.Report()}
+	p := n.placed.Load()
+	if p == nil {
+		return reports
+	}
+	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
+	defer cancel()
+	var mu sync.Mutex
+	var asked sync.WaitGroup
+	for _, m := range n.cluster.Members() {
+		if m.ID == n.cluster.Self() || m.State != cluster.Alive {
+			continue
+		}
+		asked.Go(func() {
+			r, err := n.peers.Peer(m.ID).Report(ctx, p.table)
+			if err != nil {
+				n.logger.Debug("A node does not say how it is", "peer", m.ID, "err", err)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			reports[m.ID] = r
+		})
+	}
+	asked.Wait()
+	return reports
+}
+
+// phaseSince is when the phase of the table t began for a node that has had another table
+// before; zero if there is no transition, or nobody knows.
+func phaseSince(before *placed, t *table.Table, now time.Time) time.Time {
+	was := before.table.Transition
+	switch {
+	case t.Transition == nil:
+		return time.Time{}
+	case was != nil && was.Began == t.Transition.Began:
+		return before.since
+	}
+	return now
+}
+
+// copyStatus is how far a copying is that began with an epoch, given the time of the oldest
+// sample in the cluster, in milliseconds. It goes through time from there to now.
+func copyStatus(c transport.Copying, began uint64, oldest int64, now time.Time) api.CopyStatus {
+	var out api.CopyStatus
+	if c.Began != began {
+		return out
+	}
+	out.Ready, out.Samples = c.Ready, c.Samples
+	if !c.Started.IsZero() {
+		started := c.Started.UTC()
+		out.Started = &started
+	}
+	if c.Ready {
+		out.Done = 1
+		return out
+	}
+	out.Done = copied(c.Until, oldest, now)
+	if out.Done > 0 {
+		out.SamplesLeft = int64(float64(c.Samples) * (1 - out.Done) / out.Done)
+	}
+	seconds := c.Timed.Ago.Seconds()
+	if seconds <= 0 {
+		return out
+	}
+	out.SamplesPerSecond = float64(c.Samples-c.Timed.Samples) / seconds
+	if speed := (out.Done - copied(c.Timed.Until, oldest, now)) / seconds; speed > 0 {
+		out.SecondsLeft = (1 - out.Done) / speed
+	}
+	return out
+}
+
+// copied is which part of the time from the oldest sample to now is before a time.
+func copied(until, oldest int64, now time.Time) float64 {
+	switch all := float64(now.UnixMilli()) - float64(oldest); {
+	case until == math.MaxInt64:
+		return 1
+	case until <= oldest || all <= 0:
+		return 0
+	default:
+		return min(1, (float64(until)-float64(oldest))/all)
+	}
+}
+
+// stopwatch remembers since when, and from where on, this process copies. It may be used
+// concurrently.
+type stopwatch struct {
+	mu sync.Mutex
+	// running is the epoch of the copying that is timed, 0 if none is.
+	running uint64
+	start   time.Time
+	mark    transport.Mark
+}
+
+// look takes note of how far the copying is.
+func (w *stopwatch) look(p handoff.Progress, m *handoff.Move, now time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case p.Began != m.Began || p.Ready || m.Paused:
+		w.running = 0
+	case w.running != p.Began:
+		w.running, w.start, w.mark = p.Began, now, transport.Mark{Until: p.Until, Samples: p.Samples}
+	}
+}
+
+// read returns where the timing began, and how long ago.
+func (w *stopwatch) read(now time.Time) transport.Mark {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.running == 0 {
+		return transport.Mark{}
+	}
+	mark := w.mark
+	mark.Ago = now.Sub(w.start)
+	return mark
+}

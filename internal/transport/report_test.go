@@ -1,0 +1,42 @@
+package transport
+
+import (
+	"math"
+	"reflect"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/starling-tsdb/starling/internal/table"
+)
+
+// testReport is what the remote node of a rig says of itself.
+var testReport = Report{
+	Series: math.MaxUint64, Bytes: 7, Oldest: math.MaxInt64, PhaseBegan: 3, PhaseSince: time.UnixMilli(-5),
+	Copying: Copying{
+		Began: 3, Until: math.MinInt64, Ready: true, Samples: 8, Started: time.UnixMilli(9),
+		Timed: Mark{Ago: 10 * time.Millisecond, Until: math.MaxInt64, Samples: 6},
+	},
+}
+
+func (r *localReader) Report() Report { return testReport }
+
+// Operators look when nodes are not at one epoch, above all.
+func TestReportsOfAnyEpoch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		peer := r.peers.Peer("remote")
+		for e := uint64(1); e < 3; e++ {
+			if got, err := peer.Report(t.Context(), epoch(e)); err != nil || !reflect.DeepEqual(got, testReport) {
+				t.Errorf("report at epoch %d: %+v, %v", e, got, err)
+			}
+		}
+		if _, err := peer.Report(t.Context(), &table.Table{ClusterID: "another", Epoch: 1}); err == nil || !strings.Contains(err.Error(), "another") {
+			t.Errorf("report to another cluster: %v", err)
+		}
+		if got := reportFromProto(reportToProto(Report{})); !reflect.DeepEqual(got, Report{}) {
+			t.Errorf("an empty report becomes %+v", got)
+		}
+	})
+}
