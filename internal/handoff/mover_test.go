@@ -41,6 +41,7 @@ type origin struct {
 	store *store.Store
 	state proof.State
 	err   error
+	mends time.Time // when the error goes away by itself; zero for never
 	delay time.Duration
 	// breaks is how many series a copy gives before it fails; negative for all.
 	breaks   int
@@ -52,6 +53,9 @@ type origin struct {
 // State implements Origin.
 func (o *origin) State(context.Context) (proof.State, error) {
 	<-time.After(o.delay)
+	if !o.mends.IsZero() && !time.Now().Before(o.mends) {
+		return o.state, nil
+	}
 	return o.state, o.err
 }
 
@@ -75,7 +79,7 @@ func (o *origin) Copy(ctx context.Context, p *proof.Proof, mint, maxt int64) sto
 }
 
 // Metadata implements Origin.
-func (o *origin) Metadata(context.Context) ([]series.Metadata, error) { return o.families, o.err }
+func (o *origin) Metadata(context.Context) ([]series.Metadata, error) { return o.families, nil }
 
 // servedSet is what an origin serves; it may break off.
 type servedSet struct {
@@ -446,19 +450,23 @@ func TestMoveIsPaused(t *testing.T) {
 
 func TestMoveIsPaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const bytesPerSecond = 100_000
+		const bytesPerSecond = burst
 		r := newMoverRig(t, bytesPerSecond)
+		var b series.Batch
 		for i := range 200 {
 			s := series.Series{Labels: labels.FromStrings("__name__", "m", "i", string(rune('A'+i)))}
 			for j := range 2000 {
-				s.Samples = append(s.Samples, series.Sample{T: int64(time.Now().UnixMilli()) + int64(j), V: math.Sqrt(float64(i*2000 + j))})
+				s.Samples = append(s.Samples, series.Sample{T: time.Now().UnixMilli() + int64(j), V: math.Sqrt(float64(i*2000 + j))})
 			}
-			if err := r.origins[0].store.Import(t.Context(), &series.Batch{Series: []series.Series{s}}); err != nil {
-				t.Fatal(err)
-			}
+			b.Series = append(b.Series, s)
+		}
+		if err := r.origins[0].store.Import(t.Context(), &b); err != nil {
+			t.Fatal(err)
 		}
 		start := time.Now()
-		r.wantReady()
+		if err := r.step(); err != nil || r.mover.Progress().Samples != 200*2000 {
+			t.Fatalf("%+v, %v", r.mover.Progress(), err)
+		}
 		given := r.giver.given.bytes.Load()
 		if least := time.Duration(given-burst) * time.Second / bytesPerSecond; given < 2*burst || time.Since(start) < least {
 			t.Errorf("%d bytes took %s, want at least %s", given, time.Since(start), least)
@@ -486,13 +494,12 @@ func TestMoverRuns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newMoverRig(t, 1<<30)
 		r.everywhere("a", time.Now(), 10)
-		r.origins[0].err, r.origins[1].err = errBroken, errBroken
+		r.origins[0].err, r.origins[0].mends = errBroken, time.Now().Add(time.Minute)
+		r.origins[1].err = errBroken
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() { r.mover.Run(ctx); close(ended) }()
-		<-time.After(time.Minute)
-		r.origins[0].err, r.origins[1].err = nil, nil
-		<-time.After(time.Second)
+		<-time.After(time.Minute + time.Second)
 		cancel()
 		<-ended
 		if r.mover.Ready() != 5 || !strings.Contains(r.log.String(), errIncomplete.Error()) {
