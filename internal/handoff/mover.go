@@ -96,6 +96,9 @@ type Mover struct {
 	progress atomic.Pointer[Progress]
 	samples  prometheus.Counter
 	failed   prometheus.Counter
+	// avoided are the nodes that failed while they were read, until too few others are left.
+	// Run's goroutine owns it.
+	avoided map[table.NodeID]error
 }
 
 // Progress is how far the copying is.
@@ -117,7 +120,7 @@ type Progress struct {
 func OpenMover(opts MoverOptions) (*Mover, error) {
 	factory := promauto.With(opts.Registerer)
 	m := &Mover{
-		opts: opts,
+		opts: opts, avoided: map[table.NodeID]error{},
 		samples: factory.NewCounter(prometheus.CounterOpts{
 			Name: "starling_transition_copied_samples_total",
 			Help: "Samples that this node was to own in a transition and lacked, and that it stored.",
@@ -267,7 +270,10 @@ func (m *Mover) copy(ctx context.Context, move *Move, proven *proof.Proof, w pro
 	var sets []storage.ChunkSeriesSet
 	for _, n := range proven.Nodes {
 		if move.From.Slots[n.Slot].Node != m.opts.Self { // it serves nothing that it does not own
-			sets = append(sets, move.Origins[n.Slot].Copy(ctx, proven, w.Since, w.Until-1))
+			sets = append(sets, &originSet{
+				ChunkSeriesSet: move.Origins[n.Slot].Copy(ctx, proven, w.Since, w.Until-1),
+				node:           move.From.Slots[n.Slot].Node, mover: m, ctx: ctx,
+			})
 		}
 	}
 	theirs := storage.NewMergeChunkSeriesSet(sets, 0, storage.NewCompactingChunkSeriesMerger(storage.ChainedSeriesMerge))
@@ -289,6 +295,26 @@ func (m *Mover) copy(ctx context.Context, move *Move, proven *proof.Proof, w pro
 		err = own.finish(fresh.ChunkSeriesSet)
 	}
 	return samples + own.stored, err
+}
+
+// originSet remembers if its node fails.
+type originSet struct {
+	storage.ChunkSeriesSet
+	node  table.NodeID
+	mover *Mover
+	ctx   context.Context
+}
+
+// Err implements storage.ChunkSeriesSet.
+func (s *originSet) Err() error {
+	err := s.ChunkSeriesSet.Err()
+	if err == nil {
+		return nil
+	}
+	if s.ctx.Err() == nil {
+		s.mover.avoided[s.node] = fmt.Errorf("it failed while it was read: %w", err)
+	}
+	return fmt.Errorf("copy from node %s: %w", s.node, err)
 }
 
 // freshSet leaves out the series that the own store has something of, and adds what those
@@ -353,7 +379,7 @@ func (m *Mover) prove(ctx context.Context, move *Move, span proof.Range) (*proof
 	}
 	asked, cancel := context.WithTimeout(ctx, stateTimeout)
 	defer cancel()
-	answers := make(chan answer, len(move.Origins))
+	answers, avoided := make(chan answer, len(move.Origins)), m.avoided
 	waiting := 0
 	for slot, o := range move.Origins {
 		if o == nil {
@@ -361,6 +387,10 @@ func (m *Mover) prove(ctx context.Context, move *Move, span proof.Range) (*proof
 		}
 		waiting++
 		go func() {
+			if err := avoided[move.From.Slots[slot].Node]; err != nil {
+				answers <- answer{slot: slot, err: err}
+				return
+			}
 			s, err := o.State(asked)
 			answers <- answer{slot, s, err}
 		}()
@@ -382,6 +412,7 @@ func (m *Mover) prove(ctx context.Context, move *Move, span proof.Range) (*proof
 		}
 	}
 	if missing >= move.From.WriteQuorum() {
+		m.avoided = map[table.NodeID]error{}
 		return nil, fmt.Errorf("%w: %w", errIncomplete, reason)
 	}
 	return proof.New(move.From, states, span.Max), nil

@@ -59,6 +59,12 @@ func (o *origin) State(context.Context) (proof.State, error) {
 	return o.state, o.err
 }
 
+// Oldest implements Origin.
+func (o *origin) Oldest(context.Context) (int64, error) {
+	h, err := o.store.Holding()
+	return h.Oldest, err
+}
+
 // Copy implements Origin. Series with own="no" are not gained.
 func (o *origin) Copy(ctx context.Context, p *proof.Proof, mint, maxt int64) storage.ChunkSeriesSet {
 	o.copied = append(o.copied, proof.Range{Min: mint, Max: maxt})
@@ -129,7 +135,7 @@ func (r *moverRig) restart() {
 	r.Helper()
 	var err error
 	r.mover, err = OpenMover(MoverOptions{
-		Self: "self", Store: r, Damaged: store.ErrDamaged, Dir: r.dir,
+		Self: "self", Store: r, Damaged: store.ErrDamaged, Expired: store.ErrExpired, Dir: r.dir,
 		Move:  func() *Move { return r.move },
 		Ready: func() { r.readied++ }, Logger: slog.New(slog.NewTextHandler(&r.log, nil)),
 	})

@@ -2,6 +2,8 @@ package node
 
 import (
 	"context"
+	"errors"
+	"math"
 	"time"
 
 	promstorage "github.com/prometheus/prometheus/storage"
@@ -12,6 +14,7 @@ import (
 	"github.com/starling-tsdb/starling/internal/query"
 	"github.com/starling-tsdb/starling/internal/series"
 	"github.com/starling-tsdb/starling/internal/table"
+	"github.com/starling-tsdb/starling/internal/transport"
 )
 
 // readyFor is the phase that this node is ready for, as the cluster is told.
@@ -39,9 +42,14 @@ func (n *Node) move() *handoff.Move {
 		switch {
 		case s.Node == "" || s.Removed:
 		case s.Node == n.cluster.Self():
-			m.Origins[slot] = origin{localSource{n.reader(), p.table}, n, p}
+			m.Origins[slot] = origin{localSource{n.reader(), p.table}, n, p, func(context.Context) (transport.Report, error) {
+				return reporter{n}.Report(), nil
+			}}
 		default:
-			m.Origins[slot] = origin{peerSource{n.peers.Peer(s.Node), p.table}, n, p}
+			peer := n.peers.Peer(s.Node)
+			m.Origins[slot] = origin{peerSource{peer, p.table}, n, p, func(ctx context.Context) (transport.Report, error) {
+				return peer.Report(ctx, p.table)
+			}}
 		}
 	}
 	return m
@@ -50,8 +58,18 @@ func (n *Node) move() *handoff.Move {
 // origin is a present owner that this node copies from.
 type origin struct {
 	query.Source
-	n *Node
-	p *placed
+	n      *Node
+	p      *placed
+	report func(context.Context) (transport.Report, error)
+}
+
+// Oldest implements handoff.Origin.
+func (o origin) Oldest(ctx context.Context) (int64, error) {
+	r, err := o.report(ctx)
+	if err == nil && r.Oldest == math.MinInt64 {
+		err = errors.New("its store is being opened")
+	}
+	return r.Oldest, err
 }
 
 // Copy implements handoff.Origin.

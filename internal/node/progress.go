@@ -22,7 +22,7 @@ type reporter struct{ n *Node }
 // Report implements transport.Reporter.
 func (s reporter) Report() transport.Report {
 	n := s.n
-	r := transport.Report{Oldest: math.MaxInt64}
+	r := transport.Report{Oldest: math.MinInt64}
 	// A store that is being opened again says nothing, for as long as that takes.
 	if h, err := n.store.Holding(); err == nil {
 		r.Series, r.Bytes, r.Oldest = h.Series, h.Bytes, h.Oldest

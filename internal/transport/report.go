@@ -13,7 +13,8 @@ import (
 type Report struct {
 	// Series are those in memory, Bytes what lies on disk.
 	Series, Bytes uint64
-	// Oldest is the time of the oldest sample, in milliseconds; math.MaxInt64 if there is none.
+	// Oldest is the time of the oldest sample, in milliseconds; math.MaxInt64 if there is none
+	// and math.MinInt64 if that is not known now.
 	Oldest int64
 	// PhaseBegan is the epoch with which the present phase of a transition began, 0 if there
 	// is none, and PhaseSince when the node saw that; zero if it has not seen it.
