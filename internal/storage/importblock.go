@@ -171,11 +171,11 @@ func (s *Store) blockRange(window span) (span, error) {
 
 // floor returns the multiple of width at or before t.
 func floor(t, width int64) int64 {
-	if r := t % width; r < 0 {
-		return t - r - width
-	} else {
-		return t - r
+	r := t % width
+	if r < 0 {
+		r += width
 	}
+	return t - r
 }
 
 // room tells how large a file of chunks may be that is written now, or that least would not

@@ -21,6 +21,11 @@ type metrics struct {
 	limit           prometheus.Counter
 	maxSeries       prometheus.Gauge
 	metadataDropped prometheus.Counter
+	blockMetrics
+}
+
+// blockMetrics are those of the blocks that the store writes itself.
+type blockMetrics struct {
 	importedBlocks  prometheus.Counter
 	importedBytes   prometheus.Counter
 	importedSamples prometheus.Counter
@@ -56,13 +61,6 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	for _, reason := range []string{reasonFailure, reasonDiskFull} {
 		fenced.WithLabelValues(reason) // 0 is told, too
 	}
-	pruneBlocks := f.NewCounterVec(prometheus.CounterOpts{
-		Name: "starling_storage_prune_blocks_total",
-		Help: "Blocks looked at for series that this node does not own, by what became of them.",
-	}, []string{"result"})
-	for _, result := range []string{prunedKept, prunedRewritten, prunedDeleted, prunedDamaged, prunedFull} {
-		pruneBlocks.WithLabelValues(result)
-	}
 	return &metrics{
 		syncDuration: f.NewHistogram(prometheus.HistogramOpts{
 			Name:    "starling_storage_wal_sync_duration_seconds",
@@ -92,6 +90,19 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Name: "starling_storage_metadata_dropped_total",
 			Help: "Metadata entries that were not kept because the metadata store is full.",
 		}),
+		blockMetrics: newBlockMetrics(f),
+	}
+}
+
+func newBlockMetrics(f promauto.Factory) blockMetrics {
+	pruneBlocks := f.NewCounterVec(prometheus.CounterOpts{
+		Name: "starling_storage_prune_blocks_total",
+		Help: "Blocks looked at for series that this node does not own, by what became of them.",
+	}, []string{"result"})
+	for _, result := range []string{prunedKept, prunedRewritten, prunedDeleted, prunedDamaged, prunedFull} {
+		pruneBlocks.WithLabelValues(result)
+	}
+	return blockMetrics{
 		importedBlocks: f.NewCounter(prometheus.CounterOpts{
 			Name: "starling_storage_imported_blocks_total",
 			Help: "Blocks written from what other nodes handed over.",
