@@ -152,6 +152,14 @@ func (r *moverRig) Querier(mint, maxt int64) (storage.Querier, error) {
 // Import implements Store.
 func (r *moverRig) Import(ctx context.Context, b *series.Batch) error { return r.store.Import(ctx, b) }
 
+// ImportBlock implements MoverStore.
+func (r *moverRig) ImportBlock(ctx context.Context, mint, maxt int64, set storage.ChunkSeriesSet) (int, error) {
+	return r.own.ImportBlock(ctx, mint, maxt, set)
+}
+
+// ImportableUntil implements MoverStore.
+func (r *moverRig) ImportableUntil() int64 { return r.own.ImportableUntil() }
+
 // everywhere stores samples on all origins.
 func (r *moverRig) everywhere(name string, first time.Time, n int) {
 	r.Helper()
