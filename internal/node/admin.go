@@ -63,7 +63,8 @@ func (a admin) Plan(ctx context.Context, c table.Command) (*api.ClusterPlan, err
 	}
 	between := plan.Between(&next.Current, next.Target())
 	members := a.n.cluster.Members()
-	out := estimate(between, a.n.reports(ctx), int64(a.n.opts.Config.Cluster.TransferRate))
+	reports := a.n.reports(ctx)
+	out := estimate(between, reports, int64(a.n.opts.Config.Cluster.TransferRate))
 	out.Epoch, out.Copies = p.table.Epoch, between.TargetCopies
 	names, states := map[table.NodeID]string{}, map[table.NodeID]cluster.MemberState{}
 	for _, m := range members {
@@ -73,13 +74,16 @@ func (a admin) Plan(ctx context.Context, c table.Command) (*api.ClusterPlan, err
 		out.Nodes[i].Name = names[table.NodeID(out.Nodes[i].ID)]
 	}
 	out.Warnings = warnings(c, next, waits, between, func(id table.NodeID) (string, cluster.MemberState) {
-		if names[id] == "" {
-			return string(id), cluster.Unknown
+		if _, answers := reports[id]; !answers && states[id] == cluster.Alive {
+			return fmt.Sprintf("%s (%s)", names[id], id), silent
 		}
-		return names[id], states[id]
+		return fmt.Sprintf("%s (%s)", names[id], id), states[id]
 	})
 	return out, nil
 }
+
+// silent is a node that gossip has not given up and that does not answer.
+const silent cluster.MemberState = "not answering"
 
 // preview returns the table that a command leads to, and whether it has to wait for the end
 // of the present transition; that is assumed to come, then.
