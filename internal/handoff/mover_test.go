@@ -205,10 +205,14 @@ func (r *moverRig) wantWaiting(want error) {
 	}
 }
 
-// wantWindows wants the windows that an origin was asked for to be all of time, once.
+// wantWindows wants the windows that an origin was asked for to be all of time since the oldest
+// sample, once.
 func (r *moverRig) wantWindows(o *origin) {
 	r.Helper()
-	next := int64(math.MinInt64)
+	next, err := o.Oldest(r.Context())
+	if err != nil {
+		r.Fatal(err)
+	}
 	for _, w := range o.copied {
 		if w.Min != next || w.Max < w.Min {
 			r.Fatalf("a window from %d to %d, want one from %d", w.Min, w.Max, next)
@@ -513,7 +517,7 @@ func TestMoverRuns(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() { r.mover.Run(ctx); close(ended) }()
-		<-time.After(time.Minute + time.Second)
+		<-time.After(time.Minute + lastMovePause + time.Second)
 		cancel()
 		<-ended
 		if r.mover.Ready() != 5 || !strings.Contains(r.log.String(), errIncomplete.Error()) {

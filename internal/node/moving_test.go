@@ -33,11 +33,15 @@ func (f *flock) settled(owners int) {
 	})
 }
 
-// someone returns any node that runs.
+// someone returns any node that serves.
 func (f *flock) someone() *member {
+	f.Helper()
 	for _, m := range f.nodes {
-		return m
+		if m.serving() == nil {
+			return m
+		}
 	}
+	f.Fatal("no node serves")
 	return nil
 }
 
