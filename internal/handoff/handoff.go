@@ -110,13 +110,18 @@ func NewGiver(opts GiverOptions) *Giver {
 // not the present one, in a new one. The set is nil if the peer lacks nothing, and else
 // closed by the caller.
 func (g *Giver) Give(ctx context.Context, epoch uint64, peer table.NodeID, session uint64) (proof.Window, *Set, error) {
-	owns, err := g.opts.Owns(epoch, peer)
-	if err != nil {
+	if _, err := g.opts.Owns(epoch, peer); err != nil {
 		return proof.Window{}, nil, err
 	}
 	number, since, open := g.opts.Book.Begin(peer, session)
 	if !open {
 		return proof.Window{}, nil, nil
+	}
+	// Once more: what the gap was offered for before may be a series that the peer owns by
+	// a newer table only.
+	owns, err := g.opts.Owns(epoch, peer)
+	if err != nil {
+		return proof.Window{}, nil, err
 	}
 	until := windowEnd(since, time.Now())
 	// The querier is opened after the session began: it finds all that was stored for

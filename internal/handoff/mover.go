@@ -31,8 +31,12 @@ const (
 	lastMovePause = 10 * time.Second
 )
 
-// errIncomplete says that too few owners can vouch for what they hold.
-var errIncomplete = errors.New("too few of the present owners can be read from")
+var (
+	// errIncomplete says that too few owners can vouch for what they hold.
+	errIncomplete = errors.New("too few of the present owners can be read from")
+	// errDamaged says that this node cannot vouch for what it owns already.
+	errDamaged = errors.New("this node's own data is damaged, so that it does not hold all it is to own: replace it by a new node, or have it leave")
+)
 
 // Origin is a node that owns copies now.
 type Origin interface {
@@ -350,6 +354,10 @@ func (m *Mover) finish(ctx context.Context, move *Move, p Progress) error {
 	if own, owns := move.From.SlotOf(m.opts.Self); owns {
 		if proven.Noted(own) {
 			return nil // the hand-off closes the gap
+		}
+		// What it lacks may be on a node that goes.
+		if !proven.Serves(own) {
+			return errDamaged
 		}
 	}
 	for _, n := range proven.Nodes {

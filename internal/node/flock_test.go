@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -95,7 +96,7 @@ func (f *flock) start(name, ip string, change func(*config.Cluster)) *member {
 		f.web(&c.Web)
 	}
 	n, err := New(Options{
-		Config: c, Network: host{f.net.Host(ip), name}, Tune: f.tune, Logger: dbgLogger(f.Name(), name),
+		Config: c, Network: host{f.net.Host(ip), name}, Tune: f.tune, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		f.Fatal(err)

@@ -99,6 +99,11 @@ func New(a *table.Assignment, states []*State, until int64) *Proof {
 	return p
 }
 
+// Serves tells whether the node in a slot serves.
+func (p *Proof) Serves(slot int) bool {
+	return slices.ContainsFunc(p.Nodes, func(n Node) bool { return n.Slot == slot })
+}
+
 // Noted tells whether a node that serves notes a gap for the one in the slot.
 func (p *Proof) Noted(slot int) bool {
 	return slices.ContainsFunc(p.Nodes, func(n Node) bool { return slices.Contains(n.Noted, slot) })
@@ -107,7 +112,7 @@ func (p *Proof) Noted(slot int) bool {
 // Share returns what one node serves under the proof, or nil if it is not one of those that
 // do.
 func (p *Proof) Share(slot int) *Share {
-	if !slices.ContainsFunc(p.Nodes, func(n Node) bool { return n.Slot == slot }) {
+	if !p.Serves(slot) {
 		return nil
 	}
 	s := &Share{slot: slot, quorum: p.Quorum}
