@@ -46,7 +46,7 @@ type Origin interface {
 	// with ctx.
 	Copy(ctx context.Context, p *proof.Proof, mint, maxt int64) storage.ChunkSeriesSet
 	// Oldest returns the time of the node's oldest sample, in milliseconds; math.MaxInt64 if
-	// it has none.
+	// it has none. Few may be older.
 	Oldest(ctx context.Context) (int64, error)
 	// Metadata returns what the node knows of those metric families that this node is to
 	// own and does not own yet.
@@ -235,26 +235,26 @@ func (m *Mover) window(ctx context.Context, move *Move, p Progress) error {
 	return m.save(&p)
 }
 
-// next returns the window that begins at a time, or with the oldest sample there is. Windows
-// end where blocks do; the last one reaches beyond the present.
+// next returns the window that begins at a time. Windows end where blocks do; the first one
+// ends about where the samples begin, and the last one reaches beyond the present.
 func (m *Mover) next(ctx context.Context, move *Move, since int64) (proof.Window, error) {
 	if since == math.MinInt64 {
-		// Those who are in this phase take older samples no more but with this node.
 		proven, err := m.prove(ctx, move, proof.Range{Min: math.MinInt64, Max: math.MaxInt64})
 		if err != nil {
 			return proof.Window{}, err
 		}
-		since = math.MaxInt64
+		first := int64(math.MaxInt64)
 		for _, n := range proven.Nodes {
 			oldest, err := move.Origins[n.Slot].Oldest(ctx)
 			if err != nil {
 				return proof.Window{}, fmt.Errorf("ask node %s for its oldest sample: %w", move.From.Slots[n.Slot].Node, err)
 			}
-			since = min(since, oldest)
+			first = min(first, oldest)
 		}
-		if since == math.MaxInt64 {
-			return proof.Window{Since: since, Until: since}, nil
+		if first < math.MaxInt64 {
+			first = windowEdge(first) - windowSpan.Milliseconds()
 		}
+		return proof.Window{Since: since, Until: first}, nil
 	}
 	until := windowEdge(since)
 	if since >= time.Now().Add(-windowSpan).UnixMilli() {
@@ -266,9 +266,6 @@ func (m *Mover) next(ctx context.Context, move *Move, since int64) (proof.Window
 // copy stores and syncs what a window holds for this node beyond its own store, and returns
 // how many samples that was: what it has nothing of as a block, if it is old enough.
 func (m *Mover) copy(ctx context.Context, move *Move, proven *proof.Proof, w proof.Window) (samples int, err error) {
-	if w.Since == w.Until {
-		return 0, nil
-	}
 	ctx, cancel := context.WithCancel(ctx) // ends the streams
 	defer cancel()
 	var sets []storage.ChunkSeriesSet
@@ -286,7 +283,7 @@ func (m *Mover) copy(ctx context.Context, move *Move, proven *proof.Proof, w pro
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, own.close()) }()
-	if w.Until > m.opts.Store.ImportableUntil() {
+	if w.Since == math.MinInt64 || w.Until > m.opts.Store.ImportableUntil() {
 		err := own.take(theirs)
 		return own.stored, err
 	}

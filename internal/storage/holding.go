@@ -9,7 +9,7 @@ type Holding struct {
 	// Bytes is what blocks, logs and head chunks take on disk.
 	Bytes uint64
 	// Oldest is the time of the oldest sample, in milliseconds; math.MaxInt64 if there is
-	// none.
+	// none. Samples that came out of order and are not in a block yet may be older.
 	Oldest int64
 }
 
@@ -24,8 +24,9 @@ func (s *Store) Holding() (Holding, error) {
 	if head.MinTime() <= head.MaxTime() {
 		h.Oldest = head.MinTime()
 	}
-	if head.MinOOOTime() <= head.MaxOOOTime() {
-		h.Oldest = min(h.Oldest, head.MinOOOTime())
+	// With an out-of-order window without end the head's own answer has none, once it was cut.
+	if oldest := head.MinOOOTime(); oldest <= head.MaxOOOTime() && oldest > math.MinInt64/8 {
+		h.Oldest = min(h.Oldest, oldest)
 	}
 	for _, b := range s.db.Blocks() {
 		h.Bytes += uint64(b.Size())
