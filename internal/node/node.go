@@ -298,6 +298,7 @@ func (n *Node) Run(ctx context.Context) error {
 	var takers sync.WaitGroup
 	takers.Go(func() { n.taker.Run(takerCtx) })
 	takers.Go(func() { n.mover.Run(takerCtx) })
+	takers.Go(func() { (&pruner{n: n}).run(takerCtx) })
 
 	run("cluster", func() error { defer close(clusterDone); return n.cluster.Run(clusterCtx) })
 	run("RPC server", func() error { return n.server.Serve(n.rpc.GRPC()) })

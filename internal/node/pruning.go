@@ -1,0 +1,90 @@
+package node
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/starling-tsdb/starling/internal/placement"
+)
+
+const (
+	// pruneGrace is how long a node keeps what has moved away, from when everybody knows so.
+	pruneGrace = 10 * time.Minute
+	// pruneLook is how often a node looks whether there may be something to delete, and
+	// pruneAgain how long it waits when something was left, as what lies in the head.
+	pruneLook  = time.Minute
+	pruneAgain = 30 * time.Minute
+)
+
+// pruner deletes what this node does not own any more, once a transition has ended: then all
+// owners hold it. Its goroutine owns it.
+type pruner struct {
+	n *Node
+	// epoch is of the table that everybody has been at since a time.
+	epoch uint64
+	since time.Time
+	// done is the epoch by which nothing is left to delete.
+	done uint64
+}
+
+func (p *pruner) run(ctx context.Context) {
+	for wait := pruneLook; ; {
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+		wait = p.look(ctx)
+	}
+}
+
+// look deletes what may be deleted, and returns when to look again.
+func (p *pruner) look(ctx context.Context) time.Duration {
+	now := p.n.placed.Load()
+	if !p.n.everybodyFollows(now) {
+		p.epoch = 0
+		return pruneLook
+	}
+	if p.epoch != now.table.Epoch {
+		p.epoch, p.since = now.table.Epoch, time.Now()
+	}
+	if p.done == p.epoch || time.Since(p.since) < pruneGrace {
+		return pruneLook
+	}
+	owned := now.owned(p.n.cluster.Self())
+	start := time.Now()
+	result, err := p.n.store.Prune(ctx, func(ls labels.Labels) bool { return owned(placement.Key(tenant, ls)) })
+	if err != nil && ctx.Err() == nil {
+		p.n.logger.Warn("What this node does not own any more could not be deleted; it is tried again", "err", err)
+	}
+	if result.Series > 0 {
+		p.n.logger.Info("Deleted what this node does not own any more",
+			"series", result.Series, "bytes", result.Bytes, "in_memory", result.HeadSeries, "took", time.Since(start).Round(time.Millisecond))
+	}
+	if err != nil || !result.Clean() {
+		return pruneAgain
+	}
+	p.done = p.epoch
+	return pruneLook
+}
+
+// everybodyFollows tells whether the table is without a transition, has this node as an owner,
+// and every member has said to be at it: nobody reads by an older one.
+func (n *Node) everybodyFollows(p *placed) bool {
+	if p == nil || p.table.Transition != nil {
+		return false
+	}
+	if _, owns := p.table.Current.SlotOf(n.cluster.Self()); !owns {
+		return false
+	}
+	for _, m := range n.cluster.Members() {
+		if p.table.Member(m.ID) && m.Epoch < p.table.Epoch {
+			return false
+		}
+	}
+	return true
+}
