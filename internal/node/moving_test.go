@@ -23,7 +23,11 @@ func (f *flock) settled(owners int) {
 	f.eventually(time.Minute, fmt.Sprintf("%d owners", owners), func() error {
 		epoch := uint64(0)
 		for _, m := range f.nodes {
-			tab := m.placed.Load().table
+			p := m.placed.Load()
+			if p == nil {
+				return fmt.Errorf("%s has no table", m.name)
+			}
+			tab := p.table
 			if tab.Transition != nil || len(tab.Waiting) > 0 || tab.Current.Owners() != owners || epoch != 0 && tab.Epoch != epoch {
 				return fmt.Errorf("%s holds %+v, transition %+v", m.name, tab, tab.Transition)
 			}
