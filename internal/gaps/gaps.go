@@ -341,7 +341,10 @@ func (b *Book) Advance(ctx context.Context, peer table.NodeID, number uint64, un
 	if open {
 		err = b.save(next)
 	} else {
-		err = b.remove(n, "A peer has caught up: its gap is closed")
+		err = b.remove(n)
+	}
+	if err == nil && !open {
+		b.logger.Info("A peer has caught up: its gap is closed", "peer", peer, "open", time.Since(n.Opened).Round(time.Second))
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -350,8 +353,8 @@ func (b *Book) Advance(ctx context.Context, peer table.NodeID, number uint64, un
 	return next.Since, open, err
 }
 
-// remove closes a gap. The caller has the files.
-func (b *Book) remove(n *note, why string) error {
+// remove ends a gap. The caller has the files.
+func (b *Book) remove(n *note) error {
 	path := filepath.Join(b.dir, filePrefix+string(n.Peer))
 	err := os.Remove(path)
 	if err == nil || errors.Is(err, os.ErrNotExist) {
@@ -366,7 +369,6 @@ func (b *Book) remove(n *note, why string) error {
 	}
 	delete(b.notes, n.Peer)
 	b.publish()
-	b.logger.Info(why, "peer", n.Peer, "open", time.Since(n.Opened).Round(time.Second))
 	return nil
 }
 
@@ -388,9 +390,11 @@ func (b *Book) drop(peer table.NodeID) {
 	if n == nil {
 		return
 	}
-	if err := b.remove(n, "A peer is no member any more: its gap is dropped"); err != nil {
+	if err := b.remove(n); err != nil {
 		b.logger.Warn("A gap of a node that is no member any more stays on disk", "peer", peer, "err", err)
+		return
 	}
+	b.logger.Info("A peer is no member any more: its gap is dropped", "peer", peer)
 }
 
 // Close stops the clocks of the sessions. Notes stay on disk.

@@ -444,7 +444,7 @@ func (w *world) judge(res series.Result, err error, count map[verdict]int, late 
 	case res.Written.Samples != count[written]:
 		return "", fmt.Errorf("%d samples written, want %d", res.Written.Samples, count[written])
 	case count[short] > 0 && (lacking == nil || lacking.Samples != count[short]):
-		return "", fmt.Errorf("%v, want %d samples to be short", err, count[short])
+		return "", fmt.Errorf("%w, want %d samples to be short", err, count[short])
 	case count[short] > 0:
 		return "short", nil
 	case err != nil && late:

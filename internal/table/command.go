@@ -40,8 +40,9 @@ const (
 	// has reported an epoch of the present phase and, after Copying, every target owner has
 	// reported that it holds all that it is to own.
 	Advance Kind = "advance"
-	// Pause and Resume hold back the copying, and let it go on.
-	Pause  Kind = "pause"
+	// Pause holds back the copying.
+	Pause Kind = "pause"
+	// Resume lets it go on.
 	Resume Kind = "resume"
 )
 

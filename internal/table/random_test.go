@@ -69,7 +69,7 @@ func (h *history) step(c Command) error {
 		return fmt.Errorf("it became %s under the command", show(h.now))
 	}
 	if again, err2 := Apply(was, c); !reflect.DeepEqual(next, again) || (err == nil) != (err2 == nil) {
-		return fmt.Errorf("it gives %s, %v, and the second time %s, %v", show(next), err, show(again), err2)
+		return fmt.Errorf("it gives %s, and the second time %s: %w", show(next), show(again), errors.Join(err, err2))
 	}
 	if err != nil {
 		if next != nil {

@@ -42,10 +42,10 @@ type Table struct {
 type Phase string
 
 const (
-	// Copying: writes go to the owners by both assignments, the target owners copy what
-	// they lack, and queries read by the current assignment.
+	// Copying has writes go to the owners by both assignments, target owners copy what they
+	// lack, and queries read by the current assignment.
 	Copying Phase = "copying"
-	// Switching: writes go to both, queries read by the target.
+	// Switching has writes go to both, and queries read by the target.
 	Switching Phase = "switching"
 )
 
