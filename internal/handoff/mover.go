@@ -319,7 +319,9 @@ func (s *originSet) Err() error {
 }
 
 // freshSet leaves out the series that the own store has something of, and adds what those
-// lack to it.
+// lack to it. At its end it closes the look at the own store: who still reads a block while
+// the TSDB is to take another one into service may wait for ever, as a compaction that
+// replaces the first holds up all others until nobody reads it.
 type freshSet struct {
 	storage.ChunkSeriesSet
 	own *missing
@@ -335,6 +337,7 @@ func (s *freshSet) Next() bool {
 		}
 		s.err = s.own.series(series)
 	}
+	s.err = errors.Join(s.err, s.own.close())
 	return false
 }
 

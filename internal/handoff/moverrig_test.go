@@ -29,6 +29,8 @@ type moverRig struct {
 	dir     string
 	store   Store // of the mover; own, unless a test says otherwise
 	readied int
+	// onImport, if set, changes what is imported as a block.
+	onImport func(storage.ChunkSeriesSet) storage.ChunkSeriesSet
 }
 
 // origin is a present owner.
@@ -151,6 +153,9 @@ func (r *moverRig) Import(ctx context.Context, b *series.Batch) error { return r
 
 // ImportBlock implements MoverStore.
 func (r *moverRig) ImportBlock(ctx context.Context, mint, maxt int64, set storage.ChunkSeriesSet) (int, error) {
+	if r.onImport != nil {
+		set = r.onImport(set)
+	}
 	return r.own.ImportBlock(ctx, mint, maxt, set)
 }
 

@@ -203,6 +203,7 @@ type missing struct {
 	store   Store
 	window  proof.Window
 	querier storage.Querier
+	closed  bool
 	own     *cursor
 	batch   series.Batch
 	pending int // samples in the batch
@@ -225,7 +226,14 @@ func newMissing(ctx context.Context, store Store, damaged error, w proof.Window)
 	return &missing{ctx: ctx, store: store, window: w, querier: q, own: &cursor{set: set}}, nil
 }
 
-func (m *missing) close() error { return m.querier.Close() }
+// close ends the look at the own store, however often it is called.
+func (m *missing) close() error {
+	if m.closed {
+		return nil
+	}
+	m.closed = true
+	return m.querier.Close()
+}
 
 // take stores what the whole set holds.
 func (m *missing) take(theirs storage.ChunkSeriesSet) error {

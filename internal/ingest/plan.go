@@ -107,25 +107,30 @@ type cut struct {
 	bySlot  [][]*part // by assignment
 }
 
+// seat is a node in an assignment. One that was removed and returns owns nothing by the current
+// assignment, and like others by the target.
+type seat struct {
+	node    table.NodeID
+	removed bool
+}
+
 func newCut(assignments []*table.Assignment) *cut {
 	c := &cut{removed: map[*part]bool{}}
-	byNode := map[table.NodeID]*part{}
+	bySeat := map[seat]*part{}
 	for _, a := range assignments {
 		bySlot := make([]*part, len(a.Slots))
 		for slot, s := range a.Slots {
 			if s.Node == "" {
 				continue
 			}
-			p := byNode[s.Node]
+			at := seat{s.Node, s.Removed}
+			p := bySeat[at]
 			if p == nil {
 				p = &part{node: s.Node, batch: &series.Batch{}, index: []int{}}
-				byNode[s.Node] = p
+				bySeat[at], c.removed[p] = p, s.Removed
 				c.parts = append(c.parts, p)
 			}
 			bySlot[slot] = p
-			if s.Removed {
-				c.removed[p] = true
-			}
 		}
 		c.bySlot = append(c.bySlot, bySlot)
 	}

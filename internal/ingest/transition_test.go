@@ -83,6 +83,47 @@ func TestRemovedOwner(t *testing.T) {
 	})
 }
 
+// A removed node that joins anew is an owner by the target, and gets what is written: it is read
+// from in the end. By the current assignment its copy still counts as missing.
+func TestRemovedOwnerThatReturns(t *testing.T) {
+	for name, tc := range map[string]struct {
+		down  table.NodeID
+		short bool
+		notes int
+	}{
+		"all are well":          {},
+		"the returning is down": {down: "node-2", notes: 2},
+		"another one is down":   {down: "node-1", short: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := moving(true)
+				c.table.Transition.Target.Slots[2] = table.Slot{Node: "node-2"}
+				asked := false
+				replicas := c.opts.Replica
+				c.opts.Replica = func(id table.NodeID) Replica {
+					asked = asked || id == "node-2"
+					return replicas(id)
+				}
+				if tc.down != "" {
+					c.nodes[tc.down].err = errors.New("down")
+				}
+				_, err := c.Write(t.Context(), batch("a"))
+				var lacking *ShortError
+				if errors.As(err, &lacking) != tc.short || err != nil && !tc.short {
+					t.Errorf("Write: %v, want it short: %v", err, tc.short)
+				}
+				if !asked {
+					t.Error("the node that returns is not asked")
+				}
+				if got := c.notes("node-2"); len(got) != tc.notes {
+					t.Errorf("what it misses is noted by %v, want %d", got, tc.notes)
+				}
+			})
+		})
+	}
+}
+
 // Without the quorum of either assignment nothing is acknowledged.
 func TestWriteNeedsBothQuorums(t *testing.T) {
 	invalid := []series.Refusal{{Series: 0, Item: 0, Reason: series.Invalid, Message: "too old sample"}}

@@ -19,9 +19,13 @@ import (
 // announceTimeout bounds how long a stopping node waits for its peers to note that.
 const announceTimeout = 2 * time.Second
 
-// givers are the members that may note a gap for this node, as far as they are reached.
+// givers are the members that may note a gap for this node, as far as they are reached. There
+// are none as long as what this node has already may be deleted.
 func (n *Node) givers() map[table.NodeID]handoff.Peer {
 	peers := map[table.NodeID]handoff.Peer{}
+	if n.deletion.ending() {
+		return peers
+	}
 	for _, m := range n.cluster.Members() {
 		if m.Slot >= 0 && m.ID != n.cluster.Self() && m.State == cluster.Alive {
 			peers[m.ID] = givingPeer{n.peers.Peer(m.ID)}

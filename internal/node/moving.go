@@ -31,7 +31,7 @@ func (n *Node) move() *handoff.Move {
 	if p == nil || p.table.Transition == nil || p.table.Transition.Phase != table.Copying {
 		return nil
 	}
-	if _, owns := p.table.Target().SlotOf(n.cluster.Self()); !owns {
+	if _, owns := p.table.Target().SlotOf(n.cluster.Self()); !owns || n.deletion.ending() {
 		return nil
 	}
 	m := &handoff.Move{

@@ -82,6 +82,8 @@ type Node struct {
 	// copying times how fast this node copies, and shares says who owns how much.
 	copying stopwatch
 	shares  shares
+	// deletion ends when a newer table is adopted.
+	deletion deletion
 
 	http     net.Listener
 	rpc      *transport.Listener

@@ -108,6 +108,8 @@ func (n *Node) adopt(t *table.Table) {
 	if before := n.placed.Load(); before != nil {
 		next.since = phaseSince(before, t, time.Now())
 	}
+	// Before anybody writes to this node what it did not own by the last table.
+	n.deletion.outdate(t.Epoch)
 	n.owner.Adopt(t)
 	// What a node notes that is no member any more counts as little as what it holds.
 	self := n.cluster.Self()

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -55,6 +56,11 @@ func (p *pruner) look(ctx context.Context) time.Duration {
 	if p.done == p.epoch || time.Since(p.since) < pruneGrace {
 		return pruneLook
 	}
+	ctx, end, ok := p.n.deletion.begin(ctx, now.table.Epoch)
+	if !ok {
+		return pruneLook
+	}
+	defer end()
 	owned := now.owned(p.n.cluster.Self())
 	start := time.Now()
 	result, err := p.n.store.Prune(ctx, func(ls labels.Labels) bool { return owned(placement.Key(tenant, ls)) })
@@ -64,6 +70,9 @@ func (p *pruner) look(ctx context.Context) time.Duration {
 	if result.Series > 0 {
 		p.n.logger.Info("Deleted what this node does not own any more",
 			"series", result.Series, "bytes", result.Bytes, "in_memory", result.HeadSeries, "took", time.Since(start).Round(time.Millisecond))
+	}
+	if ctx.Err() != nil {
+		return pruneLook
 	}
 	if err != nil || !result.Clean() {
 		return pruneAgain
@@ -87,4 +96,53 @@ func (n *Node) everybodyFollows(p *placed) bool {
 		}
 	}
 	return true
+}
+
+// deletion keeps what is deleted by one table apart from what the node is to hold by the next:
+// a transition may give it back what it is just deleting. It may be used concurrently.
+type deletion struct {
+	mu sync.Mutex
+	// epoch is of the newest table that is adopted, or about to be.
+	epoch uint64
+	// by is the epoch of the table that something is being deleted by, cancel ends that; nil
+	// if nothing is.
+	by     uint64
+	cancel context.CancelFunc
+}
+
+// begin tells whether something may be deleted by the table of an epoch. The caller stops when
+// the context ends that is returned, and calls end when nothing is deleted any more.
+func (d *deletion) begin(ctx context.Context, epoch uint64) (_ context.Context, end func(), ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if epoch < d.epoch || d.cancel != nil {
+		return nil, nil, false
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	d.by, d.cancel = epoch, cancel
+	return ctx, func() {
+		cancel()
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.cancel = nil
+	}, true
+}
+
+// outdate has nothing be deleted any more by tables that are older than an epoch. It does not
+// wait for the end of what is under way: that may wait for a compaction.
+func (d *deletion) outdate(epoch uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.epoch = max(d.epoch, epoch)
+	if d.cancel != nil && d.by < epoch {
+		d.cancel()
+	}
+}
+
+// ending tells whether something may still be deleted by an older table. As long as it may,
+// what lies in the store does not say that it stays there.
+func (d *deletion) ending() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.cancel != nil && d.by < d.epoch
 }
