@@ -68,7 +68,7 @@ func quorumMistakes() []Mistake {
 		{
 			Name: "acknowledge after one copy", Breaks: 1, row: "partition", finds: "lost",
 			changes: []overlay.Change{{
-				File: "internal/ingest/coordinator.go", Old: "newTally(b, t.Copies(), t.WriteQuorum())", New: "newTally(b, t.Copies(), 1)",
+				File: "internal/ingest/tally.go", Old: "quorum: a.WriteQuorum(),", New: "quorum: 1,",
 			}},
 		},
 		{
