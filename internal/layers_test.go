@@ -46,7 +46,7 @@ var layers = map[string]struct {
 	"api":              {[]string{"receive"}, "the front door decodes, and hands on by interfaces"},
 	"node": {[]string{"api", "cluster", "config", "gaps", "handoff", "ingest", "placement", "plan", "query", "receive", "statefile", "storage", "transport"},
 		"the composition root knows the parts"},
-	"faults": {[]string{"faults/ledger", "faults/overlay", "faults/wire", "storage"},
+	"faults": {[]string{"faults/ledger", "faults/overlay", "faults/wire", "placement", "statefile", "storage"},
 		"it runs processes, and reads what they left on their disks"},
 	"faults/ledger":       {nil, "what was sent and answered is judged without knowing who answered"},
 	"faults/overlay":      {nil, "it changes text"},

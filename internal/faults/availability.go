@@ -12,14 +12,22 @@ type availability struct {
 	nodes []span
 }
 
-// span is the time since the last success, and the longest between two.
+// span is the time since the last success, zero if none counts yet, and the longest between two.
 type span struct {
 	last    time.Time
 	longest time.Duration
 }
 
+// upTo is the longest time without a success until now.
+func (s *span) upTo(now time.Time) time.Duration {
+	if s.last.IsZero() {
+		return s.longest
+	}
+	return max(s.longest, now.Sub(s.last))
+}
+
 func (s *span) success(now time.Time) {
-	s.longest = max(s.longest, now.Sub(s.last))
+	s.longest = s.upTo(now)
 	s.last = now
 }
 
@@ -29,6 +37,13 @@ func newAvailability(now time.Time, nodes int) *availability {
 		a.nodes[i].last = now
 	}
 	return a
+}
+
+// forget ends the time of a node that is no member, until its next success.
+func (a *availability) forget(node int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.nodes[node].last = time.Time{}
 }
 
 // success notes that a node answered a request.
@@ -45,7 +60,7 @@ func (a *availability) longest(now time.Time) (anywhere, worst time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, n := range a.nodes {
-		worst = max(worst, n.longest, now.Sub(n.last))
+		worst = max(worst, n.upTo(now))
 	}
-	return max(a.any.longest, now.Sub(a.any.last)), worst
+	return a.any.upTo(now), worst
 }

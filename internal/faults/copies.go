@@ -30,7 +30,7 @@ func (r *rig) killAndRead() (map[string]ledger.Answer, error) {
 		if err != nil {
 			return nil, fmt.Errorf("reading the disk of node %d: %w", n.number, err)
 		}
-		copies[fmt.Sprintf("node %d", n.number)] = a
+		copies[n.String()] = a
 	}
 	return copies, nil
 }

@@ -181,7 +181,7 @@ func TestEncode(t *testing.T) {
 }
 
 func TestBatchesRepeatNoTimestamp(t *testing.T) {
-	l := &load{rig: &rig{nodes: []*node{{}}}, began: time.UnixMilli(1_700_000_000_000)}
+	l := &load{rig: &rig{founders: 1}, began: time.UnixMilli(1_700_000_000_000)}
 	s := l.newSender(0)
 	seen := map[ledger.Sample]bool{}
 	for n := range int64(3000) {

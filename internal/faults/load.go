@@ -33,6 +33,7 @@ const (
 // load is everything that uses a cluster during a row.
 type load struct {
 	rig    *rig
+	nodes  []*node // all places
 	ledger *ledger.Ledger
 	began  time.Time
 	writes *availability
@@ -49,9 +50,19 @@ type load struct {
 func newLoad(r *rig) *load {
 	now := time.Now()
 	return &load{
-		rig: r, ledger: ledger.New(), began: now,
-		writes: newAvailability(now, len(r.nodes)), reads: newAvailability(now, len(r.nodes)),
+		rig: r, nodes: r.places, ledger: ledger.New(), began: now,
+		writes: newAvailability(now, len(r.places)), reads: newAvailability(now, len(r.places)),
 	}
+}
+
+// next is the next member after a place, in turn.
+func (l *load) next(place int) int {
+	for i := 1; i < len(l.nodes); i++ {
+		if p := (place + i) % len(l.nodes); l.nodes[p].member.Load() {
+			return p
+		}
+	}
+	return place
 }
 
 // note remembers what no client should ever see, and the first refusal.
@@ -82,7 +93,8 @@ type sender struct {
 	*load
 	number  int
 	version int
-	// sticky senders know one node only; the others try the next one after a failure.
+	// sticky senders know one node only, as long as it is a member; the others try the next
+	// one after a failure.
 	sticky bool
 	home   int
 	queue  chan []ledger.Sample
@@ -92,7 +104,7 @@ type sender struct {
 func (l *load) newSender(number int) *sender {
 	return &sender{
 		load: l, number: number,
-		version: 1 + number%2, sticky: number/2%2 == 0, home: number % len(l.rig.nodes),
+		version: 1 + number%2, sticky: number/2%2 == 0, home: number % l.rig.founders,
 		queue: make(chan []ledger.Sample, 10_000),
 		rnd:   rand.New(rand.NewPCG(uint64(number), uint64(l.began.UnixNano()))),
 	}
@@ -153,15 +165,15 @@ func (s *sender) deliver(ctx context.Context, batch []ledger.Sample, echo bool) 
 	backoff := 30 * time.Millisecond
 	for ctx.Err() == nil {
 		if echo {
-			other := s.rnd.IntN(len(s.rig.nodes))
+			other := s.next(s.rnd.IntN(len(s.nodes)))
 			s.echoes.Go(func() { s.try(ctx, other, batch) })
 			echo = false
 		}
 		if s.try(ctx, s.home, batch) {
 			return true
 		}
-		if !s.sticky {
-			s.home = (s.home + 1) % len(s.rig.nodes)
+		if !s.sticky || !s.nodes[s.home].member.Load() {
+			s.home = s.next(s.home)
 		}
 		if sleep(ctx, backoff) != nil {
 			return false
@@ -180,7 +192,7 @@ func (s *sender) try(ctx context.Context, to int, batch []ledger.Sample) bool {
 func (l *load) write(ctx context.Context, to, version int, batch []ledger.Sample, timeout time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	err := l.rig.client.write(ctx, l.rig.nodes[to].base(), version, batch)
+	err := l.rig.client.write(ctx, l.nodes[to].base(), version, batch)
 	switch {
 	case err == nil:
 		l.ledger.Acknowledge(batch)
@@ -205,6 +217,10 @@ func (l *load) probe(ctx context.Context, node int) {
 	for {
 		select {
 		case now := <-ticks.C:
+			if !l.nodes[node].member.Load() {
+				l.writes.forget(node)
+				continue
+			}
 			batch := []ledger.Sample{{Series: series, T: now.UnixMilli()}}
 			l.ledger.Send(batch)
 			l.write(ctx, node, 1, batch, timeout)

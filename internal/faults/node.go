@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -31,6 +32,8 @@ type node struct {
 	netns   string
 	dir     string
 	log     string
+	// member tells the load whether to talk to it.
+	member atomic.Bool
 
 	mu      sync.Mutex
 	cmd     *exec.Cmd
@@ -50,7 +53,9 @@ func (n *node) args() []string {
 		"--cluster.rpc-address=" + n.at(rpcPort),
 		"--cluster.gossip-address=" + n.at(gossipPort),
 		"--cluster.advertise-host=" + n.address.String(),
-		"--cluster.bootstrap-expect=" + strconv.Itoa(len(n.rig.nodes)),
+	}
+	if n.number <= n.rig.founders {
+		args = append(args, "--cluster.bootstrap-expect="+strconv.Itoa(n.rig.founders))
 	}
 	for _, other := range n.rig.nodes {
 		args = append(args, "--cluster.join="+other.at(gossipPort))
@@ -203,6 +208,7 @@ func (n *node) seesAll(ctx context.Context, members int) error {
 		Data struct {
 			Epoch      uint64
 			Transition any
+			Waiting    int
 			Nodes      []struct {
 				State string
 				Slot  *int
@@ -219,10 +225,13 @@ func (n *node) seesAll(ctx context.Context, members int) error {
 			whole++
 		}
 	}
-	if status.Data.Transition != nil {
+	if status.Data.Transition != nil || status.Data.Waiting > 0 {
 		return errors.New("a transition is under way")
 	}
-	if whole < members {
+	if status.Data.Epoch < n.rig.epoch {
+		return fmt.Errorf("is at epoch %d, agreed is %d", status.Data.Epoch, n.rig.epoch)
+	}
+	if whole != members {
 		return fmt.Errorf("sees %d of %d members, alive and at its epoch", whole, members)
 	}
 	return nil

@@ -30,10 +30,14 @@ func (l *load) read(ctx context.Context, node, senders int) {
 		case <-ctx.Done():
 			return
 		}
+		if !l.nodes[node].member.Load() {
+			l.reads.forget(node)
+			continue
+		}
 		shape := []ledger.Shape{ledger.Gauge, ledger.Counter, ledger.Late, ledger.Native, ledger.Probe}[rnd.IntN(5)]
 		group := rnd.IntN(senders)
 		if shape == ledger.Probe {
-			group = rnd.IntN(len(l.rig.nodes))
+			group = rnd.IntN(len(l.nodes))
 		}
 		span := recentSpan
 		if rnd.IntN(5) == 0 || shape == ledger.Late {
@@ -57,7 +61,7 @@ func (l *load) ask(ctx context.Context, node int, shape ledger.Shape, sender int
 	mark, now := l.ledger.Mark(), time.Now()
 	end := now.UnixMilli()
 	selector := fmt.Sprintf(`%s{sender="%d"}`, shape, sender)
-	answer, err := l.rig.client.query(ctx, l.rig.nodes[node].base(), selector, span, now)
+	answer, err := l.rig.client.query(ctx, l.nodes[node].base(), selector, span, now)
 	if err != nil {
 		l.note(err)
 		return err
@@ -80,10 +84,11 @@ func seriesOf(shape ledger.Shape, sender int) []ledger.Series {
 	return all
 }
 
-// readAll reads everything back from every node. No answer is an error here: the faults
+// readAll reads everything back from every member. No answer is an error here: the faults
 // are over.
 func (l *load) readAll(ctx context.Context, senders int) error {
-	for i := range l.rig.nodes {
+	for _, n := range l.rig.nodes {
+		i := n.number - 1
 		for _, shape := range []ledger.Shape{ledger.Gauge, ledger.Counter, ledger.Late, ledger.Native} {
 			for s := range senders {
 				if err := l.patiently(ctx, i, shape, s); err != nil {
@@ -91,7 +96,7 @@ func (l *load) readAll(ctx context.Context, senders int) error {
 				}
 			}
 		}
-		for s := range l.rig.nodes {
+		for s := range l.nodes {
 			if err := l.patiently(ctx, i, ledger.Probe, s); err != nil {
 				return err
 			}

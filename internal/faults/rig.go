@@ -32,7 +32,13 @@ type rig struct {
 	dir    string
 	wire   *wire.Switch
 	subnet netip.Prefix
-	nodes  []*node
+	// places are all there is room for, in the order of their numbers; nodes are those that
+	// are to be members now, at first the founders.
+	places   []*node
+	nodes    []*node
+	founders int
+	// epoch is that of the last command that the cluster agreed on.
+	epoch  uint64
 	client *client
 	// retired is a node that says for good that it vouches for nothing, or nil.
 	retired *node
@@ -48,10 +54,10 @@ func Available() error {
 	return wire.Available()
 }
 
-// newRig sets up the network and the directories of some nodes, and starts nothing. The
-// caller closes the rig, after an error too.
-func newRig(ctx context.Context, dir, program string, count int) (*rig, error) {
-	r := &rig{dir: dir, wire: wire.New(), client: newClient()}
+// newRig sets up the network and the directories of founders and of nodes that may come
+// later, and starts nothing. The caller closes the rig, after an error too.
+func newRig(ctx context.Context, dir, program string, founders, spares int) (*rig, error) {
+	r := &rig{dir: dir, wire: wire.New(), client: newClient(), founders: founders}
 	r.undo = append(r.undo, r.wire.Close)
 	var err error
 	if r.subnet, err = freeSubnet(); err != nil {
@@ -61,17 +67,20 @@ func newRig(ctx context.Context, dir, program string, count int) (*rig, error) {
 	if err := r.plug(ctx, "", r.address(254)); err != nil {
 		return r, err
 	}
-	for i := range count {
+	for i := range founders + spares {
 		n := &node{
 			rig: r, number: i + 1, program: program, address: r.address(i + 1),
 			netns: fmt.Sprintf("%s%d-%d", netnsPrefix, os.Getpid(), i+1),
 			dir:   filepath.Join(dir, fmt.Sprintf("node-%d", i+1)),
 			log:   filepath.Join(dir, fmt.Sprintf("node-%d.log", i+1)),
 		}
-		r.nodes = append(r.nodes, n)
+		r.places = append(r.places, n)
 		if err := r.addNode(ctx, n); err != nil {
 			return r, err
 		}
+	}
+	for _, n := range r.places[:founders] {
+		r.admit(n)
 	}
 	return r, nil
 }

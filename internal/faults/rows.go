@@ -49,7 +49,7 @@ func Rows() []Row {
 			Name: "clock of one " + signed(skew), Injected: true, harm: injected(15*time.Second, oneNode, "skew="+skew),
 		})
 	}
-	return rows
+	return append(rows, transitions()...)
 }
 
 func signed(skew string) string {

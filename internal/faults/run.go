@@ -36,6 +36,8 @@ type Row struct {
 	Short bool
 	// Nodes is the size of the cluster, 3 if 0.
 	Nodes int
+	// Spares is how many nodes may join later.
+	Spares int
 	// Injected rows need the build with the settable clock and the failing syncs.
 	Injected bool
 	// RefusalsAllowed tells that the fault makes valid samples look invalid to a quorum.
@@ -90,7 +92,7 @@ func Run(ctx context.Context, c Config, row Row) (res Result, err error) {
 	if err != nil {
 		return Result{}, err
 	}
-	r, err := newRig(ctx, dir, program, row.Nodes)
+	r, err := newRig(ctx, dir, program, row.Nodes, row.Spares)
 	defer func() {
 		err = errors.Join(err, r.close(), c.keepLogs(dir, row.Name, err != nil || len(res.Failures) > 0), removeWork(dir))
 	}()
@@ -168,7 +170,11 @@ func perform(ctx context.Context, r *rig, row Row) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	l.ledger.CheckCopies(copies, writeQuorum-row.copiesLost, replicas-row.copiesLost)
+	owners, err := r.owners()
+	if err != nil {
+		return Result{}, err
+	}
+	l.ledger.CheckCopies(copies, owners, writeQuorum-row.copiesLost, replicas-row.copiesLost)
 	failures = append(failures, r.crashes()...)
 	l.sum(&res, row)
 	res.Failures = append(failures, res.Failures...)
@@ -216,7 +222,7 @@ func (l *load) use(ctx context.Context) *usage {
 		u.asking.Go(func() { s.scrape(asking) })
 		u.sending.Go(func() { s.send(ctx) })
 	}
-	for i := range l.rig.nodes {
+	for i := range l.nodes {
 		u.asking.Go(func() { l.probe(asking, i) })
 		u.asking.Go(func() { l.read(asking, i, senderCount) })
 	}
@@ -247,8 +253,11 @@ func (u *usage) abandon() {
 // crashes returns the lines of the nodes' logs that tell of a crash of the program.
 func (r *rig) crashes() []string {
 	var found []string
-	for _, n := range r.nodes {
+	for _, n := range r.places {
 		f, err := os.Open(n.log)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // it was never started
+		}
 		if err != nil {
 			found = append(found, err.Error())
 			continue

@@ -214,13 +214,16 @@ func (l *Ledger) checkMissing(who string, mark Mark, q Question, s Series, point
 
 func acknowledged(state uint64) bool { return state != sent && state != refused }
 
-// CheckCopies holds the copies that all nodes have against what was acknowledged: fewer
-// than least of one is a loss, fewer than all of them is thin. Nothing may be written any
-// more. Copies are by node.
-func (l *Ledger) CheckCopies(copies map[string]Answer, least, all int) {
+// CheckCopies holds the copies that nodes have of the series that they own against what was
+// acknowledged: fewer than least of one is a loss, fewer than all of them is thin. Nothing
+// may be written any more. Copies are by node.
+func (l *Ledger) CheckCopies(copies map[string]Answer, owners func(Series) []string, least, all int) {
 	found := map[Sample]int{}
-	for _, a := range copies {
+	for node, a := range copies {
 		for s, points := range a {
+			if !slices.Contains(owners(s), node) {
+				continue
+			}
 			seen := make(map[int64]bool, len(points))
 			for _, p := range points {
 				if !seen[p.T] {
@@ -245,9 +248,9 @@ func (l *Ledger) CheckCopies(copies map[string]Answer, least, all int) {
 			key := Sample{Series: s, T: t}
 			switch n := found[key]; {
 			case n < least:
-				l.find(Lost, key, fmt.Sprintf("on %d nodes' disks, acknowledged means %d at least", n, least))
+				l.find(Lost, key, fmt.Sprintf("on %d owners' disks, acknowledged means %d at least", n, least))
 			case n < all:
-				l.find(Thin, key, fmt.Sprintf("on %d nodes' disks, the table asks for %d", n, all))
+				l.find(Thin, key, fmt.Sprintf("on %d owners' disks, the table asks for %d", n, all))
 			}
 		}
 	}

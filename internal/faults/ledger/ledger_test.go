@@ -77,11 +77,12 @@ func TestCheckCopies(t *testing.T) {
 	l.Send(at(10, 20, 30, 40, 50))
 	l.Acknowledge(at(10, 20, 30, 40))
 	l.CheckCopies(map[string]Answer{
-		"a": {gauge: points(gauge, 10, 20, 20, 30)},
-		"b": {gauge: points(gauge, 10, 20)},
-		"c": {gauge: points(gauge, 10)},
-	}, 2, 3)
-	// 10 is on all, 20 on two of them, 30 on one, 40 on none, 50 need not be anywhere.
+		"a":     {gauge: points(gauge, 10, 20, 20, 30)},
+		"b":     {gauge: points(gauge, 10, 20)},
+		"c":     {gauge: points(gauge, 10)},
+		"other": {gauge: points(gauge, 10, 20, 30, 40)},
+	}, func(Series) []string { return []string{"a", "b", "c"} }, 2, 3)
+	// 10 is on all, 20 on two of them, 30 on one, 40 on no owner, 50 need not be anywhere.
 	wantFound(t, l, map[Kind]int{Lost: 2, Thin: 1, Duplicated: 1})
 }
 
