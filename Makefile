@@ -12,6 +12,8 @@ DATA ?= data
 # Passed on to the node, or to each node: make run ARGS='--log.level=debug'
 ARGS ?=
 # Narrows test, race and bench: make test PKG=./internal/placement/...
+# Passed on to go test by race: make race TESTFLAGS=-short
+TESTFLAGS ?=
 PKG ?= ./...
 IMAGE ?= starling:latest
 GOLANGCI_LINT_VERSION := v2.15.0
@@ -77,7 +79,7 @@ test: ## Run the tests; what needs Docker is skipped and says so
 
 .PHONY: race
 race: ## Run the tests with the race detector (needs a C compiler)
-	CGO_ENABLED=1 $(GO) test -race -timeout 30m $(PKG)
+	CGO_ENABLED=1 $(GO) test -race -timeout 30m $(TESTFLAGS) $(PKG)
 
 # First the fault suite (docs/faults.md): FAULTS=-short is a selection of it, FAULTS="-run
 # 'kill|disk'" what matches, FAULTS=-list prints the names. It says so where it cannot run.

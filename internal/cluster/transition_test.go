@@ -369,9 +369,17 @@ func TestCommandsWaitForTheEndOfSwitching(t *testing.T) {
 	})
 }
 
+// fewer is how many seeds are tried: a third where the tests are to be short.
+func fewer(seeds uint64) uint64 {
+	if testing.Short() {
+		return max(1, seeds/3)
+	}
+	return seeds
+}
+
 // TestJoinsAndLeavesInARow do not wait for each other.
 func TestJoinsAndLeavesInARow(t *testing.T) {
-	for seed := range uint64(4) {
+	for seed := range fewer(4) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			inMoves(t, 3, func(m *moves) {
 				rng := rand.New(rand.NewPCG(seed, 5))
@@ -399,7 +407,7 @@ func TestJoinsAndLeavesInARow(t *testing.T) {
 // TestChangesAmidFaults has nodes come, go and be lost while others crash, start again and
 // are cut off.
 func TestChangesAmidFaults(t *testing.T) {
-	for seed := range uint64(6) {
+	for seed := range fewer(6) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			inMoves(t, 3, func(m *moves) {
 				rng := rand.New(rand.NewPCG(seed, 6))

@@ -169,6 +169,9 @@ func (r *rig) wantEqual() {
 
 // A node that was away for two days takes what it lacks, in windows, and nothing else.
 func TestTakeAfterALongOutage(t *testing.T) {
+	if testing.Short() {
+		t.Skip("days of virtual time")
+	}
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, 1<<30)
 		<-time.After(80 * time.Hour)
