@@ -12,9 +12,9 @@ DATA ?= data
 # Passed on to the node, or to each node: make run ARGS='--log.level=debug'
 ARGS ?=
 # Narrows test, race and bench: make test PKG=./internal/placement/...
+PKG ?= ./...
 # Passed on to go test by race: make race TESTFLAGS=-short
 TESTFLAGS ?=
-PKG ?= ./...
 IMAGE ?= starling:latest
 GOLANGCI_LINT_VERSION := v2.15.0
 
