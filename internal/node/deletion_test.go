@@ -73,3 +73,21 @@ func TestNothingIsTakenWhileAnOlderTableDeletes(t *testing.T) {
 		f.settled(2)
 	})
 }
+
+// An old copy of a data directory may say that the node was ready.
+func TestAnOldCopyIsNotReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFlock(t)
+		first := f.start("n0", ip(1), nil)
+		f.ready(first)
+		second := f.start("n1", ip(2), func(c *config.Cluster) { c.Join = seeds(1) })
+		f.settled(2)
+		if second.readyFor() == 0 {
+			t.Error("the node that has joined was not ready")
+		}
+		second.outdated.Store(&outdated{})
+		if ready := second.readyFor(); ready != 0 {
+			t.Errorf("the old copy is ready for %d", ready)
+		}
+	})
+}

@@ -17,9 +17,10 @@ import (
 	"github.com/starling-tsdb/starling/internal/transport"
 )
 
-// readyFor is the phase that this node is ready for, as the cluster is told.
+// readyFor is the phase that this node is ready for, as the cluster is told. What an old copy of
+// the data directory says of that is not true any more.
 func (n *Node) readyFor() uint64 {
-	if n.mover == nil {
+	if n.mover == nil || n.outdated.Load() != nil {
 		return 0
 	}
 	return n.mover.Ready()

@@ -111,10 +111,12 @@ func (n *Node) adopt(t *table.Table) {
 	// Before anybody writes to this node what it did not own by the last table.
 	n.deletion.outdate(t.Epoch)
 	n.owner.Adopt(t)
-	// What a node notes that is no member any more counts as little as what it holds.
+	n.placed.Store(next)
+	// What a node notes that is no member any more counts as little as what it holds. A query
+	// at the last epoch may still read from a peer that the gap is of: the gap is said until
+	// this node refuses that epoch.
 	self := n.cluster.Self()
 	n.gaps.Keep(func(peer table.NodeID) bool { return t.Member(self) && t.Member(peer) })
-	n.placed.Store(next)
 }
 
 // placement returns the current table with the placements that it writes by; it is what ingest

@@ -50,7 +50,7 @@ func (r Range) Overlaps(s Range) bool { return r.Min <= s.Max && s.Min <= r.Max 
 // State is what a node says in round one.
 type State struct {
 	// Session changes whenever the node may hold less than it held before, or notice that
-	// it does: with each start, each reopening of its store and each damage found.
+	// it does: with each start and each damage found.
 	Session uint64
 	// Gaps are those the node notes for its peers.
 	Gaps []Gap
