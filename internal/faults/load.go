@@ -48,11 +48,7 @@ type load struct {
 }
 
 func newLoad(r *rig) *load {
-	now := time.Now()
-	return &load{
-		rig: r, nodes: r.places, ledger: ledger.New(), began: now,
-		writes: newAvailability(now, len(r.places)), reads: newAvailability(now, len(r.places)),
-	}
+	return &load{rig: r, nodes: r.places, ledger: ledger.New(), began: time.Now()}
 }
 
 // next is the next member after a place, in turn.

@@ -60,7 +60,7 @@ func (n *node) args() []string {
 	for _, other := range n.rig.nodes {
 		args = append(args, "--cluster.join="+other.at(gossipPort))
 	}
-	return args
+	return append(args, n.rig.flags...)
 }
 
 // start runs the node. Its log is appended to a file.

@@ -53,7 +53,7 @@ func (l *load) read(ctx context.Context, node, senders int) {
 }
 
 // span covers everything that was sent so far.
-func (l *load) span() time.Duration { return time.Since(l.began) + lateWindow + time.Minute }
+func (l *load) span() time.Duration { return time.Since(l.began) + historyAge + time.Minute }
 
 // ask asks a node for all series of a shape and a sender, up to now, and checks the answer.
 // What is no honest refusal is noted; every error is returned.
@@ -89,6 +89,9 @@ func seriesOf(shape ledger.Shape, sender int) []ledger.Series {
 func (l *load) readAll(ctx context.Context, senders int) error {
 	for _, n := range l.rig.nodes {
 		i := n.number - 1
+		if err := l.patiently(ctx, i, ledger.Gauge, historian); err != nil {
+			return err
+		}
 		for _, shape := range []ledger.Shape{ledger.Gauge, ledger.Counter, ledger.Late, ledger.Native} {
 			for s := range senders {
 				if err := l.patiently(ctx, i, shape, s); err != nil {

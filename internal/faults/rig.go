@@ -40,6 +40,8 @@ type rig struct {
 	// epoch is that of the last command that the cluster agreed on.
 	epoch  uint64
 	client *client
+	// flags are for all nodes, beside those that say where they are.
+	flags []string
 	// retired is a node that says for good that it vouches for nothing, or nil.
 	retired *node
 	// undo takes down what was set up, the last first.

@@ -38,6 +38,8 @@ type Row struct {
 	Nodes int
 	// Spares is how many nodes may join later.
 	Spares int
+	// slowCopying bounds the rate at which nodes copy, and gives them something to copy.
+	slowCopying bool
 	// Injected rows need the build with the settable clock and the failing syncs.
 	Injected bool
 	// RefusalsAllowed tells that the fault makes valid samples look invalid to a quorum.
@@ -99,6 +101,9 @@ func Run(ctx context.Context, c Config, row Row) (res Result, err error) {
 	if err != nil {
 		return Result{}, err
 	}
+	if row.slowCopying {
+		r.flags = append(r.flags, slowRate)
+	}
 	if row.prepare != nil {
 		if err := row.prepare(ctx, r); err != nil {
 			return Result{}, err
@@ -132,6 +137,11 @@ func (c Config) keepLogs(dir, row string, failed bool) error {
 // perform runs the load, the fault and the checks.
 func perform(ctx context.Context, r *rig, row Row) (Result, error) {
 	l := newLoad(r)
+	if row.slowCopying {
+		if err := l.writeHistory(ctx); err != nil {
+			return Result{}, err
+		}
+	}
 	u := l.use(ctx)
 	defer u.abandon()
 	if err := sleep(ctx, warmUp); err != nil {
@@ -214,6 +224,7 @@ type usage struct {
 // use starts senders, probes and readers.
 func (l *load) use(ctx context.Context) *usage {
 	u := &usage{load: l}
+	l.writes, l.reads = newAvailability(time.Now(), len(l.nodes)), newAvailability(time.Now(), len(l.nodes))
 	ctx, u.giveUp = context.WithCancel(ctx)
 	asking, stop := context.WithCancel(ctx)
 	u.stopAsking = stop
