@@ -212,6 +212,16 @@ func TestAvailability(t *testing.T) {
 	if anywhere, _ := a.longest(at(20)); anywhere != 11*time.Second {
 		t.Errorf("longest = %s, want the 11s up to now", anywhere)
 	}
+	a.forget(1) // what it does not do from now on, or until it is back, does not count
+	a.success(0, at(30))
+	if _, worst := a.longest(at(31)); worst != 21*time.Second {
+		t.Errorf("longest = %s, want 21s of the other node", worst)
+	}
+	a.success(1, at(60))
+	a.success(0, at(61))
+	if _, worst := a.longest(at(95)); worst != 35*time.Second {
+		t.Errorf("longest = %s, want 35s of the node that is back", worst)
+	}
 }
 
 func TestResultNamesWhatFailed(t *testing.T) {

@@ -140,6 +140,12 @@ func gapMistakes() []Mistake {
 				New: "\tuntil := windowEnd(since, time.Now())\n\tsince = max(since, time.Now().Add(-3*time.Second).UnixMilli())\n",
 			}},
 		},
+		{
+			Name: "be ready before all is copied", Breaks: 3, row: "three grow to five, two leave", finds: "lost",
+			changes: []overlay.Change{{
+				File: "internal/handoff/mover.go", Old: "\t\tif p.Until == math.MaxInt64 {\n", New: "\t\tif p.Until > math.MinInt64 {\n",
+			}},
+		},
 	}
 }
 

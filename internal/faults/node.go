@@ -231,7 +231,7 @@ func (n *node) seesAll(ctx context.Context, members int) error {
 	if status.Data.Epoch < n.rig.epoch {
 		return fmt.Errorf("is at epoch %d, agreed is %d", status.Data.Epoch, n.rig.epoch)
 	}
-	if whole != members {
+	if whole < members || whole > len(n.rig.nodes) {
 		return fmt.Errorf("sees %d of %d members, alive and at its epoch", whole, members)
 	}
 	return nil
