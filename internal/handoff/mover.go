@@ -312,7 +312,8 @@ func (s *originSet) Err() error {
 	if err == nil {
 		return nil
 	}
-	if s.ctx.Err() == nil {
+	// At another epoch it is as good as before, a moment later.
+	if _, changed := errors.AsType[*table.MismatchError](err); !changed && s.ctx.Err() == nil {
 		s.mover.avoided[s.node] = fmt.Errorf("it failed while it was read: %w", err)
 	}
 	return fmt.Errorf("copy from node %s: %w", s.node, err)

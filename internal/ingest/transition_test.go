@@ -3,6 +3,7 @@ package ingest
 import (
 	"errors"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
@@ -99,10 +100,12 @@ func TestRemovedOwnerThatReturns(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := moving(true)
 				c.table.Transition.Target.Slots[2] = table.Slot{Node: "node-2"}
-				asked := false
+				var asked atomic.Bool
 				replicas := c.opts.Replica
 				c.opts.Replica = func(id table.NodeID) Replica {
-					asked = asked || id == "node-2"
+					if id == "node-2" {
+						asked.Store(true)
+					}
 					return replicas(id)
 				}
 				if tc.down != "" {
@@ -113,7 +116,7 @@ func TestRemovedOwnerThatReturns(t *testing.T) {
 				if errors.As(err, &lacking) != tc.short || err != nil && !tc.short {
 					t.Errorf("Write: %v, want it short: %v", err, tc.short)
 				}
-				if !asked {
+				if !asked.Load() {
 					t.Error("the node that returns is not asked")
 				}
 				if got := c.notes("node-2"); len(got) != tc.notes {
