@@ -23,6 +23,9 @@ const generation = "__generation__"
 // the coordinator of one node, over the network to their owners, and come back through
 // another's. It runs in real time: the scripts start subtests, which a bubble forbids.
 func TestPrometheusScripts(t *testing.T) {
+	if testing.Short() {
+		t.Skip("256 storages, one after the other")
+	}
 	f := newFlock(t)
 	f.linger = 0
 	f.net.SetLatency(0)
