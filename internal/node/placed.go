@@ -7,6 +7,7 @@ import (
 
 	"github.com/starling-tsdb/starling/internal/ingest"
 	"github.com/starling-tsdb/starling/internal/placement"
+	"github.com/starling-tsdb/starling/internal/plan"
 	"github.com/starling-tsdb/starling/internal/proof"
 	"github.com/starling-tsdb/starling/internal/query"
 	"github.com/starling-tsdb/starling/internal/series"
@@ -40,11 +41,7 @@ type assigned struct {
 func newPlaced(t *table.Table) *placed {
 	p := &placed{table: t}
 	for _, a := range t.Writing() {
-		slots := make([]placement.Slot, len(a.Slots))
-		for i, s := range a.Slots {
-			slots[i] = placement.Slot{Occupied: s.Node != "", Zone: s.Zone}
-		}
-		next := &assigned{a, placement.NewMap(slots, a.Copies())}
+		next := &assigned{a, plan.Place(a)}
 		p.writing = append(p.writing, next)
 		if a == t.Reading() {
 			p.reading = next
