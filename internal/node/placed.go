@@ -23,8 +23,10 @@ const tenant = ""
 // placed is a table with the placements that follow from it.
 type placed struct {
 	table *table.Table
-	// writing are the assignments that writes go by, the current one first.
-	writing []*assigned
+	// writing are the assignments that writes go by, the current one first, and placements
+	// the same as ingest knows them.
+	writing    []*assigned
+	placements []ingest.Placement
 	// reading is the one of them that queries go by.
 	reading *assigned
 	// since is when this node first had a table of the present phase, zero if that was
@@ -42,7 +44,7 @@ func newPlaced(t *table.Table) *placed {
 	p := &placed{table: t}
 	for _, a := range t.Writing() {
 		next := &assigned{a, plan.Place(a)}
-		p.writing = append(p.writing, next)
+		p.writing, p.placements = append(p.writing, next), append(p.placements, next)
 		if a == t.Reading() {
 			p.reading = next
 		}
@@ -123,11 +125,7 @@ func (n *Node) placement() (*table.Table, []ingest.Placement) {
 	if p == nil {
 		return nil, nil
 	}
-	placements := make([]ingest.Placement, len(p.writing))
-	for i, a := range p.writing {
-		placements[i] = a
-	}
-	return p.table, placements
+	return p.table, p.placements
 }
 
 // replica returns the way to an owner.
