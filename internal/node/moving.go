@@ -14,7 +14,6 @@ import (
 	"github.com/starling-tsdb/starling/internal/query"
 	"github.com/starling-tsdb/starling/internal/series"
 	"github.com/starling-tsdb/starling/internal/table"
-	"github.com/starling-tsdb/starling/internal/transport"
 )
 
 // readyFor is the phase that this node is ready for, as the cluster is told. What an old copy of
@@ -40,17 +39,8 @@ func (n *Node) move() *handoff.Move {
 	}
 	n.copying.look(n.mover.Progress(), m, time.Now())
 	for slot, s := range p.reading.Slots {
-		switch {
-		case s.Node == "" || s.Removed:
-		case s.Node == n.cluster.Self():
-			m.Origins[slot] = origin{localSource{n.reader(), p.table}, n, p, func(context.Context) (transport.Report, error) {
-				return reporter{n}.Report(), nil
-			}}
-		default:
-			peer := n.peers.Peer(s.Node)
-			m.Origins[slot] = origin{peerSource{peer, p.table}, n, p, func(ctx context.Context) (transport.Report, error) {
-				return peer.Report(ctx, p.table)
-			}}
+		if s.Node != "" && !s.Removed {
+			m.Origins[slot] = origin{n.source(s.Node, p.table), n, p, s.Node}
 		}
 	}
 	return m
@@ -59,14 +49,14 @@ func (n *Node) move() *handoff.Move {
 // origin is a present owner that this node copies from.
 type origin struct {
 	query.Source
-	n      *Node
-	p      *placed
-	report func(context.Context) (transport.Report, error)
+	n  *Node
+	p  *placed
+	id table.NodeID
 }
 
 // Oldest implements handoff.Origin.
 func (o origin) Oldest(ctx context.Context) (int64, error) {
-	r, err := o.report(ctx)
+	r, err := o.n.report(ctx, o.id, o.p.table)
 	if err == nil && r.Oldest == math.MinInt64 {
 		err = errors.New("its store is being opened")
 	}

@@ -157,15 +157,19 @@ func (n *Node) view() (query.View, error) {
 	a := p.reading
 	v := query.View{Epoch: p.table.Epoch, Quorum: a.WriteQuorum() - a.Removed(), Copies: a.Copies(), Assignment: a.Assignment}
 	for slot, s := range a.Slots {
-		switch {
-		case s.Node == "" || s.Removed:
-		case s.Node == n.cluster.Self():
-			v.Nodes = append(v.Nodes, query.Node{ID: s.Node, Slot: slot, Source: localSource{n.reader(), p.table}})
-		default:
-			v.Nodes = append(v.Nodes, query.Node{ID: s.Node, Slot: slot, Source: peerSource{n.peers.Peer(s.Node), p.table}})
+		if s.Node != "" && !s.Removed {
+			v.Nodes = append(v.Nodes, query.Node{ID: s.Node, Slot: slot, Source: n.source(s.Node, p.table)})
 		}
 	}
 	return v, nil
+}
+
+// source is the way to the data of a node, this one included, at the epoch of a table.
+func (n *Node) source(id table.NodeID, t *table.Table) query.Source {
+	if id == n.cluster.Self() {
+		return localSource{n.reader(), t}
+	}
+	return peerSource{n.peers.Peer(id), t}
 }
 
 // tables is where peers find and leave tables.

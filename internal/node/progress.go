@@ -40,6 +40,14 @@ func (s reporter) Report() transport.Report {
 	return r
 }
 
+// report asks a node, this one included, about itself.
+func (n *Node) report(ctx context.Context, id table.NodeID, t *table.Table) (transport.Report, error) {
+	if id == n.cluster.Self() {
+		return reporter{n}.Report(), nil
+	}
+	return n.peers.Peer(id).Report(ctx, t)
+}
+
 // reports asks all nodes that gossip reaches about themselves. Those that do not answer in
 // time are absent.
 func (n *Node) reports(ctx context.Context) map[table.NodeID]transport.Report {
@@ -57,7 +65,7 @@ func (n *Node) reports(ctx context.Context) map[table.NodeID]transport.Report {
 			continue
 		}
 		asked.Go(func() {
-			r, err := n.peers.Peer(m.ID).Report(ctx, p.table)
+			r, err := n.report(ctx, m.ID, p.table)
 			if err != nil {
 				n.logger.Debug("A node does not say how it is", "peer", m.ID, "err", err)
 				return

@@ -141,7 +141,7 @@ func (n *Node) transitionStatus(t *table.Table, reports map[table.NodeID]transpo
 func slotStatus(a *table.Assignment) []api.SlotStatus {
 	slots := make([]api.SlotStatus, len(a.Slots))
 	for i, s := range a.Slots {
-		slots[i] = api.SlotStatus{Slot: i, Node: string(s.Node), Zone: s.Zone, Removed: s.Removed}
+		slots[i] = oneSlot(i, s)
 	}
 	return slots
 }
