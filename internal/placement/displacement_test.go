@@ -6,8 +6,9 @@ import (
 	"testing"
 )
 
-// maxMoved bounds what moves, as a multiple of the optimum under the zone rule.
-const maxMoved = 1.1
+// maxMoved bounds what moves, as a multiple of what has to, and maxMovedLimited where a zone
+// is so small that its nodes take a share of the keys only.
+const maxMoved, maxMovedLimited = 1.07, 1.3
 
 func TestDisplacement(t *testing.T) {
 	const copies = 3
@@ -35,19 +36,37 @@ func TestDisplacement(t *testing.T) {
 			changes = append(changes, joins(n, zones), leaves(n+1, zones))
 		}
 	}
+	uneven := func(before, after string) {
+		changes = append(changes, change{before + " to " + after, layout(before), layout(after)})
+	}
+	for _, grown := range []string{"a", "b", "c"} {
+		uneven("a a a a b b b b c", "a a a a b b b b c "+grown)
+		uneven("a a a a b b b b c c", "a a a a b b b b c c "+grown)
+	}
+	uneven("a a a a b b b b c", "a a a - b b b b c")
+	uneven("a a a a b b b b c c", "a a a a b b b b - c")
+	uneven("a a a b b b c", "a a a b b b c c")
+	uneven("a a a a a b b c c", "a a a a a b b c c c")
+	uneven("a a b b c c", "a a b b - c")
+	uneven("a b c", "a b c a")
+	uneven("a b c a", "a b c a b")
+	uneven("a a a a a a a a a a b c", "a a a a a a a a a a b c b")
+	uneven("a a a a a a a a a a b c b", "a a a a a a a a a a b c b c")
+	uneven("a a a a a a a a a a b c b c", "a a a a a a a a a a b c b c b")
+	uneven("a a a a a a a a b b b b b b b b c c", "a a a a a a a a b b b b b b b b c c c")
+	uneven("a a a a a a a b b b b b b b c d", "a a a a a a a b b b b b b b c d c")
 	for _, c := range changes {
 		t.Run(c.name, func(t *testing.T) {
-			total, twice := moved(c.before, c.after, copies)
-			best := optimum(c.before, c.after, copies)
-			ratio := float64(total) / best
-			t.Logf("%d of %d copies move (%.2f%%), at best %.0f: %.3f times the optimum; two or more copies of %.2f%% of the series",
+			total, twice, best := moved(c.before, c.after, copies)
+			ratio := float64(total) / float64(best)
+			t.Logf("%d of %d copies move (%.2f%%), at best %d: %.3f times the optimum; two or more copies of %.2f%% of the series",
 				total, copies*seriesCount, 100*float64(total)/(copies*seriesCount), best, ratio, 100*float64(twice)/seriesCount)
-			if ratio > maxMoved {
-				t.Errorf("%.3f times the optimum moves, want at most %.2f", ratio, maxMoved)
+			most := maxMoved
+			if !NewMap(c.before, copies).Spread() || !NewMap(c.after, copies).Spread() {
+				most = maxMovedLimited
 			}
-			// Noise of the loads apart, nothing can beat the optimum.
-			if ratio < 0.98 {
-				t.Errorf("%.3f times the optimum moves: the optimum is wrong", ratio)
+			if ratio > most {
+				t.Errorf("%.3f times the optimum moves, want at most %.2f", ratio, most)
 			}
 		})
 	}

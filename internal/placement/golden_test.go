@@ -73,6 +73,14 @@ func goldenLayouts(t *testing.T, keys []goldenKey) []goldenLayout {
 		{Slots: "a - c a b c b . .", Copies: 3},
 		{Slots: "a a a a b b b b c", Copies: 3},
 		{Slots: "a b a b", Copies: 3},
+		// Uneven, and spread as if they were even.
+		{Slots: "a a b b c", Copies: 3},
+		{Slots: "a a a b b b c c c d", Copies: 3},
+		// Too small zones, which take a share of the keys, and count as one.
+		{Slots: "a a a a a a a b b c", Copies: 3},
+		{Slots: "a a a a a a a a a a a a a a a a a a a a - b b c", Copies: 3},
+		{Slots: "a a a a a b b b b b c d", Copies: 3},
+		{Slots: "a a a a a a a a a b", Copies: 2},
 		// Beyond the attempts for nearly every key.
 		{Slots: strings.Repeat("- ", 200) + ". . -", Copies: 1},
 	}

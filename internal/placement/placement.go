@@ -2,6 +2,7 @@ package placement
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/dgryski/go-jump"
@@ -24,7 +25,7 @@ const (
 	ranking = 1 << 31
 )
 
-// hole is the zone number of a slot without a node.
+// hole is the group number of a slot without a node.
 const hole = -1
 
 // Slot is what placement needs to know of one jump-hash bucket.
@@ -39,8 +40,9 @@ type Slot struct {
 // Map places copies on the slots of one table. It is immutable and safe for concurrent
 // use.
 type Map struct {
-	// zoneOf holds, by slot, the number of the slot's zone, or hole.
-	zoneOf []int32
+	// groupOf holds, by slot, the number of the slot's group of zones, or hole.
+	groupOf []int32
+	groups  []group
 	// zones counts the distinct zones of the occupied slots.
 	zones int
 	// copies is at most the number of occupied slots.
@@ -50,24 +52,34 @@ type Map struct {
 // NewMap returns the placement of as many copies as asked for, or of as many as there
 // are occupied slots if those are fewer. It does not keep slots.
 func NewMap(slots []Slot, copies int) *Map {
-	m := &Map{zoneOf: make([]int32, len(slots))}
+	m := &Map{groupOf: make([]int32, len(slots))}
 	numbers := make(map[string]int32)
-	occupied := 0
+	var sizes []int
 	for i, s := range slots {
 		if !s.Occupied {
-			m.zoneOf[i] = hole
+			m.groupOf[i] = hole
 			continue
 		}
-		occupied++
-		n, ok := numbers[s.Zone]
+		zone, ok := numbers[s.Zone]
 		if !ok {
-			n = int32(len(numbers))
-			numbers[s.Zone] = n
+			zone = int32(len(numbers))
+			numbers[s.Zone] = zone
+			sizes = append(sizes, 0)
 		}
-		m.zoneOf[i] = n
+		m.groupOf[i] = zone
+		sizes[zone]++
 	}
-	m.zones = len(numbers)
-	m.copies = max(0, min(copies, occupied))
+	m.zones = len(sizes)
+	if m.copies = max(0, min(copies, sum(sizes))); m.copies == 0 {
+		return m
+	}
+	groups, groupOf := limit(sizes, m.copies)
+	m.groups = groups
+	for i, zone := range m.groupOf {
+		if zone != hole {
+			m.groupOf[i] = groupOf[zone]
+		}
+	}
 	return m
 }
 
@@ -75,7 +87,8 @@ func NewMap(slots []Slot, copies int) *Map {
 func (m *Map) Copies() int { return m.copies }
 
 // Owners appends the slots that hold copies 0, 1, … of the key to dst[:0], and returns
-// the result: all distinct, all occupied, in distinct zones as far as there are zones.
+// the result: all distinct, all occupied, in distinct zones as far as there are zones and no
+// node is given more than [MaxLoad] times the mean.
 // It allocates only if dst has too little capacity.
 func (m *Map) Owners(key uint64, dst []int) []int {
 	dst = dst[:0]
@@ -86,55 +99,70 @@ func (m *Map) Owners(key uint64, dst []int) []int {
 }
 
 // next returns the slot of the copy whose number is len(chosen).
-//
-// There is always an eligible slot: if zones are unused, each has an occupied slot, and
-// otherwise fewer slots are chosen than occupied.
 func (m *Map) next(key uint64, chosen []int) int {
-	replica := uint32(len(chosen))
 	if m.zones > 1 {
-		return m.greatest(ranking, key, chosen)
+		return m.ranked(key, chosen)
 	}
+	replica := uint32(len(chosen))
 	for attempt := range uint32(maxAttempts) {
-		slot := int(jump.Hash(hash(replica, attempt, key), len(m.zoneOf)))
-		if m.eligible(slot, chosen) {
+		slot := int(jump.Hash(hash(replica, attempt, key), len(m.groupOf)))
+		if m.groupOf[slot] != hole && !slices.Contains(chosen, slot) {
 			return slot
 		}
 	}
-	return m.greatest(replica, key, chosen)
-}
-
-// eligible tells whether the next copy may lie in the slot.
-//
-// Unused zones remain while fewer copies are placed than there are zones, because each
-// of those copies was made to take a new zone.
-func (m *Map) eligible(slot int, chosen []int) bool {
-	zone := m.zoneOf[slot]
-	if zone == hole {
-		return false
-	}
-	newZone := len(chosen) < m.zones
-	for _, c := range chosen {
-		if c == slot || newZone && m.zoneOf[c] == zone {
-			return false
+	best := greatest{slot: -1}
+	for slot, group := range m.groupOf {
+		if group != hole && !slices.Contains(chosen, slot) {
+			best.offer(slot, hash(replica, fallbackBit|uint32(slot), key))
 		}
 	}
-	return true
+	return best.slot
 }
 
-// greatest returns the eligible slot with the greatest hash of its own (rendezvous
-// hashing; the lowest of several equal ones). That spreads the keys evenly over all
-// eligible slots and moves none between slots that stay eligible.
-func (m *Map) greatest(replica uint32, key uint64, chosen []int) int {
-	best, bestHash := -1, uint64(0)
-	for slot := range m.zoneOf {
-		if !m.eligible(slot, chosen) {
+// ranked returns the slot with the greatest hash of its own in a group without a copy that
+// takes the key, or else in one that has room for another copy. That spreads the keys evenly
+// over all eligible slots and moves none between slots that stay eligible (rendezvous hashing).
+func (m *Map) ranked(key uint64, chosen []int) int {
+	first, further := greatest{slot: -1}, greatest{slot: -1}
+	for slot, number := range m.groupOf {
+		if number == hole || slices.Contains(chosen, slot) {
 			continue
 		}
-		if h := hash(replica, fallbackBit|uint32(slot), key); best < 0 || h > bestHash {
-			best, bestHash = slot, h
+		used := 0
+		for _, c := range chosen {
+			if m.groupOf[c] == number {
+				used++
+			}
+		}
+		g := &m.groups[number]
+		if used >= g.room {
+			continue
+		}
+		h := hash(ranking, fallbackBit|uint32(slot), key)
+		switch {
+		case used > 0:
+			further.offer(slot, h)
+		case h >= g.least:
+			first.offer(slot, h)
 		}
 	}
-	return best
+	if first.slot >= 0 {
+		return first.slot
+	}
+	return further.slot
+}
+
+// greatest is the slot with the greatest hash of those that were offered, the first of equal
+// ones.
+type greatest struct {
+	slot int
+	hash uint64
+}
+
+func (g *greatest) offer(slot int, hash uint64) {
+	if g.slot < 0 || hash > g.hash {
+		g.slot, g.hash = slot, hash
+	}
 }
 
 // hash is xxhash64 over replica, attempt and key.

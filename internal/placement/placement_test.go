@@ -1,15 +1,11 @@
 package placement
 
 import (
-	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/cespare/xxhash/v2"
-	"github.com/dgryski/go-jump"
 )
 
 // layout reads slots from a string: one field per slot, its zone, "." for none and "-"
@@ -41,6 +37,15 @@ func zoned(n, zones int) []Slot {
 	return slots
 }
 
+// sized returns the slots of zones of so many nodes.
+func sized(sizes ...int) []Slot {
+	var slots []Slot
+	for zone, n := range sizes {
+		slots = append(slots, slices.Repeat([]Slot{{Occupied: true, Zone: fmt.Sprintf("z%d", zone)}}, n)...)
+	}
+	return slots
+}
+
 // without returns the slots with a hole.
 func without(slots []Slot, hole int) []Slot {
 	slots = slices.Clone(slots)
@@ -48,7 +53,11 @@ func without(slots []Slot, hole int) []Slot {
 	return slots
 }
 
+// randomSlots are few slots as a rule, in few zones.
 func randomSlots(rng *rand.Rand) []Slot {
+	if rng.IntN(20) == 0 {
+		return sized(6, 2, 1) // two copies are just about the most for it
+	}
 	n := rng.IntN(24)
 	if rng.IntN(4) == 0 {
 		n += 200 // so that attempts run out
@@ -68,63 +77,15 @@ func randomSlots(rng *rand.Rand) []Slot {
 	return slots
 }
 
-// The rule as the package documentation words it, with sets instead of short cuts.
-func ownersByTheBook(slots []Slot, copies int, key uint64) []int {
-	unusedZones := make(map[string]bool)
-	zones := make(map[string]bool)
-	unchosen := make(map[int]bool)
-	for i, s := range slots {
-		if s.Occupied {
-			unchosen[i] = true
-			unusedZones[s.Zone] = true
-			zones[s.Zone] = true
-		}
-	}
-	may := func(slot int) bool {
-		return unchosen[slot] && (len(unusedZones) == 0 || unusedZones[slots[slot].Zone])
-	}
-	sum := func(r, a uint32) uint64 {
-		b := binary.LittleEndian.AppendUint32(nil, r)
-		b = binary.LittleEndian.AppendUint32(b, a)
-		return xxhash.Sum64(binary.LittleEndian.AppendUint64(b, key))
-	}
-	var owners []int
-	for r := range uint32(copies) {
-		if len(unchosen) == 0 {
-			break
-		}
-		slot, attempts := -1, uint32(64)
-		if len(zones) > 1 {
-			r, attempts = 1<<31, 0
-		}
-		for a := uint32(0); a < attempts && slot < 0; a++ {
-			if s := int(jump.Hash(sum(r, a), len(slots))); may(s) {
-				slot = s
-			}
-		}
-		if slot < 0 {
-			for s := range slots {
-				if may(s) && (slot < 0 || sum(r, 1<<31+uint32(s)) > sum(r, 1<<31+uint32(slot))) {
-					slot = s
-				}
-			}
-		}
-		delete(unchosen, slot)
-		delete(unusedZones, slots[slot].Zone)
-		owners = append(owners, slot)
-	}
-	return owners
-}
-
 func TestOwnersFollowTheRule(t *testing.T) {
 	for seed := range uint64(2000) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		slots, copies := randomSlots(rng), rng.IntN(6)
-		m, promised := NewMap(slots, copies), promiseOf(slots, copies)
+		m, book, promised := NewMap(slots, copies), newBook(slots, copies), promiseOf(slots, copies)
 		for range 20 {
 			key := rng.Uint64()
 			got := m.Owners(key, nil)
-			if want := ownersByTheBook(slots, copies, key); !slices.Equal(got, want) {
+			if want := book.owners(key); !slices.Equal(got, want) {
 				t.Fatalf("seed %d: owners of %016x are %v, by the book %v; slots %v", seed, key, got, want, slots)
 			}
 			if err := promised.check(got); err != nil {
@@ -137,21 +98,17 @@ func TestOwnersFollowTheRule(t *testing.T) {
 // promise is what a layout promises of the owners of every key.
 type promise struct {
 	slots []Slot
-	// owners and zones are how many of each a key has.
+	// owners is how many a key has, zones in how many zones they lie at least.
 	owners, zones int
 }
 
 func promiseOf(slots []Slot, copies int) promise {
-	zones := make(map[string]bool)
-	occupied := 0
-	for _, s := range slots {
-		if s.Occupied {
-			occupied++
-			zones[s.Zone] = true
-		}
+	m := NewMap(slots, copies)
+	p := promise{slots: slots, owners: m.Copies()}
+	if p.zones = min(m.Copies(), m.zones); !m.Spread() {
+		p.zones = 1
 	}
-	owners := max(0, min(copies, occupied))
-	return promise{slots, owners, min(owners, len(zones))}
+	return p
 }
 
 // check tells how a list of owners breaks the promise.
@@ -159,26 +116,29 @@ func (p promise) check(owners []int) error {
 	if len(owners) != p.owners {
 		return fmt.Errorf("%d owners, want %d", len(owners), p.owners)
 	}
-	zones := 0
 	for r, o := range owners {
 		if o < 0 || o >= len(p.slots) || !p.slots[o].Occupied {
 			return fmt.Errorf("copy %d lies on slot %d, which holds no node", r, o)
 		}
-		newZone := true
-		for _, earlier := range owners[:r] {
-			if earlier == o {
-				return fmt.Errorf("copy %d lies on slot %d like an earlier one", r, o)
-			}
-			newZone = newZone && p.slots[earlier].Zone != p.slots[o].Zone
-		}
-		if newZone {
-			zones++
+		if slices.Contains(owners[:r], o) {
+			return fmt.Errorf("copy %d lies on slot %d like an earlier one", r, o)
 		}
 	}
-	if zones != p.zones {
+	if zones := zonesOf(p.slots, owners); zones < p.zones {
 		return fmt.Errorf("the copies lie in %d zones, want %d", zones, p.zones)
 	}
 	return nil
+}
+
+// zonesOf counts the zones of the owners.
+func zonesOf(slots []Slot, owners []int) int {
+	zones := 0
+	for r, o := range owners {
+		if !slices.ContainsFunc(owners[:r], func(earlier int) bool { return slots[earlier].Zone == slots[o].Zone }) {
+			zones++
+		}
+	}
+	return zones
 }
 
 func TestOwnersOfSmallTables(t *testing.T) {

@@ -32,6 +32,9 @@ type Plan struct {
 	// Optimum is the least share that any placement would have to make which gives every
 	// node the same number of copies as this one does.
 	Optimum float64
+	// CurrentCrowded and TargetCrowded are the parts of the series that have their copies in
+	// fewer zones than they could, before and after.
+	CurrentCrowded, TargetCrowded float64
 }
 
 // SlotChange is a slot with another occupant, zone or removal than before. A slot that an
@@ -179,6 +182,9 @@ func (s *sample) plan() *Plan {
 		CurrentCopies: s.current.placed.Copies(),
 		TargetCopies:  s.target.placed.Copies(),
 		Slots:         slotChanges(s.current.assignment.Slots, s.target.assignment.Slots),
+
+		CurrentCrowded: Crowded(s.current.assignment),
+		TargetCrowded:  Crowded(s.target.assignment),
 	}
 	share := func(copies, each int) float64 { return float64(copies) / float64(max(1, each)*sampleSize) }
 	moved, least := 0, 0

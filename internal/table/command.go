@@ -36,6 +36,8 @@ const (
 	Replace Kind = "replace"
 	// Replicate changes the replication factor.
 	Replicate Kind = "replicate"
+	// Zone counts a node in another zone.
+	Zone Kind = "zone"
 	// Advance begins the next phase of the transition. It is safe only when every member
 	// has reported an epoch of the present phase and, after Copying, every target owner has
 	// reported that it holds all that it is to own.
@@ -44,6 +46,9 @@ const (
 	Pause Kind = "pause"
 	// Resume lets it go on.
 	Resume Kind = "resume"
+	// Renew begins the next epoch and changes nothing else: the owners have finished or
+	// refused whatever was sent to them before.
+	Renew Kind = "renew"
 )
 
 // Command is one change of the table, as the members agree on it. The fields that a kind
@@ -58,7 +63,7 @@ type Command struct {
 	// ReplicationFactor belongs to Found and Replicate.
 	ReplicationFactor int `json:"replicationFactor,omitempty"`
 
-	// Member belongs to Join.
+	// Member belongs to Join and Zone.
 	Member *Member `json:"member,omitempty"`
 
 	// Nodes belongs to Leave and Remove, at least one, and to Replace, which names the old
@@ -67,7 +72,12 @@ type Command struct {
 	// Lost belongs to Replace: the old node is removed; else it leaves.
 	Lost bool `json:"lost,omitempty"`
 
-	// Epoch belongs to Advance: with which the present phase began.
+	// AcceptLoss belongs to Remove: more may be given up than the quorums can spare, and what
+	// only those nodes held is lost.
+	AcceptLoss bool `json:"acceptLoss,omitempty"`
+
+	// Epoch belongs to Advance, with which the present phase began, and to Renew, which
+	// leaves later ones alone.
 	Epoch uint64 `json:"epoch,omitempty"`
 }
 
@@ -80,9 +90,9 @@ type Member struct {
 
 // Apply returns the table that the command makes of t, nil being the table before the
 // cluster is founded. A change gives a new table with the next epoch, and t stays as it
-// was. A command that changes nothing returns t itself. An error means that the command
-// is refused and t still stands. The new table may keep what the command points to: the
-// caller leaves that as it is.
+// was. A command that changes nothing, and is no Renew of this very epoch, returns t
+// itself. An error means that the command is refused and t still stands. The new table may
+// keep what the command points to: the caller leaves that as it is.
 //
 // Apply is deterministic: all members that apply the same commands in the same order
 // hold the same tables.
@@ -103,8 +113,11 @@ func Apply(t *Table, c Command) (*Table, error) {
 	}
 	same := *next
 	same.Epoch = t.Epoch
-	if reflect.DeepEqual(&same, t) {
+	if renews := c.Kind == Renew && c.Epoch == t.Epoch; !renews && reflect.DeepEqual(&same, t) {
 		return t, nil
+	}
+	if Generation(next.Epoch) != Generation(t.Epoch) {
+		return nil, fmt.Errorf("%s: %w: %w", c.Kind, ErrCommand, errLastEpoch)
 	}
 	if err := next.Validate(); err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", c.Kind, ErrCommand, err)
@@ -117,7 +130,7 @@ func (c *Command) check() error {
 	nodes := 0
 	switch c.Kind {
 	case Found, Pause, Resume:
-	case Join:
+	case Join, Zone:
 		if c.Member == nil || c.Member.Node == "" {
 			return errors.New("no node ID")
 		}
@@ -129,7 +142,7 @@ func (c *Command) check() error {
 		if c.ReplicationFactor < 1 {
 			return fmt.Errorf("replication factor %d, must be at least 1", c.ReplicationFactor)
 		}
-	case Advance:
+	case Advance, Renew:
 		if c.Epoch == 0 {
 			return errors.New("no epoch")
 		}
@@ -138,6 +151,9 @@ func (c *Command) check() error {
 	}
 	if nodes != 0 && (len(c.Nodes) != nodes || slices.Contains(c.Nodes, "")) {
 		return fmt.Errorf("nodes %q, want %d node IDs", c.Nodes, nodes)
+	}
+	if c.AcceptLoss && c.Kind != Remove {
+		return errors.New("only a removal can accept a loss")
 	}
 	if c.Kind == Replace && c.Nodes[0] == c.Nodes[1] {
 		return fmt.Errorf("node %s cannot replace itself", c.Nodes[0])
@@ -180,16 +196,18 @@ func (t *Table) change(c Command) error {
 	case Resume:
 		t.Paused = false
 		return nil
+	case Renew:
+		return nil
 	case Advance:
 		t.advance(c.Epoch)
 		return nil
 	}
-	if c.Kind == Leave || c.Kind == Remove {
+	if c.Kind == Leave {
 		if err := t.known(c.Nodes); err != nil {
 			return err
 		}
 	}
-	if err := t.giveUp(c.lost()); err != nil {
+	if err := t.giveUp(c.lost(), c.AcceptLoss); err != nil {
 		return err
 	}
 	if t.switching() {
@@ -243,6 +261,13 @@ func (t *Table) aim(target *Assignment, c Command) error {
 	case Replicate:
 		target.ReplicationFactor = c.ReplicationFactor
 		return nil
+	case Zone:
+		seat := slices.IndexFunc(target.Slots, func(s Slot) bool { return s.Node == c.Member.Node && !s.Removed })
+		if seat < 0 {
+			return fmt.Errorf("node %s owns nothing, or ceases to: it is in no zone", c.Member.Node)
+		}
+		target.Slots[seat].Zone = c.Member.Zone
+		return nil
 	case Replace:
 		return t.replace(target, c.Nodes[0], c.Nodes[1])
 	}
@@ -281,22 +306,26 @@ func (t *Table) replace(target *Assignment, old, by NodeID) error {
 	}
 	from := slices.IndexFunc(target.Slots, func(s Slot) bool { return s.Node == by })
 	to := slices.IndexFunc(target.Slots, func(s Slot) bool { return s.Node == old })
-	if to < 0 && from >= 0 {
-		// Its slot is a hole of the target: it has been told to go before.
-		to = slices.IndexFunc(t.Current.Slots, func(s Slot) bool { return s.Node == old })
-		if to >= 0 && target.Slots[to] != (Slot{}) && target.Slots[to].Node != by {
-			return fmt.Errorf("node %s takes the slot of node %s already", target.Slots[to].Node, old)
+	home := slices.IndexFunc(t.Current.Slots, func(s Slot) bool { return s.Node == old })
+	switch {
+	case from < 0 || home < 0 || home == to:
+	case target.Slots[home] == (Slot{}) || from == home:
+		// It has been told to go before, and may be about to come back to another slot.
+		if to >= 0 {
+			target.Slots[to] = Slot{}
 		}
+		to = home
+	case to < 0:
+		return fmt.Errorf("node %s takes the slot of node %s already", target.Slots[home].Node, old)
 	}
 	switch {
 	case from < 0:
 		return fmt.Errorf("node %s is no member: start it, it joins by itself", by)
 	case to < 0:
 		return fmt.Errorf("node %s is no member", old)
-	case from == to:
-		return nil
+	case from != to:
+		target.Slots[to], target.Slots[from] = target.Slots[from], Slot{}
 	}
-	target.Slots[to], target.Slots[from] = target.Slots[from], Slot{}
 	t.trim(target)
 	return nil
 }
@@ -309,8 +338,8 @@ func (t *Table) trim(target *Assignment) {
 	}
 }
 
-// giveUp marks owners as removed.
-func (t *Table) giveUp(nodes []NodeID) error {
+// giveUp marks owners as removed, as many as the quorums can spare unless a loss is accepted.
+func (t *Table) giveUp(nodes []NodeID, acceptLoss bool) error {
 	if len(nodes) == 0 {
 		return nil
 	}
@@ -318,13 +347,14 @@ func (t *Table) giveUp(nodes []NodeID) error {
 		return err
 	}
 	for _, a := range t.readers() {
+		before := a.Removed()
 		for i, s := range a.Slots {
 			if s.Node != "" && slices.Contains(nodes, s.Node) {
 				a.Slots[i].Removed = true
 			}
 		}
-		if gone, spare := a.Removed(), a.Copies()-a.WriteQuorum(); gone > spare {
-			return fmt.Errorf("with %d copies no more than %d may be given up at a time, and this would make it %d: what only they hold would be lost; bring them back, or wait until others have taken the place of those removed before",
+		if gone, spare := a.Removed(), a.Copies()-a.WriteQuorum(); gone > max(spare, before) && !acceptLoss {
+			return fmt.Errorf("with %d copies no more than %d may be given up at a time, and this would make it %d: what only they hold would be lost; bring them back, or wait until others have taken the place of those removed before; if they are gone for good, remove them with --accept-loss",
 				a.Copies(), spare, gone)
 		}
 	}

@@ -206,6 +206,21 @@ func TestScenarios(t *testing.T) {
 			remove c -> ! this would make it 3
 			advance -> 4 5:ABcde switching@4 5:--cde
 			remove c -> ! this would make it 3`},
+		{"a loss is accepted", `
+			found 3 a b c d e -> 1 3:abcde
+			remove a b c -> ! no more than 1 may be given up at a time
+			remove a b c d e accept-loss -> ! no node would be left
+			remove a b c accept-loss -> 2 3:ABCde copying@2 3:---de
+			advance -> 3 3:ABCde switching@3 3:---de
+			remove a -> =
+			remove d -> ! with 3 copies no more than 1 may be given up at a time, and this would make it 4
+			remove d accept-loss -> 4 3:ABCDe switching@3 3:---De
+			advance -> 5 3:---De copying@5 3:----e
+			leave e accept-loss -> ! only a removal can accept a loss`},
+		{"one copy is given up", `
+			found 1 a b -> 1 1:ab
+			remove b -> ! no more than 0 may be given up at a time
+			remove b accept-loss -> 2 1:aB copying@2 1:a-`},
 		{"the target may spare fewer", `
 			found 5 a b c d e -> 1 5:abcde
 			replicate 2 -> 2 5:abcde copying@2 2:abcde
@@ -250,6 +265,13 @@ func TestScenarios(t *testing.T) {
 			join x -> 4 3:aBc copying@4 3:ax-
 			replace c x -> 5 3:aBc copying@5 3:a-x
 			replace b x -> 6 3:aBc copying@6 3:ax-`},
+		{"replace a node that comes back to another slot", `
+			found 3 a b c -> 1 3:abc
+			leave b -> 2 3:abc copying@2 3:a-c
+			join x -> 3 3:abc copying@3 3:axc
+			join b -> 4 3:abc copying@4 3:axcb
+			replace b x -> 5 3:abc copying@5 3:axc
+			replace b x -> =`},
 		{"a joining node goes back on its replacement", `
 			found 3 a b c -> 1 3:abc
 			join x -> 2 3:abc copying@2 3:abcx
@@ -285,6 +307,27 @@ func TestScenarios(t *testing.T) {
 			replicate 2 -> 7 3:abcd switching@6 1:abcd waiting: replicate 2
 			replicate 2 -> =
 			advance -> 8 1:abcd copying@8 2:abcd`},
+		{"zone", `
+			found 3 a/east b c -> 1 3:abc
+			zone x/west -> ! node x owns nothing
+			zone a/west -> 2 3:abc copying@2 3:abc
+			zone a/west -> =
+			zone b/west -> 3 3:abc copying@3 3:abc
+			zone a/east -> 4 3:abc copying@4 3:abc
+			zone b -> 5 3:abc
+			zone c/west -> 6 3:abc copying@6 3:abc
+			leave c -> 7 3:abc copying@7 3:ab-
+			zone c/west -> ! node c owns nothing, or ceases to`},
+		{"zone while switching waits", `
+			found 3 a b c -> 1 3:abc
+			zone a/west -> 2 3:abc copying@2 3:abc
+			advance -> 3 3:abc switching@3 3:abc
+			zone a/west -> =
+			zone b/west -> 4 3:abc switching@3 3:abc waiting: zone b
+			zone b/west -> =
+			zone a -> 5 3:abc switching@3 3:abc waiting: zone b, zone a
+			remove b -> 6 3:aBc switching@3 3:aBc waiting: zone b, zone a
+			advance -> 7 3:aBc copying@7 3:a-c`},
 		{"a stale advance", `
 			found 3 a -> 1 3:a
 			advance 1 -> =
@@ -313,7 +356,17 @@ func TestScenarios(t *testing.T) {
 	}
 }
 
-// A node that has a slot keeps its zone, whatever zone it names later.
+// A zone changes where the copies are to be, and what is there stays there until they are.
+func TestZoneChangesTheTarget(t *testing.T) {
+	now := play(t, `
+		found 3 a/west b/west -> 1 3:ab
+		zone b/east -> 2 3:ab copying@2 3:ab`)
+	if was, is := now.Current.Slots[1], now.Transition.Target.Slots[1]; was.Zone != "west" || is.Zone != "east" {
+		t.Errorf("slot %+v becomes %+v", was, is)
+	}
+}
+
+// A node that has a slot keeps its zone, whatever zone it joins from later.
 func TestJoinKeepsTheZone(t *testing.T) {
 	now := play(t, `
 		found 3 a/west -> 1 3:a

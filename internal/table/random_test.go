@@ -15,9 +15,11 @@ type history struct {
 	rng *rand.Rand
 	now *Table
 	// wanted are the nodes that are to own copies once all is done, with the zone that each
-	// named when it joined, and copies the replication factor.
+	// named last, and copies the replication factor.
 	wanted map[NodeID]string
 	copies int
+	// lossy is set when a loss was accepted: more may be given up than the quorums can spare.
+	lossy bool
 }
 
 func newHistory(seed uint64) (*history, error) {
@@ -49,13 +51,19 @@ func (h *history) command() Command {
 	case n < 70:
 		return Command{Kind: Leave, Nodes: []NodeID{h.node(), h.node()}[:1+h.rng.IntN(2)]}
 	case n < 80:
-		return Command{Kind: Remove, Nodes: []NodeID{h.node(), h.node()}[:1+h.rng.IntN(2)]}
-	case n < 92:
+		accept := h.rng.IntN(6) == 0
+		h.lossy = h.lossy || accept
+		return Command{Kind: Remove, Nodes: []NodeID{h.node(), h.node()}[:1+h.rng.IntN(2)], AcceptLoss: accept}
+	case n < 90:
 		return Command{Kind: Replace, Nodes: []NodeID{h.node(), h.node()}, Lost: h.rng.IntN(2) == 0}
-	case n < 97:
-		return Command{Kind: Replicate, ReplicationFactor: 1 + h.rng.IntN(5)}
+	case n < 95:
+		return Command{Kind: Zone, Member: &Member{Node: h.node(), Zone: h.zone()}}
 	case n < 98:
+		return Command{Kind: Replicate, ReplicationFactor: 1 + h.rng.IntN(5)}
+	case n < 99 && h.rng.IntN(2) == 0:
 		return Command{Kind: Found, ClusterID: "flight", ReplicationFactor: 1, Founders: []Member{{Node: "a"}}}
+	case n < 99:
+		return Command{Kind: Renew, Epoch: h.now.Epoch - h.rng.Uint64N(2)}
 	default:
 		return Command{Kind: []Kind{Pause, Resume}[h.rng.IntN(2)]}
 	}
@@ -82,7 +90,7 @@ func (h *history) step(c Command) error {
 	}
 	h.want(c)
 	h.now = next
-	if err := checkTable(next); err != nil {
+	if err := checkTable(next, h.lossy); err != nil {
 		return err
 	}
 	if err := h.checkWanted(); err != nil {
@@ -91,7 +99,7 @@ func (h *history) step(c Command) error {
 	// Told a second time it changes nothing, or speaks of a node that is gone.
 	if again, err := Apply(next, c); err == nil && again != next {
 		return fmt.Errorf("told once more it gives %s", show(again))
-	} else if err != nil && (c.Kind == Join || c.Kind == Replicate || c.Kind == Advance || c.Kind == Pause) {
+	} else if err != nil && (c.Kind == Join || c.Kind == Replicate || c.Kind == Zone || c.Kind == Advance || c.Kind == Pause) {
 		return fmt.Errorf("told once more: %w", err)
 	}
 	return nil
@@ -110,6 +118,8 @@ func (h *history) want(c Command) {
 		delete(h.wanted, c.Nodes[0])
 	case Replicate:
 		h.copies = c.ReplicationFactor
+	case Zone:
+		h.wanted[c.Member.Node] = c.Member.Zone
 	}
 }
 
@@ -141,7 +151,7 @@ func zones(a *Assignment) map[NodeID]string {
 }
 
 // checkTable tells which promise about every table this one breaks.
-func checkTable(t *Table) error {
+func checkTable(t *Table, lossy bool) error {
 	if err := t.Validate(); err != nil {
 		return err
 	}
@@ -149,7 +159,7 @@ func checkTable(t *Table) error {
 		if a.WriteQuorum()+a.ReadQuorum() <= a.Copies() || 2*a.WriteQuorum() <= a.Copies() {
 			return errors.New("quorums need not meet")
 		}
-		if gone := a.Removed(); gone > a.Copies()-a.WriteQuorum() {
+		if gone := a.Removed(); gone > a.Copies()-a.WriteQuorum() && !lossy {
 			return fmt.Errorf("%d of %d copies are given up", gone, a.Copies())
 		}
 		for i, s := range a.Slots {
@@ -189,8 +199,8 @@ func checkChange(before, after *Table, c Command) error {
 	}
 	same := after.clone()
 	same.Epoch = before.Epoch
-	if reflect.DeepEqual(same, before) {
-		return errors.New("a new table for no change")
+	if renewed := c.Kind == Renew && c.Epoch == before.Epoch; reflect.DeepEqual(same, before) != renewed {
+		return errors.New("a new table for no change, or another change than to renew it")
 	}
 	if err := checkCurrent(before, after, c); err != nil {
 		return err
@@ -263,9 +273,9 @@ func (h *history) end() error {
 }
 
 func TestRandomHistories(t *testing.T) {
-	seeds := uint64(10_000)
+	seeds := uint64(20_000)
 	if testing.Short() {
-		seeds /= 20
+		seeds /= 40
 	}
 	reached := map[string]int{}
 	for seed := range seeds {
@@ -288,7 +298,7 @@ func TestRandomHistories(t *testing.T) {
 		checkFile(t, h.now)
 	}
 	for _, phase := range []string{"settled", string(Copying), string(Switching)} {
-		for _, kind := range []Kind{Join, Leave, Remove, Replace, Replicate, Advance, Pause, Resume} {
+		for _, kind := range []Kind{Join, Leave, Remove, Replace, Replicate, Zone, Advance, Pause, Resume, Renew} {
 			if n := reached[phase+" "+string(kind)]; n == 0 && (phase != "settled" || kind != Remove && kind != Replace) {
 				t.Errorf("no %s led to a table that is %s", kind, phase)
 			}
@@ -336,7 +346,7 @@ func TestUndoneWhileCopying(t *testing.T) {
 		}
 		first := h.now
 		for range 10 {
-			if c := h.command(); c.Kind == Join || c.Kind == Leave || c.Kind == Replicate || c.Kind == Replace && !c.Lost {
+			if c := h.command(); c.Kind == Join || c.Kind == Leave || c.Kind == Replicate || c.Kind == Zone || c.Kind == Replace && !c.Lost {
 				do(c)
 			}
 		}

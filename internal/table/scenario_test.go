@@ -66,6 +66,9 @@ func showCommand(c Command) string {
 	if c.Lost {
 		words = append(words, "lost")
 	}
+	if c.AcceptLoss {
+		words = append(words, "accept-loss")
+	}
 	if c.Epoch != 0 {
 		words = append(words, strconv.FormatUint(c.Epoch, 10))
 	}
@@ -100,7 +103,7 @@ func command(t *testing.T, now *Table, line string) Command {
 		for _, w := range words {
 			c.Founders = append(c.Founders, member(w))
 		}
-	case Join:
+	case Join, Zone:
 		m := member(words[0])
 		c.Member = &m
 	case Replicate:
@@ -116,9 +119,12 @@ func command(t *testing.T, now *Table, line string) Command {
 		}
 	default:
 		for _, w := range words {
-			if w == "lost" {
+			switch w {
+			case "lost":
 				c.Lost = true
-			} else {
+			case "accept-loss":
+				c.AcceptLoss = true
+			default:
 				c.Nodes = append(c.Nodes, NodeID(w))
 			}
 		}

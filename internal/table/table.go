@@ -14,6 +14,9 @@ import (
 // the one of the placement.
 const KeyVersion = 1
 
+// MaxReplicationFactor bounds how many copies operators may ask for.
+const MaxReplicationFactor = 16
+
 // ErrInvalid is wrapped by what [Table.Validate] returns.
 var ErrInvalid = errors.New("invalid table")
 
@@ -24,8 +27,11 @@ type NodeID string
 type Table struct {
 	// ClusterID was made once, when the cluster was founded.
 	ClusterID string `json:"clusterId"`
-	// Epoch grows by one with every change; the first table has epoch 1.
+	// Epoch grows by one with every change; the first table has epoch 1. A recovery leaps to
+	// the first epoch of its generation.
 	Epoch uint64 `json:"epoch"`
+	// Recoveries are those that the history of this table went through, in their order.
+	Recoveries []Recovery `json:"recoveries,omitempty"`
 	// KeyVersion is the version of the partition key's byte format.
 	KeyVersion int `json:"keyVersion"`
 	// Current is the assignment whose owners hold all that was acknowledged.
@@ -127,6 +133,21 @@ func (a *Assignment) WriteQuorum() int { return a.Copies()/2 + 1 }
 // write.
 func (a *Assignment) ReadQuorum() int { return a.Copies() - a.WriteQuorum() + 1 }
 
+// Quorums are the write and the read quorum of a series of which so many owners are left,
+// the others being removed. Neither counts on more owners than there are: where more are given
+// up than the quorums can spare, what is left is all there is, and all of it is written and
+// read. Neither is below one, so that nothing is acknowledged which nobody holds.
+func (a *Assignment) Quorums(left int) (write, read int) {
+	return max(1, min(a.WriteQuorum(), left)), max(1, min(a.ReadQuorum(), left))
+}
+
+// Unproven tells whether of some series several owners may be left, and all notes of what one
+// of them lacks be on owners that are removed: a write quorum notes it.
+func (a *Assignment) Unproven() bool {
+	write := a.WriteQuorum()
+	return a.Removed() >= write && a.Copies()-write >= 2
+}
+
 // equal tells whether two assignments place the same copies on the same nodes.
 func (a *Assignment) equal(b *Assignment) bool {
 	return a.ReplicationFactor == b.ReplicationFactor && slices.Equal(a.Slots, b.Slots)
@@ -217,6 +238,9 @@ func (t *Table) Validate() error {
 	case !utf8.ValidString(t.ClusterID):
 		return fmt.Errorf("%w: cluster ID %q is not valid UTF-8", ErrInvalid, t.ClusterID)
 	}
+	if err := t.validateRecoveries(); err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
 	if err := t.Current.validate(); err != nil {
 		return fmt.Errorf("%w: current assignment: %w", ErrInvalid, err)
 	}
@@ -225,7 +249,7 @@ func (t *Table) Validate() error {
 			return fmt.Errorf("%w: a change that waits: %w", ErrInvalid, err)
 		}
 		switch c.Kind {
-		case Found, Advance, Pause, Resume:
+		case Found, Advance, Pause, Resume, Renew:
 			return fmt.Errorf("%w: a change of kind %q does not wait", ErrInvalid, c.Kind)
 		}
 	}

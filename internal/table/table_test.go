@@ -188,3 +188,21 @@ func TestValidate(t *testing.T) {
 		})
 	}
 }
+
+// A quorum counts on those who are left, and any two that have to meet do.
+func TestQuorumsOfWhatIsLeft(t *testing.T) {
+	for copies := 1; copies <= 8; copies++ {
+		a := settled(copies, "abcdefgh")
+		for left := 0; left <= copies; left++ {
+			write, read := a.Current.Quorums(left)
+			switch {
+			case write < 1 || read < 1:
+				t.Errorf("%d of %d copies left: quorums %d and %d", left, copies, write, read)
+			case left > 0 && (write > left || read > left || write+read <= left):
+				t.Errorf("%d of %d copies left: quorums %d and %d need not meet", left, copies, write, read)
+			case left >= a.Current.WriteQuorum() && (write != a.Current.WriteQuorum() || read != a.Current.ReadQuorum()):
+				t.Errorf("%d of %d copies left: quorums %d and %d, though the usual ones can be had", left, copies, write, read)
+			}
+		}
+	}
+}
