@@ -45,7 +45,44 @@ type Window struct {
 type Range struct{ Min, Max int64 }
 
 // Overlaps tells whether a sample can lie in both.
-func (r Range) Overlaps(s Range) bool { return r.Min <= s.Max && s.Min <= r.Max }
+func (r Range) Overlaps(s Range) bool { return max(r.Min, s.Min) <= min(r.Max, s.Max) }
+
+// From returns the part of the range that begins at a time or later. None may be left.
+func (r Range) From(t int64) Range { return Range{Min: max(r.Min, t), Max: r.Max} }
+
+const (
+	// KeyRanges is how many ranges the partition keys are divided into, of the same size and
+	// in their order: as many as a set of bits can name.
+	KeyRanges = 64
+	// AllRanges are the bits of all ranges.
+	AllRanges = ^uint64(0)
+)
+
+// KeyRange returns the number of the range that a partition key lies in.
+func KeyRange(key uint64) int { return int(key / (1 << 64 / KeyRanges)) }
+
+// Sums sum up series by ranges of keys: each is the sum of the digests of all series whose
+// keys are in one range, 0 if there are none.
+type Sums [KeyRanges]uint64
+
+// Differing has the bits set of the ranges in which two sums are not the same.
+func (s *Sums) Differing(other *Sums) (ranges uint64) {
+	for i := range s {
+		if s[i] != other[i] {
+			ranges |= 1 << i
+		}
+	}
+	return ranges
+}
+
+// Part narrows what is read to what a node copies, of the series that it owns.
+type Part struct {
+	Node table.NodeID
+	// Gained leaves those only that it owns by the target of a transition and not yet.
+	Gained bool
+	// Ranges has the bits set of the ranges of keys that are wanted.
+	Ranges uint64
+}
 
 // State is what a node says in round one.
 type State struct {
@@ -56,11 +93,20 @@ type State struct {
 	Gaps []Gap
 	// Damage is where the node lacks what it once confirmed.
 	Damage []Range
+	// Expired is where its samples are expired. A node that keeps samples of that time, for
+	// another clock or other limits, cannot go by it.
+	Expired []Range
 }
 
 // Damaged tells whether the node cannot vouch for what it holds in the range.
 func (s *State) Damaged(r Range) bool {
 	return slices.ContainsFunc(s.Damage, r.Overlaps)
+}
+
+// Past tells whether samples of the range are expired on the node. The range is one of samples
+// that are not on the node which asks.
+func (s *State) Past(r Range) bool {
+	return slices.ContainsFunc(s.Expired, r.Overlaps)
 }
 
 // Proof says who serves a query. All nodes that serve it are told the same.
@@ -109,13 +155,13 @@ func (p *Proof) Noted(slot int) bool {
 	return slices.ContainsFunc(p.Nodes, func(n Node) bool { return slices.Contains(n.Noted, slot) })
 }
 
-// Share returns what one node serves under the proof, or nil if it is not one of those that
-// do.
-func (p *Proof) Share(slot int) *Share {
+// Share returns what one node serves under a proof by an assignment, or nil if it is not one of
+// those that do.
+func (p *Proof) Share(a *table.Assignment, slot int) *Share {
 	if !p.Serves(slot) {
 		return nil
 	}
-	s := &Share{slot: slot, quorum: p.Quorum}
+	s := &Share{slot: slot, quorum: p.Quorum, unproven: a.Unproven()}
 	s.serving = newSet(p.Nodes[len(p.Nodes)-1].Slot + 1)
 	s.noted = make([]set, p.Nodes[len(p.Nodes)-1].Slot+1)
 	for _, n := range p.Nodes {
@@ -139,14 +185,16 @@ type Share struct {
 	// noted are, by the slot of a node that serves, the slots of the peers it notes a gap for.
 	noted []set
 	gaps  bool
+	// unproven is set where nobody may note what a clean owner lacks: then none serves alone.
+	unproven bool
 }
 
 // Serves tells whether the node serves a series with the given owners, in the order of the
 // copies: it is the first clean one, or, where none is clean, one of the first that make a
-// read quorum.
+// read quorum, or one of all that are left if they are fewer.
 func (s *Share) Serves(owners []int) bool {
 	for _, o := range owners {
-		if s.serving.has(o) && s.clean(o, owners) {
+		if !s.unproven && s.serving.has(o) && s.clean(o, owners) {
 			return o == s.slot
 		}
 	}

@@ -18,10 +18,10 @@ func testAssignment(nodes, rf int) *table.Assignment {
 }
 
 // servers asks every node that serves, as they would ask themselves.
-func servers(p *Proof, owners []int) []int {
+func servers(p *Proof, a *table.Assignment, owners []int) []int {
 	var out []int
 	for _, n := range p.Nodes {
-		if p.Share(n.Slot).Serves(owners) {
+		if p.Share(a, n.Slot).Serves(owners) {
 			out = append(out, n.Slot)
 		}
 	}
@@ -47,60 +47,108 @@ func TestServers(t *testing.T) {
 		{"none of two is clean", []*State{nil, {Gaps: []Gap{gap("2", 0)}}, {Gaps: []Gap{gap("1", 0)}}}, []int{0, 1, 2}, []int{1, 2}},
 		{"a gap for a node that is no member", []*State{{Gaps: []Gap{gap("9", 0)}}, {}, {}}, []int{0, 1, 2}, []int{0}},
 	} {
-		p := New(testAssignment(max(3, len(tc.states)), 3), tc.states, 100)
-		if got := servers(p, tc.owners); !slices.Equal(got, tc.want) {
+		a := testAssignment(max(3, len(tc.states)), 3)
+		if got := servers(New(a, tc.states, 100), a, tc.owners); !slices.Equal(got, tc.want) {
 			t.Errorf("%s: served by %v, want %v", tc.name, got, tc.want)
 		}
 	}
 }
 
 func TestShareOfOthers(t *testing.T) {
-	p := New(testAssignment(3, 3), []*State{{}, nil, {}}, 0)
-	if p.Share(1) != nil || p.Share(7) != nil {
+	a := testAssignment(3, 3)
+	if p := New(a, []*State{{}, nil, {}}, 0); p.Share(a, 1) != nil || p.Share(a, 7) != nil {
 		t.Error("a node that does not serve has a share")
+	}
+}
+
+// scatter puts samples of a series with up to so many copies on write quorums of its owners, or
+// on more of them, and has a write quorum of the holders note a gap for each owner that lacks one.
+// It returns who owns the series, what all nodes say, and who holds each sample.
+func scatter(rng *rand.Rand, most int) (tb *table.Assignment, owners []int, states []*State, samples []map[int]bool) {
+	rf := 1 + rng.IntN(most)
+	nodes := rf + rng.IntN(3)
+	tb = testAssignment(nodes, rf)
+	owners = rng.Perm(nodes)[:rf]
+	states = make([]*State, nodes)
+	for i := range states {
+		states[i] = &State{}
+	}
+	samples = make([]map[int]bool, 1+rng.IntN(4))
+	for i := range samples {
+		samples[i] = map[int]bool{}
+		for _, o := range rng.Perm(len(owners))[:tb.WriteQuorum()+rng.IntN(len(owners)-tb.WriteQuorum()+1)] {
+			samples[i][owners[o]] = true
+		}
+		for _, o := range owners {
+			if samples[i][o] {
+				continue
+			}
+			notes := 0
+			for _, k := range rng.Perm(len(owners)) {
+				if h := owners[k]; samples[i][h] && notes < tb.WriteQuorum() {
+					states[h].Gaps = append(states[h].Gaps, Gap{Peer: tb.Slots[o].Node, Since: int64(i)})
+					notes++
+				}
+			}
+		}
+	}
+	return tb, owners, states, samples
+}
+
+// However many are given up: of what was acknowledged, those who serve hold all that anybody holds
+// who is left, if all of them answer.
+func TestServersHoldAllThatIsLeft(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 4))
+	alone, merged, lost := 0, 0, 0
+	for range 200_000 {
+		tb, owners, states, samples := scatter(rng, 6)
+		for _, gone := range rng.Perm(len(states))[:rng.IntN(len(states))] {
+			tb.Slots[gone].Removed, states[gone] = true, nil
+		}
+		if tb.Removed() < tb.WriteQuorum() {
+			continue // within what the quorums can spare
+		}
+		serving := servers(New(tb, states, int64(len(samples))), tb, owners)
+		switch len(serving) {
+		case 0:
+			lost++
+		case 1:
+			alone++
+		default:
+			merged++
+		}
+		for i, held := range samples {
+			left := slices.ContainsFunc(owners, func(o int) bool { return held[o] && !tb.Slots[o].Removed })
+			if left && !slices.ContainsFunc(serving, func(n int) bool { return held[n] }) {
+				t.Fatalf("sample %d is on %v of the owners %v; served by %v; slots %+v, states %+v", i, held, owners, serving, tb.Slots, states)
+			}
+		}
+	}
+	if alone == 0 || merged == 0 || lost == 0 {
+		t.Errorf("%d were served alone, %d merged, %d by nobody: too little was tested", alone, merged, lost)
 	}
 }
 
 // Whatever is noted by whom: if each sample lies on a write quorum, and everybody who holds
 // one notes a gap for each owner that does not, those who serve hold all samples together,
-// whichever nodes are missing, as long as they are fewer than a write quorum.
+// whichever nodes are missing, as long as fewer owners than a write quorum are.
 func TestServersHoldEverything(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	alone, merged := 0, 0
 	for range 200_000 {
-		rf := 1 + rng.IntN(5)
-		nodes := rf + rng.IntN(3)
-		tb := testAssignment(nodes, rf)
-		owners := rng.Perm(nodes)[:rf]
-		states := make([]*State, nodes)
-		for i := range states {
-			states[i] = &State{}
-		}
-		samples := make([]map[int]bool, 1+rng.IntN(4)) // who holds it
-		for i := range samples {
-			samples[i] = map[int]bool{}
-			for _, o := range rng.Perm(rf)[:tb.WriteQuorum()+rng.IntN(rf-tb.WriteQuorum()+1)] {
-				samples[i][owners[o]] = true
+		tb, owners, states, samples := scatter(rng, 5)
+		spare := rng.IntN(tb.WriteQuorum())
+		for _, missing := range rng.Perm(len(states)) {
+			switch {
+			case !slices.Contains(owners, missing) && rng.IntN(2) == 0:
+				states[missing] = nil
+			case spare > 0:
+				states[missing] = nil
+				spare--
 			}
-			for _, o := range owners {
-				if samples[i][o] {
-					continue
-				}
-				// At least a write quorum of the holders notes it.
-				holders := 0
-				for _, h := range owners {
-					if samples[i][h] && holders < tb.WriteQuorum() {
-						states[h].Gaps = append(states[h].Gaps, Gap{Peer: tb.Slots[o].Node, Since: int64(i)})
-						holders++
-					}
-				}
-			}
-		}
-		for _, missing := range rng.Perm(nodes)[:rng.IntN(tb.WriteQuorum())] {
-			states[missing] = nil
 		}
 		until := int64(rng.IntN(len(samples)))
-		serving := servers(New(tb, states, until), owners)
+		serving := servers(New(tb, states, until), tb, owners)
 		if len(serving) == 1 {
 			alone++
 		} else {
@@ -129,6 +177,9 @@ func TestOverlaps(t *testing.T) {
 		{Range{21, 39}, false},
 		{Range{0, 100}, true},
 		{Range{51, 60}, false},
+		{Range{0, 100}.From(51), false},
+		{Range{0, 45}.From(50), false},
+		{Range{0, 45}.From(30), true},
 	} {
 		if got := s.Damaged(tc.r); got != tc.want {
 			t.Errorf("damaged in %v: %v, want %v", tc.r, got, tc.want)
@@ -141,7 +192,8 @@ func BenchmarkServes(b *testing.B) {
 	for i := range states {
 		states[i] = &State{Gaps: []Gap{{Peer: "7"}}}
 	}
-	s := New(testAssignment(100, 3), states, 0).Share(3)
+	a := testAssignment(100, 3)
+	s := New(a, states, 0).Share(a, 3)
 	b.ReportAllocs()
 	for b.Loop() {
 		s.Serves([]int{7, 3, 50})

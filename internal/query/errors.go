@@ -22,9 +22,11 @@ func (e NodeError) Error() string { return fmt.Sprintf("%s: %s", e.Node, e.Err) 
 // The errors of the nodes are deliberately not unwrapped: that a peer's call was
 // canceled or timed out must not be taken for the client's cancellation.
 type IncompleteError struct {
-	// Nodes is the number of nodes that were asked, Allowed how many of them may be
-	// missing from a complete answer.
-	Nodes, Allowed int
+	// Nodes is the number of nodes that were asked.
+	Nodes int
+	// Copies is how many copies of one series those that are missing can own together,
+	// Allowed how many a complete answer may lack.
+	Copies, Allowed int
 	// Missing are the nodes that did not answer, in the order of the table.
 	Missing []NodeError
 	// Epoch is set if a node refused because the table has changed, up to the last
@@ -38,8 +40,8 @@ func (e *IncompleteError) Error() string {
 		return "incomplete answer: the table names no node"
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "incomplete answer: %d of %d nodes did not answer and at most %d may be missing",
-		len(e.Missing), e.Nodes, e.Allowed)
+	fmt.Fprintf(&b, "incomplete answer: %d of %d nodes did not answer, which can own %d copies of a series, and at most %d may be missing",
+		len(e.Missing), e.Nodes, e.Copies, e.Allowed)
 	if e.Epoch {
 		b.WriteString(", and the table is changing")
 	}

@@ -7,6 +7,8 @@ import (
 
 	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/starling-tsdb/starling/internal/merge"
 )
 
 // exemplarQuerier implements storage.ExemplarQuerier.
@@ -58,7 +60,7 @@ func mergeExemplars(answers [][]exemplar.QueryResult) []exemplar.QueryResult {
 func compareExemplars(a, b exemplar.Exemplar) int {
 	return cmp.Or(
 		cmp.Compare(a.Ts, b.Ts),
-		compareFloats(a.Value, b.Value),
+		merge.CompareFloats(a.Value, b.Value),
 		labels.Compare(a.Labels, b.Labels),
 	)
 }

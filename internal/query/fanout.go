@@ -3,11 +3,11 @@
 // Prometheus storage.
 //
 // Where the owners of a series hold all of it, each series is read from one of them, which
-// the nodes prove before (proven.go). Elsewhere all nodes send all they hold, and for other
-// questions than samples they always do.
+// the nodes prove before, and elsewhere from as many as hold it together (proven.go). To
+// other questions than for samples all nodes answer all they know.
 //
-// An answer is complete when fewer nodes are missing than the smallest number of nodes
-// that ever confirmed a write: then each acknowledged sample lies on one that answered.
+// An answer is complete when the missing nodes can own fewer copies of a series than hold each
+// acknowledged sample: then each lies on one that answered.
 // Short of that a read fails with an IncompleteError, unless its context allows partial
 // answers, which carry a warning. Answers given at different epochs of the table are
 // never put together: a read that meets another epoch begins again.
@@ -27,6 +27,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/storage"
+
+	"github.com/starling-tsdb/starling/internal/proof"
 )
 
 const (
@@ -46,6 +48,16 @@ type Options struct {
 	// start of every read and again when a node turns out to be at another epoch.
 	// Several goroutines call it.
 	View func() (View, error)
+
+	// Horizon is the time before which samples are expired, in milliseconds. No answer that
+	// is proven shows older ones. Several goroutines call it, when a node has said what it
+	// holds. Nil stands for no such time.
+	Horizon func() int64
+
+	// Disagree is told of a time, by that of whole chunks, of which nodes gave different copies
+	// of a series: the answer has the union. Several goroutines call it, for each such series,
+	// so it returns at once. May be nil.
+	Disagree func(r proof.Range)
 
 	// MaxBytes bounds the labels and chunks that all reads of one querier, which is to
 	// say all selectors of a query, hold together, over all nodes and hence over all
@@ -85,6 +97,9 @@ var (
 func New(opts Options) *Fanout {
 	if opts.MaxBytes <= 0 {
 		opts.MaxBytes = defaultMaxBytes
+	}
+	if opts.Horizon == nil {
+		opts.Horizon = func() int64 { return minTime }
 	}
 	if opts.Timeout <= 0 {
 		opts.Timeout = math.MaxInt64

@@ -117,7 +117,7 @@ type round[T any] struct {
 
 func newRound[T any](f *Fanout, view View, b *budget, wait patience, last bool) *round[T] {
 	r := &round[T]{
-		tally:   tally{nodes: len(view.Nodes), quorum: view.Quorum},
+		tally:   view.tally(),
 		f:       f,
 		view:    view,
 		wait:    wait,
@@ -165,7 +165,7 @@ func (r *round[T]) ask(ctx context.Context, q question[T]) error {
 	actx, cancel := context.WithCancel(ctx)
 	defer cancel()
 
-	replies := make(chan *reply[T], r.nodes)
+	replies := make(chan *reply[T], len(r.outcomes))
 	for i, node := range r.view.Nodes {
 		go func() {
 			value, err := askNode(actx, r.f, node, &r.shares[i], q)
@@ -188,7 +188,7 @@ func (r *round[T]) ask(ctx context.Context, q question[T]) error {
 				return err
 			}
 		case <-grace:
-			r.f.metrics.abandoned.Add(float64(r.nodes - r.answered - r.failed))
+			r.f.metrics.abandoned.Add(float64(r.count(isOpen)))
 			return nil
 		case <-timeout.C:
 			r.failOpen(errTimeout)
@@ -236,13 +236,13 @@ func askNode[T any](ctx context.Context, f *Fanout, node Node, sh *share, q ques
 func (r *round[T]) add(rep *reply[T]) error {
 	r.replies[rep.node] = rep
 	if rep.err == nil {
-		r.answered++
+		r.outcomes[rep.node] = hasAnswered
 		return nil
 	}
 	if tooMany, ok := errors.AsType[*TooManyBytesError](rep.err); ok {
 		return tooMany
 	}
-	r.failed++
+	r.outcomes[rep.node] = hasFailed
 	reason := "error"
 	if refused, behind := epochRefusal(rep.err, r.view.Epoch); refused {
 		reason = "epoch"
@@ -258,7 +258,7 @@ func (r *round[T]) failOpen(err error) {
 	for i := range r.replies {
 		if r.replies[i] == nil {
 			r.replies[i] = &reply[T]{node: i, err: err}
-			r.failed++
+			r.outcomes[i] = hasFailed
 			r.f.fail(r.view.Nodes[i], "timeout", err)
 		}
 	}
@@ -292,14 +292,16 @@ func (r *round[T]) conclude(ctx context.Context) (gathered[T], error) {
 	if r.complete() {
 		return g, nil
 	}
-	if partial.Allowed(ctx) && r.answered > 0 {
+	if partial.Allowed(ctx) && r.count(hasAnswered) > 0 {
 		for _, m := range missing {
 			partial.Note(ctx, m.Error())
 		}
-		g.warnings.Add(&PartialWarning{Nodes: r.nodes, Missing: missing})
+		g.warnings.Add(&PartialWarning{Nodes: len(r.outcomes), Missing: missing})
 		return g, nil
 	}
-	return gathered[T]{}, &IncompleteError{Nodes: r.nodes, Allowed: r.allowed(), Missing: missing, Epoch: r.ahead}
+	return gathered[T]{}, &IncompleteError{
+		Nodes: len(r.outcomes), Copies: r.lacking(), Allowed: r.allowed(), Missing: missing, Epoch: r.ahead,
+	}
 }
 
 // epochRefusal tells whether a node refused because it is not at our epoch, and whether

@@ -61,7 +61,7 @@ func TestCompleteness(t *testing.T) {
 		{name: "one of three panics", quorum: 2, nodes: []Source{good(0), scripted{id: 1, panics: true}, good(2)}, want: "02"},
 		{
 			name: "two of three down", quorum: 2, nodes: []Source{bad, good(1), midway(2)},
-			err: "incomplete answer: 2 of 3 nodes did not answer and at most 1 may be missing: n0: connection refused; n2: stream reset",
+			err: "incomplete answer: 2 of 3 nodes did not answer, which can own 2 copies of a series, and at most 1 may be missing: n0: connection refused; n2: stream reset",
 		},
 		{
 			name: "two of three down, partial", quorum: 2, nodes: []Source{bad, good(1), midway(2)}, partial: true, want: "1",
@@ -70,11 +70,11 @@ func TestCompleteness(t *testing.T) {
 		{name: "one down, complete, partial allowed", quorum: 2, nodes: []Source{good(0), good(1), bad}, partial: true, want: "01"},
 		{
 			name: "all down, partial", quorum: 2, nodes: []Source{bad, bad}, partial: true,
-			err: "incomplete answer: 2 of 2 nodes did not answer and at most 1 may be missing: n0: connection refused; n1: connection refused",
+			err: "incomplete answer: 2 of 2 nodes did not answer, which can own 2 copies of a series, and at most 1 may be missing: n0: connection refused; n1: connection refused",
 		},
 		{
 			name: "one of three down, once written by one", quorum: 1, nodes: []Source{good(0), good(1), bad},
-			err: "incomplete answer: 1 of 3 nodes did not answer and at most 0 may be missing: n2: connection refused",
+			err: "incomplete answer: 1 of 3 nodes did not answer, which can own 1 copies of a series, and at most 0 may be missing: n2: connection refused",
 		},
 		{name: "nothing ever written", quorum: 0, nodes: []Source{bad, bad, good(2)}, want: "2"},
 		{name: "no nodes", quorum: 2, err: "incomplete answer: the table names no node"},
@@ -190,7 +190,7 @@ func TestTimeout(t *testing.T) {
 		f := New(Options{View: fixed(2, scripted{id: 0}, scripted{hang: true}, scripted{hang: true}), Timeout: 30 * time.Second})
 		start := time.Now()
 		_, _, err := read(t.Context(), t, f)
-		checkIncomplete(t, err, "incomplete answer: 2 of 3 nodes did not answer and at most 1 may be missing: "+
+		checkIncomplete(t, err, "incomplete answer: 2 of 3 nodes did not answer, which can own 2 copies of a series, and at most 1 may be missing: "+
 			"n1: no answer within the time allowed to a node; n2: no answer within the time allowed to a node")
 		if took := time.Since(start); took != 30*time.Second {
 			t.Errorf("took %s", took)
@@ -324,7 +324,7 @@ func epochCases() []epochCase {
 		{
 			name:  "for ever newer",
 			views: []View{at(5, good(0), good(1), refusal(6))},
-			err: "incomplete answer: 1 of 3 nodes did not answer and at most 1 may be missing, and the table is changing: " +
+			err: "incomplete answer: 1 of 3 nodes did not answer, which can own 1 copies of a series, and at most 1 may be missing, and the table is changing: " +
 				"n2: peer: request planned by epoch 5 refused by a node at epoch 6",
 			attempts: 5, took: 300 * time.Millisecond,
 		},

@@ -8,11 +8,13 @@ import (
 	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/metadata"
+	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 	"github.com/prometheus/prometheus/util/annotations"
 
+	"github.com/starling-tsdb/starling/internal/merge"
 	"github.com/starling-tsdb/starling/internal/proof"
 	"github.com/starling-tsdb/starling/internal/series"
 	"github.com/starling-tsdb/starling/internal/table"
@@ -158,14 +160,24 @@ func current(it chunkenc.Iterator, typ chunkenc.ValueType) series.Sample {
 func equalSamples(tb testing.TB, what string, got, want []series.Sample) {
 	tb.Helper()
 	for i := range min(len(got), len(want)) {
-		stale := classOf(&got[i]) < classNaN && classOf(&want[i]) < classNaN
-		if got[i].T != want[i].T || !stale && CompareSamples(&got[i], &want[i]) != 0 {
+		stale := isStale(got[i]) && isStale(want[i])
+		if got[i].T != want[i].T || !stale && merge.Compare(&got[i], &want[i]) != 0 {
 			tb.Fatalf("%s: sample %d: got %s, want %s", what, i, show(got[i]), show(want[i]))
 		}
 	}
 	if len(got) != len(want) {
 		tb.Fatalf("%s: got %d samples, want %d", what, len(got), len(want))
 	}
+}
+
+func isStale(s series.Sample) bool {
+	switch {
+	case s.H != nil:
+		return value.IsStaleNaN(s.H.Sum)
+	case s.FH != nil:
+		return value.IsStaleNaN(s.FH.Sum)
+	}
+	return value.IsStaleNaN(s.V)
 }
 
 func show(s series.Sample) string {

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunks"
 	"github.com/prometheus/prometheus/tsdb/tsdbutil"
 
+	"github.com/starling-tsdb/starling/internal/merge"
 	"github.com/starling-tsdb/starling/internal/series"
 )
 
@@ -110,7 +111,7 @@ func scatter(r *rand.Rand, nodes, n int) (copies [][]series.Sample, want []serie
 				s = someValue(r, r.IntN(7), t, i+int64(r.IntN(3)))
 			}
 			copies[node] = append(copies[node], s)
-			if greatest == nil || CompareSamples(&s, greatest) > 0 {
+			if greatest == nil || merge.Compare(&s, greatest) > 0 {
 				greatest = &s
 			}
 		}

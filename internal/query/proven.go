@@ -28,6 +28,7 @@ const (
 
 var (
 	errDamaged = errors.New("what the node holds of this range is damaged")
+	errExpired = errors.New("samples of this range are expired on the node that are not expired here; is --storage.tsdb.retention.time the same, and the clock?")
 	errSilent  = errors.New("the node fell silent")
 )
 
@@ -72,7 +73,7 @@ type stated struct {
 func (f *Fanout) proven(ctx context.Context, view View, b *budget, req SelectRequest) (gathered[answer], error) {
 	failed := map[table.NodeID]error{}
 	for n := 1; ; n++ {
-		states, err := gatherAttempts(ctx, f, view, b, patience{stateTimeout, stateGrace}, askState(req.span(), failed))
+		states, err := gatherAttempts(ctx, f, view, b, patience{stateTimeout, stateGrace}, f.askState(req.span(), failed))
 		if err != nil {
 			return gathered[answer]{warnings: states.warnings}, err
 		}
@@ -97,9 +98,10 @@ func (f *Fanout) proven(ctx context.Context, view View, b *budget, req SelectReq
 			continue
 		}
 		if n >= maxAttempts {
-			nodes := len(states.view.Nodes)
-			allowed := tally{nodes: nodes, quorum: states.view.Quorum}.allowed()
-			return gathered[answer]{}, &IncompleteError{Nodes: nodes, Allowed: allowed, Missing: []NodeError{node}, Epoch: true}
+			counted := states.view.tally()
+			return gathered[answer]{}, &IncompleteError{
+				Nodes: len(states.view.Nodes), Copies: 1, Allowed: counted.allowed(), Missing: []NodeError{node}, Epoch: true,
+			}
 		}
 		if view, err = f.nextView(ctx, states.view.Epoch, firstBackoff<<(n-1)); err != nil {
 			return gathered[answer]{}, err
@@ -108,15 +110,20 @@ func (f *Fanout) proven(ctx context.Context, view View, b *budget, req SelectReq
 }
 
 // askState is the question of round one. Nodes that failed in round two fail at once.
-func askState(span proof.Range, failed map[table.NodeID]error) question[stated] {
+func (f *Fanout) askState(span proof.Range, failed map[table.NodeID]error) question[stated] {
 	failed = maps.Clone(failed)
 	return func(ctx context.Context, n Node, _ *share) (stated, error) {
 		if err := failed[n.ID]; err != nil {
 			return stated{}, err
 		}
 		state, err := n.Source.State(ctx)
-		if err == nil && state.Damaged(span) {
+		kept := span.From(f.opts.Horizon()) // as it is with what this one said
+		switch {
+		case err != nil:
+		case state.Damaged(kept):
 			err = errDamaged
+		case state.Past(kept):
+			err = errExpired
 		}
 		return stated{n, state}, err
 	}
@@ -129,6 +136,7 @@ func (f *Fanout) serve(ctx context.Context, b *budget, req SelectRequest, states
 	for i := range states.answers {
 		bySlot[states.answers[i].Slot] = &states.answers[i].state
 	}
+	req.keep(f.opts.Horizon())
 	req.Proof = proof.New(assigned, bySlot, req.span().Max)
 
 	ctx, cancel := context.WithCancel(ctx)

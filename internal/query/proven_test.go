@@ -33,6 +33,7 @@ type owned struct {
 	once              bool  // err holds for the first call only
 	hangs             bool  // in Select, and says nothing from then on
 	selects           atomic.Int64
+	asked             atomic.Pointer[SelectRequest] // last
 }
 
 func (o *owned) State(ctx context.Context) (proof.State, error) {
@@ -60,6 +61,7 @@ func waitFor(ctx context.Context, d time.Duration) error {
 
 func (o *owned) Select(ctx context.Context, req SelectRequest) storage.ChunkSeriesSet {
 	n := o.selects.Add(1)
+	o.asked.Store(&req)
 	if o.hangs {
 		<-ctx.Done()
 		return storage.ErrChunkSeriesSet(ctx.Err())
@@ -76,7 +78,7 @@ func (o *owned) Select(ctx context.Context, req SelectRequest) storage.ChunkSeri
 		if !slices.Contains(owners, o.slot) {
 			continue
 		}
-		if req.Proof == nil || req.Proof.Share(o.slot).Serves(owners) {
+		if req.Proof == nil || req.Proof.Share(&table.Assignment{ReplicationFactor: 3}, o.slot).Serves(owners) {
 			set.series = append(set.series, chunkList(labels.FromStrings(labels.MetricName, name), smallChunk(int64(o.slot))))
 		}
 	}
@@ -119,10 +121,33 @@ func served(ctx context.Context, t *testing.T, f *Fanout) (string, int, error) {
 	return strings.Join(parts, " "), len(set.Warnings()), set.Err()
 }
 
+// What is expired here nobody is asked for, and nobody has to vouch for. The horizon counts as it
+// is when a node has said its own.
+func TestNothingExpiredIsAskedFor(t *testing.T) {
+	f, nodes := rig()
+	horizon := int64(minTime)
+	f.opts.Horizon = func() int64 { return horizon }
+	nodes[2].state.Expired = []proof.Range{{Min: minTime, Max: 4}}
+	nodes[1].state.Damage = []proof.Range{{Min: -10, Max: 3}}
+	if _, _, err := served(t.Context(), t, f); err == nil {
+		t.Error("with one node of three")
+	}
+	horizon = 5
+	if got, _, err := served(t.Context(), t, f); got != "a:0 b:1 c:2" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	for _, n := range nodes {
+		if req := n.asked.Load(); req.Mint != 5 || req.Hints.Start != 5 || req.Hints.DisableTrimming || req.Maxt != 1000 {
+			t.Errorf("node %d was asked for %+v, hints %+v", n.slot, req, req.Hints)
+		}
+	}
+}
+
 func TestEachSeriesIsReadOnce(t *testing.T) {
 	gap := func(peer string, since int64) proof.State {
 		return proof.State{Gaps: []proof.Gap{{Peer: table.NodeID(peer), Since: since}}}
 	}
+	expired := func(until int64) []proof.Range { return []proof.Range{{Min: minTime, Max: until}} }
 	broken := errors.New("stream reset")
 	for _, tc := range []struct {
 		name    string
@@ -145,6 +170,9 @@ func TestEachSeriesIsReadOnce(t *testing.T) {
 		}, want: "a:01 b:01 c:01"},
 		{name: "one damaged in range", change: func(n []*owned) { n[2].state.Damage = []proof.Range{{Min: 1000, Max: 2000}} }, want: "a:0 b:1 c:0"},
 		{name: "one damaged elsewhere", change: func(n []*owned) { n[2].state.Damage = []proof.Range{{Min: 1001, Max: 2000}} }, want: "a:0 b:1 c:2"},
+		{name: "on one samples of the range are expired", change: func(n []*owned) { n[1].state.Expired = expired(0) }, want: "a:0 b:2 c:2"},
+		{name: "older samples are expired", change: func(n []*owned) { n[1].state.Expired = expired(-11) }, want: "a:0 b:1 c:2"},
+		{name: "expired on one, one down", change: func(n []*owned) { n[1].state.Expired, n[0].stateErr = expired(0), errDown }, err: "samples of this range are expired on the node"},
 		{name: "one damaged, one down", change: func(n []*owned) {
 			n[2].state.Damage, n[0].stateErr = []proof.Range{{Min: 0, Max: 1}}, errDown
 		}, err: "damaged"},

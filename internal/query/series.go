@@ -9,6 +9,9 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 	"github.com/prometheus/prometheus/tsdb/chunks"
 	"github.com/prometheus/prometheus/util/annotations"
+
+	"github.com/starling-tsdb/starling/internal/merge"
+	"github.com/starling-tsdb/starling/internal/proof"
 )
 
 // milliseconds since the epoch. It is int64 under another name because vet takes every
@@ -48,8 +51,24 @@ func (s *selected) Next() bool {
 		return false
 	}
 	s.n++
-	s.f.metrics.divergent.Add(float64(s.merger.divergent - divergent))
+	if s.merger.divergent > divergent {
+		s.f.metrics.divergent.Inc()
+		if s.f.opts.Disagree != nil {
+			s.f.opts.Disagree(spanOf(s.merger.lanes))
+		}
+	}
 	return true
+}
+
+// spanOf is the time of all chunks.
+func spanOf(lanes [][]chunk) proof.Range {
+	r := proof.Range{Min: maxTime, Max: minTime}
+	for _, lane := range lanes {
+		for _, c := range lane {
+			r.Min, r.Max = min(r.Min, c.mint), max(r.Max, c.maxt)
+		}
+	}
+	return r
 }
 
 // Err returns why the select failed, nil before the first call of Next.
@@ -95,20 +114,20 @@ func (s *mergedSeries) Iterator(it chunkenc.Iterator) chunkenc.Iterator {
 	case 0:
 		return chunkenc.NewNopIterator()
 	case 1:
-		l, ok := it.(*lane)
-		if !ok {
-			l = &lane{}
-		}
-		l.reset(s.lanes[0], s.mint, s.maxt)
-		return l
+		return s.iterator(0, it)
 	default:
-		m, ok := it.(*mergeIterator)
-		if !ok {
-			m = &mergeIterator{}
-		}
-		m.reset(s.lanes, s.mint, s.maxt)
-		return m
+		return merge.New(it, len(s.lanes), s.iterator)
 	}
+}
+
+// iterator returns one over a lane.
+func (s *mergedSeries) iterator(number int, reuse chunkenc.Iterator) chunkenc.Iterator {
+	l, ok := reuse.(*lane)
+	if !ok {
+		l = &lane{}
+	}
+	l.reset(s.lanes[number], s.mint, s.maxt)
+	return l
 }
 
 // chunkSeriesSet implements storage.ChunkSeriesSet.

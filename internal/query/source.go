@@ -67,8 +67,17 @@ type SelectRequest struct {
 	Matchers []*labels.Matcher
 	// Proof says which of them the node serves; nil stands for all that it holds.
 	Proof *proof.Proof
-	// GainedBy, if set, leaves only those series that a node gains in a transition.
-	GainedBy table.NodeID
+	// Part, if set, leaves only what a node copies.
+	Part *proof.Part
+}
+
+// keep leaves out what is older than a horizon.
+func (r *SelectRequest) keep(horizon int64) {
+	if r.Mint = max(r.Mint, horizon); r.Hints.Start < horizon {
+		own := *r.Hints
+		own.Start, own.DisableTrimming = horizon, false
+		r.Hints = &own
+	}
 }
 
 // span is the range of samples that the answer may hold.
@@ -88,9 +97,12 @@ type Node struct {
 type View struct {
 	// Epoch is the table's. Sources in the view refuse to answer at any other.
 	Epoch uint64
-	// Quorum is on how many of the nodes all that was acknowledged lies at least; 0 if
+	// Quorum is on how many owners all that was acknowledged of a series lies at least; 0 if
 	// nothing was.
 	Quorum int
+	// MostCopies returns how many copies of one series can lie on the nodes in the slots that
+	// are told, and on those that were given up, together; nil stands for one on each node.
+	MostCopies func(told func(slot int) bool) int
 	// Copies is on how many nodes a series lies. Only statistics use it; 0 is taken for 1.
 	Copies int
 	// Nodes are those that queries read from, each once.
@@ -98,4 +110,23 @@ type View struct {
 	// Assignment places the copies on the nodes, so that each series can be read from one
 	// of its owners. Without it all nodes are asked for all they hold.
 	Assignment *table.Assignment
+}
+
+// tally is that of a round that has not begun.
+func (v *View) tally() tally {
+	t := tally{outcomes: make([]outcome, len(v.Nodes)), quorum: v.Quorum}
+	if v.MostCopies == nil {
+		return t
+	}
+	inSlot := make(map[int]int, len(v.Nodes))
+	for node, n := range v.Nodes {
+		inSlot[n.Slot] = node
+	}
+	t.mostCopies = func(told func(int) bool) int {
+		return v.MostCopies(func(slot int) bool {
+			node, asked := inSlot[slot]
+			return asked && told(node)
+		})
+	}
+	return t
 }

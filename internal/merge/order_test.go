@@ -1,10 +1,11 @@
-package query
+package merge
 
 import (
 	"math"
 	"testing"
 
 	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/tsdb/tsdbutil"
 
@@ -50,7 +51,7 @@ func ascending() []series.Sample {
 
 // Comparing every two of a list that ascends shows that the order is total on it:
 // antisymmetric, transitive, and equal for the same only.
-func TestCompareSamples(t *testing.T) {
+func TestCompare(t *testing.T) {
 	list := ascending()
 	for i := range list {
 		for j := range list {
@@ -61,8 +62,8 @@ func TestCompareSamples(t *testing.T) {
 			case i > j:
 				want = 1
 			}
-			if got := CompareSamples(&list[i], &list[j]); got != want {
-				t.Errorf("compare %s with %s: got %d, want %d", show(list[i]), show(list[j]), got, want)
+			if got := Compare(&list[i], &list[j]); got != want {
+				t.Errorf("compare value %d, %+v, with %d, %+v: got %d, want %d", i, list[i], j, list[j], got, want)
 			}
 		}
 	}
@@ -82,19 +83,19 @@ func TestCompareHistogramsByMeaning(t *testing.T) {
 		PositiveBuckets: []int64{0, 2, -2, 0, 3, -1, -2},
 	}
 	a, b := series.Sample{H: plain}, series.Sample{H: padded}
-	if c := CompareSamples(&a, &b); c != 0 {
-		t.Errorf("integer histograms: got %d, want equal", c)
+	if c := Compare(&a, &b); c != 0 || digestOf(labels.EmptyLabels(), a) != digestOf(labels.EmptyLabels(), b) {
+		t.Errorf("integer histograms: got %d, want equal, and their digests, too", c)
 	}
 	a, b = series.Sample{FH: plain.ToFloat(nil)}, series.Sample{FH: padded.ToFloat(nil)}
-	if c := CompareSamples(&a, &b); c != 0 {
-		t.Errorf("float histograms: got %d, want equal", c)
+	if c := Compare(&a, &b); c != 0 || digestOf(labels.EmptyLabels(), a) != digestOf(labels.EmptyLabels(), b) {
+		t.Errorf("float histograms: got %d, want equal, and their digests, too", c)
 	}
 	padded.PositiveBuckets[6]++
 	a, b = series.Sample{H: plain}, series.Sample{H: padded}
-	if c := CompareSamples(&a, &b); c != -1 {
+	if c := Compare(&a, &b); c != -1 {
 		t.Errorf("with one more bucket: got %d, want -1", c)
 	}
 	// Fewer buckets than the spans promise must not panic.
 	padded.PositiveBuckets = padded.PositiveBuckets[:3]
-	CompareSamples(&a, &b)
+	Compare(&a, &b)
 }

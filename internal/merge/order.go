@@ -1,4 +1,4 @@
-package query
+package merge
 
 import (
 	"cmp"
@@ -11,7 +11,7 @@ import (
 	"github.com/starling-tsdb/starling/internal/series"
 )
 
-// CompareSamples orders the values that may have been sent for one series and timestamp,
+// Compare orders the values that may have been sent for one series and timestamp,
 // so that everybody who meets several of them keeps the same one: the greatest. It is
 // total, and pure, and disregards the timestamps.
 //
@@ -30,7 +30,7 @@ import (
 // so that it makes no difference which empty buckets a chunk happens to spell out;
 // counter reset hints are no part of the value. Floats inside of histograms order as
 // floats do. What is left equal is ordered by start timestamp.
-func CompareSamples(a, b *series.Sample) int {
+func Compare(a, b *series.Sample) int {
 	ca, cb := classOf(a), classOf(b)
 	if ca != cb {
 		return cmp.Compare(ca, cb)
@@ -38,7 +38,7 @@ func CompareSamples(a, b *series.Sample) int {
 	c := 0
 	switch ca {
 	case classNaN, classFloat:
-		c = compareFloats(a.V, b.V)
+		c = CompareFloats(a.V, b.V)
 	case classHistogram:
 		c = compareHistograms(a.H, b.H)
 	case classFloatHistogram:
@@ -46,6 +46,9 @@ func CompareSamples(a, b *series.Sample) int {
 	}
 	return cmp.Or(c, cmp.Compare(a.ST, b.ST))
 }
+
+// Stale tells whether a sample is a stale marker.
+func Stale(s *series.Sample) bool { return classOf(s) <= classStaleFloatHistogram }
 
 const (
 	classStaleFloat = iota
@@ -78,8 +81,8 @@ func classOf(s *series.Sample) int {
 	}
 }
 
-// compareFloats orders stale markers, other NaNs by bits, numbers.
-func compareFloats(a, b float64) int {
+// CompareFloats orders stale markers, other NaNs by bits, numbers, -0 before +0.
+func CompareFloats(a, b float64) int {
 	x, y := math.Float64bits(a), math.Float64bits(b)
 	if x == y {
 		return 0
@@ -113,13 +116,13 @@ func compareHistograms(a, b *histogram.Histogram) int {
 	return cmp.Or(
 		compareGauge(a.CounterResetHint, b.CounterResetHint),
 		cmp.Compare(a.Schema, b.Schema),
-		compareFloats(a.ZeroThreshold, b.ZeroThreshold),
+		CompareFloats(a.ZeroThreshold, b.ZeroThreshold),
 		cmp.Compare(a.ZeroCount, b.ZeroCount),
 		cmp.Compare(a.Count, b.Count),
-		compareFloats(a.Sum, b.Sum),
+		CompareFloats(a.Sum, b.Sum),
 		compareBuckets(deltas(a.PositiveSpans, a.PositiveBuckets), deltas(b.PositiveSpans, b.PositiveBuckets), cmp.Compare[int64]),
 		compareBuckets(deltas(a.NegativeSpans, a.NegativeBuckets), deltas(b.NegativeSpans, b.NegativeBuckets), cmp.Compare[int64]),
-		slices.CompareFunc(a.CustomValues, b.CustomValues, compareFloats),
+		slices.CompareFunc(a.CustomValues, b.CustomValues, CompareFloats),
 	)
 }
 
@@ -127,13 +130,13 @@ func compareFloatHistograms(a, b *histogram.FloatHistogram) int {
 	return cmp.Or(
 		compareGauge(a.CounterResetHint, b.CounterResetHint),
 		cmp.Compare(a.Schema, b.Schema),
-		compareFloats(a.ZeroThreshold, b.ZeroThreshold),
-		compareFloats(a.ZeroCount, b.ZeroCount),
-		compareFloats(a.Count, b.Count),
-		compareFloats(a.Sum, b.Sum),
-		compareBuckets(counts(a.PositiveSpans, a.PositiveBuckets), counts(b.PositiveSpans, b.PositiveBuckets), compareFloats),
-		compareBuckets(counts(a.NegativeSpans, a.NegativeBuckets), counts(b.NegativeSpans, b.NegativeBuckets), compareFloats),
-		slices.CompareFunc(a.CustomValues, b.CustomValues, compareFloats),
+		CompareFloats(a.ZeroThreshold, b.ZeroThreshold),
+		CompareFloats(a.ZeroCount, b.ZeroCount),
+		CompareFloats(a.Count, b.Count),
+		CompareFloats(a.Sum, b.Sum),
+		compareBuckets(counts(a.PositiveSpans, a.PositiveBuckets), counts(b.PositiveSpans, b.PositiveBuckets), CompareFloats),
+		compareBuckets(counts(a.NegativeSpans, a.NegativeBuckets), counts(b.NegativeSpans, b.NegativeBuckets), CompareFloats),
+		slices.CompareFunc(a.CustomValues, b.CustomValues, CompareFloats),
 	)
 }
 
