@@ -21,14 +21,22 @@
 // owner, reads from one after the other, syncs, and reports that it is ready. Samples have no
 // times there: all reads, copies and hand-offs have one window.
 //
+// In any phase, and outside of transitions, a node may find its store damaged, or that its
+// directory is an old copy, and then copies what it lost in the same steps, at an epoch that
+// it has begin. Damage takes all samples, an old copy the gaps and the tables too: what is
+// left of them can only do less harm. The finding is one step with the loss, so that what such
+// a node does before it is told is not in the model.
+//
 // # What is not an action
 //
 // Everything may happen at any time or never, so that much needs no action of its own. A
 // message that is lost, delayed, or held up by a pause or a partition is one that is not
 // delivered yet. A coordinator that crashed is one that takes no further step. What a node
-// reports stays true, so that a report that is late is a leader that is slow. A node that is
-// down is one that takes no step between its crash and its next one. The random walks cut off
-// and pause nodes all the same, since otherwise chance alone would seldom do so for long.
+// reports stays true, so that a report that is late is a leader that is slow; but damage ends
+// that a node is ready, and leaders that hear of it late are in scenarios of their own. A node
+// that is down is one that takes no step between its crash and its next one. The random walks
+// cut off and pause nodes all the same, since otherwise chance alone would seldom do so for
+// long.
 //
 // # What is checked
 //

@@ -24,14 +24,10 @@ func (m *mover) adopt(s *moveState, a action) {
 		n.disk = n.epoch
 	}
 	t := m.at(s, n.epoch)
-	if n.ready != 0 && t.phase == switching {
-		// From here on it is only read for what it copied after the damage.
-		n.damaged = 0
-	}
-	if m.ReadyPerEpoch {
+	if m.ReadyPerPhase && n.ready != m.began(s, n.epoch) {
 		n.ready = 0
 	}
-	n.copies = [maxSeries]moveCopy{}
+	m.carry(s, a.x)
 	if m.AppendsBeforeNext {
 		for i := range m.scenario.writes {
 			if w := &s.writes[i]; w.at[a.x] == stored && w.epoch < n.epoch {
@@ -43,6 +39,31 @@ func (m *mover) adopt(s *moveState, a action) {
 		m.refuse(s, a.x)
 	}
 	m.cleanUp(s, a.x, t)
+}
+
+// carry takes what a node has copied to the epoch that it comes to. What it gains is copied
+// for the whole phase, and what it makes good once, while it owns it. Whether somebody notes a
+// gap for it is asked again.
+func (m *mover) carry(s *moveState, x uint8) {
+	n := &s.nodes[x]
+	before, t := m.at(s, n.epoch-1), m.at(s, n.epoch)
+	samePhase := m.began(s, n.epoch) < n.epoch
+	for series := range n.copies {
+		c := n.copies[series]
+		n.copies[series] = moveCopy{}
+		if c.phase != done && c.phase != renewed {
+			continue
+		}
+		switch {
+		case n.damaged != 0 && before.owners(series).has(x) && t.owners(series).has(x):
+			if !samePhase {
+				c.phase = renewed
+			}
+		case n.damaged != 0 || !samePhase || m.retains(s, x, series):
+			c.phase = waiting
+		}
+		n.copies[series].phase = c.phase
+	}
 }
 
 // cleanUp lets a node forget what its table does not give it. That is done at once: a node
@@ -67,14 +88,19 @@ func (m *mover) cleanUp(s *moveState, x uint8, t *placed) {
 // vouch for them; and the hand-offs.
 var moving = []kind[*mover, moveState]{
 	{
-		name: "vouch: node %x answers node %y, which copies series %w or retains it", numbers: "sxy", remote: true,
+		name: "vouch: node %x answers node %y, which copies series %w, or retains it", numbers: "sxy", remote: true,
 		can: (*mover).canVouch,
 		do: func(m *mover, s *moveState, a action) {
-			t, c := m.at(s, s.nodes[a.y].epoch), &s.nodes[a.y].copies[a.w]
+			reader := &s.nodes[a.y]
+			t, c := m.at(s, reader.epoch), &reader.copies[a.w]
 			c.answered = c.answered.with(a.x)
 			if !m.retains(s, a.y, int(a.w)) {
-				c.noted |= m.notedBy(s, a.x) & t.byCurrent[a.w].set
-				if !m.CopySecondRound {
+				noted := m.notedBy(s, a.x)
+				if reader.old == 0 {
+					noted &= m.sources(s, a).set
+				}
+				c.noted |= noted
+				if m.oneRound(reader) {
 					c.early[a.x] = s.nodes[a.x].holds() & m.samples[a.w]
 				}
 			} else if c.answered.len()+1 >= t.byCurrent[a.w].ask {
@@ -92,11 +118,12 @@ var moving = []kind[*mover, moveState]{
 			c, _ := m.proven(s, a)
 			c.served = c.served.with(a.x)
 			data := s.nodes[a.x].holds() & m.samples[a.w]
-			if !m.CopySecondRound {
+			if m.oneRound(n) {
 				data = c.early[a.x]
 			}
 			n.unsynced |= data &^ n.synced
 			if c.served == c.servers {
+				m.takeOver(s, a.y, c.noted)
 				c = moveCopy{phase: done}
 			}
 			n.copies[a.w] = c
@@ -107,9 +134,9 @@ var moving = []kind[*mover, moveState]{
 		can: (*mover).canBeReady,
 		do: func(m *mover, s *moveState, a action) {
 			n := &s.nodes[a.x]
-			n.ready, n.copies = n.epoch, [maxSeries]moveCopy{}
-			if !m.DamagedApart {
-				n.damaged = 0
+			n.ready = m.began(s, n.epoch)
+			if n.damaged == 0 {
+				n.copies = [maxSeries]moveCopy{}
 			}
 		},
 	}, {
@@ -117,6 +144,7 @@ var moving = []kind[*mover, moveState]{
 		can: func(m *mover, s *moveState, a action) bool {
 			p := &s.pairs[a.x][a.y]
 			return s.handoffs > 0 && p.gap != 0 && p.phase == noSession && s.nodes[a.y].gone == 0 &&
+				(s.nodes[a.x].damaged == 0 || !m.GiveIntact) &&
 				(s.nodes[a.x].epoch == s.nodes[a.y].epoch || !m.HandOffAtEpoch)
 		},
 		do: func(m *mover, s *moveState, a action) {
@@ -156,7 +184,7 @@ var moving = []kind[*mover, moveState]{
 // retains tells whether a target owner needs no copy of a series.
 func (m *mover) retains(s *moveState, x uint8, series int) bool {
 	n := &s.nodes[x]
-	return m.at(s, n.epoch).byCurrent[series].set.has(x) && (n.damaged == 0 || !m.DamagedCopies)
+	return m.at(s, n.epoch).byCurrent[series].set.has(x) && n.damaged == 0
 }
 
 // notedBy returns the peers that a node notes a gap for.
@@ -169,28 +197,35 @@ func (m *mover) notedBy(s *moveState, x uint8) (peers set) {
 	return peers
 }
 
-// copies tells whether a node is to become ready, for a series.
+// copies tells whether a node is to become ready, for a series, or to make it good.
 func (m *mover) copies(s *moveState, x uint8, series int) bool {
 	n := &s.nodes[x]
-	if n.ready != 0 || n.gone != 0 || n.damaged == n.epoch && m.DamagedLater {
+	if n.damaged != 0 {
+		return m.rebuilds(s, x, series)
+	}
+	if n.ready != 0 || n.gone != 0 {
 		return false
 	}
 	t := m.at(s, n.epoch)
 	return t.phase == copying && t.byTarget[series].set.has(x)
 }
 
-// mayServe tells whether a current owner may answer a target owner.
+// mayServe tells whether an owner may answer one that copies.
 func (m *mover) mayServe(s *moveState, a action) bool {
 	source, reader := &s.nodes[a.x], &s.nodes[a.y]
 	t := m.at(s, reader.epoch)
-	if source.gone != 0 || source.damaged != 0 || !t.byCurrent[a.w].set.has(a.x) || m.RemovedUncopied && t.removed.has(a.x) {
+	if source.gone != 0 || source.damaged != 0 && m.RebuildMissing || !m.sources(s, a).set.has(a.x) ||
+		m.RemovedUncopied && t.removed.has(a.x) {
 		return false
 	}
 	if source.epoch == reader.epoch {
 		return true
 	}
 	atEpoch := m.CopyAtEpoch
-	if m.retains(s, a.y, int(a.w)) {
+	switch {
+	case reader.damaged != 0:
+		atEpoch = m.RebuildAtEpoch
+	case m.retains(s, a.y, int(a.w)):
 		atEpoch = m.RetainedAtEpoch
 	}
 	return !atEpoch && source.epoch < reader.epoch
@@ -198,7 +233,7 @@ func (m *mover) mayServe(s *moveState, a action) bool {
 
 func (m *mover) canVouch(s *moveState, a action) bool {
 	c := &s.nodes[a.y].copies[a.w]
-	if !m.copies(s, a.y, int(a.w)) || c.phase == done || c.phase == serving || c.answered.has(a.x) || !m.mayServe(s, a) {
+	if !m.copies(s, a.y, int(a.w)) || c.phase >= serving || c.answered.has(a.x) || !m.mayServe(s, a) {
 		return false
 	}
 	if !m.retains(s, a.y, int(a.w)) {
@@ -216,29 +251,39 @@ func (m *mover) vouchedFor(s *moveState, x uint8, series int) bool {
 // proven returns what a target owner does about a series once it knows who serves it.
 func (m *mover) proven(s *moveState, a action) (moveCopy, bool) {
 	c := s.nodes[a.y].copies[a.w]
-	if c.phase == done || !m.copies(s, a.y, int(a.w)) || m.retains(s, a.y, int(a.w)) {
+	if c.phase >= done || !m.copies(s, a.y, int(a.w)) || m.retains(s, a.y, int(a.w)) {
 		return c, false
 	}
 	if c.phase == serving {
 		return c, true
 	}
-	o := &m.at(s, s.nodes[a.y].epoch).byCurrent[a.w]
-	quorum := o.ask
-	if !m.CopyQuorum {
-		quorum = 1
+	o, quorum, damaged := m.sources(s, a), 1, s.nodes[a.y].damaged != 0
+	if damaged && m.RebuildQuorum || !damaged && m.CopyQuorum {
+		quorum = o.ask
 	}
-	if c.answered.len() < quorum {
+	answered, noted := c.answered, c.noted&o.set
+	if damaged && !m.RebuildApart {
+		answered |= o.set & set(0).with(a.y)
+	}
+	if answered.len() < quorum {
 		return c, false
 	}
-	noted := c.noted
-	if !m.CopyClean {
+	if damaged && !m.RebuildClean || !damaged && !m.CopyClean {
 		noted = 0
 	}
-	return moveCopy{phase: serving, servers: m.servers(o, quorum, c.answered, noted), early: c.early}, true
+	next := moveCopy{phase: serving, servers: m.servers(o, quorum, answered, noted), early: c.early}
+	next.servers = next.servers.without(a.y)
+	if s.nodes[a.y].old != 0 {
+		next.noted = c.noted
+	}
+	return next, true
 }
 
 func (m *mover) canBeReady(s *moveState, a action) bool {
 	n := &s.nodes[a.x]
+	if n.damaged != 0 {
+		return !m.DamagedUnready && m.retainsAll(s, a.x)
+	}
 	owns := false
 	for series := range m.scenario.series {
 		if !m.at(s, n.epoch).byTarget[series].set.has(a.x) {
@@ -258,5 +303,5 @@ func (m *mover) canBeReady(s *moveState, a action) bool {
 // isReady tells whether a node is ready for the newest epoch, as far as it has to be.
 func (m *mover) isReady(s *moveState, x uint8) bool {
 	n, t := &s.nodes[x], m.newest(s)
-	return n.ready == s.newest || n.ready != 0 && !m.ReadyPerEpoch || m.ownedBy(x, t.byTarget) == 0
+	return n.ready == m.began(s, s.newest) || n.ready != 0 && !m.ReadyPerPhase || m.ownedBy(x, t.byTarget) == 0
 }

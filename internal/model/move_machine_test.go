@@ -20,7 +20,7 @@ type mover struct {
 	seed     maphash.Seed
 }
 
-var moveKinds = slices.Concat(moveWriting, adopting, moving, leading, moveReading)
+var moveKinds = slices.Concat(moveWriting, adopting, moving, leading, mending, moveReading)
 
 func newMover(r moveRules, sc moveScenario) *mover {
 	m := &mover{
@@ -93,7 +93,7 @@ func (m *mover) check(s *moveState) error {
 
 // healing are the kinds that heal uses.
 var healing = []string{
-	"adopt", "vouch", "copy", "sync", "ready", "open", "send", "close", "command", "advance", "renew", "propose", "apply",
+	"adopt", "vouch", "copy", "sync", "ready", "open", "send", "close", "command", "advance", "renew", "mend", "propose", "apply",
 }
 
 // heal lets everybody come back and do all there is to do, without a new write. It returns
@@ -101,7 +101,7 @@ var healing = []string{
 // writes are, so that it is known for many states.
 func (m *mover) heal(before *moveState) error {
 	s := *before
-	s.handoffs, s.crashes, s.losses, s.fragile = 255, 0, 0, 0
+	s.handoffs, s.crashes, s.losses, s.fragile, s.aged = 255, 0, 0, 0, 0
 	s.writes, s.reads = [maxWrites]moveWrite{}, [maxReads]moveRead{}
 	for x := range m.scenario.nodes {
 		s.nodes[x].copies = [maxSeries]moveCopy{}
@@ -149,7 +149,7 @@ func (m *mover) unhealed(s *moveState) error {
 			}
 		}
 		if n.damaged != 0 {
-			continue
+			return fmt.Errorf("node %d does not make its damage good", x)
 		}
 		if missing := s.acked & m.ownedBy(x, t.byCurrent) &^ n.holds(); missing != 0 {
 			return fmt.Errorf("all has ended, and node %d lacks the acknowledged samples %v", x, missing)

@@ -50,12 +50,16 @@ func copies(n int) func(*moveScenario)     { return func(sc *moveScenario) { sc.
 func handsOff(n uint8) func(*moveScenario) { return func(sc *moveScenario) { sc.handoffs = n } }
 func crashes(n uint8) func(*moveScenario)  { return func(sc *moveScenario) { sc.crashes = n } }
 func losing(sc *moveScenario)              { sc.losses = 1 }
-func fragile(x uint8) func(*moveScenario) {
-	return func(sc *moveScenario) { sc.fragile = set(0).with(x) }
+func fragile(nodes ...uint8) func(*moveScenario) {
+	return func(sc *moveScenario) { sc.fragile = setOf(nodes) }
+}
+func aged(nodes ...uint8) func(*moveScenario) {
+	return func(sc *moveScenario) { sc.aged = setOf(nodes) }
 }
 func idle(sc *moveScenario)       { sc.writes, sc.reads = nil, nil }
 func unread(sc *moveScenario)     { sc.reads = nil }
 func eager(sc *moveScenario)      { sc.eager = true }
+func late(sc *moveScenario)       { sc.late = true }
 func twoReading(sc *moveScenario) { sc.reads = []int{0, 0} }
 func twoWritten(sc *moveScenario) { sc.samples, sc.writes = []int{0, 0}, []uint8{0, 1} }
 func gapsBefore(sc *moveScenario) { sc.gaps = [][2]uint8{{1, 2}, {2, 1}} }
@@ -71,6 +75,8 @@ var (
 	oneCopy = oneWrite.with(in(1, 1, 1, 0), copies(1), func(sc *moveScenario) {
 		sc.series, sc.samples, sc.reads = append(sc.series, []uint8{0, 1}), []int{1}, []int{1}
 	})
+	// three nodes own the series, whatever is commanded.
+	three = oneWrite.with(in(3, 1, 0, 1, 2, 3))
 	// oneOfTwo has two series, of which the second is written and moves away from node 1.
 	oneOfTwo = oneWrite.with(in(2, 1, 0, 1, 2), copies(2), commands(joins(2)), func(sc *moveScenario) {
 		sc.series, sc.samples, sc.reads = append(sc.series, []uint8{2, 0, 1}), []int{1}, []int{1}
@@ -106,10 +112,26 @@ func TestEveryMoveRuleIsNeeded(t *testing.T) {
 		{"RetainedClean", toTwo},
 		{"RetainedQuorum", toTwo},
 		{"RetainedAtEpoch", toTwo},
-		{"DamagedCopies", damagedOne},
-		{"DamagedApart", oneOfTwo.with(fragile(1))},
+		{"RebuildMissing", three.with(fragile(0))},
+		{"RebuildLater", three.with(fragile(0))},
+		{"RebuildLater", three.with(aged(0))},
+		{"OldCopyLater", three.with(aged(0), commands(joins(3)))},
+		{"OldCopyRefuses", fromTwo.with(aged(0, 1))},
+		{"OldCopyRefuses", fromOne.with(copies(2), aged(0))},
+		{"RebuildQuorum", three.with(fragile(0))},
+		{"RebuildApart", three.with(fragile(0))},
+		{"RebuildClean", three.with(fragile(2))},
+		{"RebuildAtEpoch", three.with(fragile(0))},
+		{"RebuildSecondRound", three.with(fragile(2), handsOff(1))},
+		{"RebuildRead", fromTwo.with(copies(2), commands(leaves(0).by(2)), fragile(1))},
+		{"RebuildAll", fromThree.with(fragile(3), late)},
+		{"RebuildSynced", three.with(fragile(0), crashes(1))},
+		{"RebuildTakesNotes", three.with(aged(1))},
+		{"GiveIntact", three.with(fragile(1), handsOff(1))},
+		{"DamagedUnready", damagedOne},
+		{"ReadyTakenBack", damagedOne},
 		{"SwitchReady", fromTwo},
-		{"ReadyPerEpoch", oneCopy.with(commands(joins(1), leaves(0)))},
+		{"ReadyPerPhase", oneCopy.with(commands(joins(1), leaves(0)))},
 		{"SwitchPhase", fromTwo},
 		{"SwitchPhase", fromThree},
 		{"EndReported", fromTwo},
@@ -128,7 +150,6 @@ func TestEveryMoveRuleIsNeeded(t *testing.T) {
 		{"HandOffBoth", fromThree.with(handsOff(1))},
 		{"HandOffBoth", fromTwo},
 		{"HandOffAtEpoch", fromTwo.with(eager)},
-		{"DamagedLater", damagedOne},
 	} {
 		tested[tc.rule] = true
 		t.Run(tc.rule, func(t *testing.T) {

@@ -1,6 +1,9 @@
 package model
 
-import "testing"
+import (
+	"slices"
+	"testing"
+)
 
 // All that can happen to a write and a read or two while the table changes.
 func TestMovesExhaustively(t *testing.T) {
@@ -33,10 +36,38 @@ func TestMovesExhaustively(t *testing.T) {
 		{"three nodes and another, one is damaged", 0, fromThree.with(fragile(1), unread)},
 		{"three nodes and another, which is damaged", 0, fromThree.with(fragile(3), unread)},
 		{"two nodes of which one is damaged, and another", 0, oneOfTwo.with(fragile(1), crashes(1))},
+		{"three nodes, one is damaged", 0, three.with(fragile(0, 1, 2), handsOff(1))},
+		{"three nodes, one is damaged, a crash", 0, three.with(fragile(0), crashes(1))},
+		{"three nodes, one is an old copy", 0, three.with(aged(0, 1, 2), handsOff(1))},
+		{"three nodes, one is an old copy, a crash", 0, three.with(aged(1), crashes(1))},
+		{"three nodes, one is damaged, two writes", 0, three.with(fragile(1), twoWritten, unread)},
+		{"three nodes, one is an old copy, two writes", 0, three.with(aged(1), twoWritten, unread)},
+		{"three nodes and an idle one, one is an old copy", 0, three.with(aged(1), commands(joins(3)), unread)},
+		{"two nodes and another, one is damaged late", 0, fromTwo.with(fragile(0, 1, 2), late)},
+		{"two nodes and another, one is an old copy, late", 0, fromTwo.with(aged(0, 1, 2), late)},
+		{"two nodes, another in place of one, one is damaged late", 0, fromTwo.with(commands(leaves(0).by(2)), fragile(0, 1, 2), late)},
+		{"two nodes, another in place of one, one is an old copy", 0, fromTwo.with(commands(leaves(0).by(2)), aged(0, 1, 2))},
+		{"three nodes, one leaves, one is damaged late", 0, toTwo.with(fragile(0, 1, 2), late)},
+		{"three nodes, one leaves, one is an old copy", 0, toTwo.with(aged(0, 1, 2), late)},
+		{"three nodes and another, two copies, one is damaged", 0, fromThree.with(copies(2), fragile(0, 1, 2, 3), handsOff(1))},
+		{"three nodes and another, two copies, one is an old copy", 0, fromThree.with(copies(2), aged(0, 1, 2, 3), handsOff(1))},
 		{"a series that moves twice", 0, oneCopy.with(commands(joins(1), leaves(0), joins(2)), func(sc *moveScenario) { sc.nodes++ })},
 
 		{"two nodes and another, two writes, a crash", 1, fromTwo.with(twoWritten, crashes(1))},
 		{"two nodes and another, two writes, two reads", 1, fromTwo.with(twoWritten, twoReading)},
+		{"three nodes, one is damaged and replaced, late", 1, replaceLost.with(fragile(0), late, handsOff(1))},
+		{"three nodes, one is an old copy and replaced, late", 1, replaceLost.with(aged(0), late, handsOff(1))},
+		{"two nodes and two others, one is damaged late", 1, joinTwice.with(fragile(0, 1, 2, 3), late)},
+		{"two nodes and two others, one is an old copy", 1, joinTwice.with(aged(0, 1, 2, 3))},
+		{"three nodes, one is damaged, two writes and reads", 1, three.with(fragile(0, 1, 2), twoWritten, twoReading)},
+		{"three nodes, one is an old copy, two writes and reads", 1, three.with(aged(0, 1, 2), twoWritten, twoReading)},
+		{"three nodes, one is an old copy, two writes, a hand-off", 1, three.with(aged(0, 1, 2), twoWritten, handsOff(1))},
+		{"three nodes, one leaves and comes back, one is an old copy", 1, toTwo.with(commands(leaves(0), joins(0)), aged(0, 1, 2))},
+		{"three nodes, another in place of one, one is damaged late", 1, fromThree.with(commands(leaves(0).by(3)), fragile(0, 1, 2, 3), late)},
+		{"three nodes, another in place of one, one is an old copy", 1, fromThree.with(commands(leaves(0).by(3)), aged(0, 1, 2, 3), late)},
+		{"three nodes and another, one is damaged late", 1, fromThree.with(fragile(0, 1, 2, 3), late)},
+		{"three nodes and another, one is an old copy", 1, fromThree.with(aged(0, 1, 2, 3), late)},
+		{"three nodes and another, one is an old copy, a crash", 2, fromThree.with(aged(0, 1, 2), crashes(1), unread)},
 		{"three nodes and another, a crash", 1, fromThree.with(handsOff(1), crashes(1))},
 		{"three nodes, another in place of one, a crash", 1, fromThree.with(commands(leaves(0).by(3)), handsOff(1), crashes(1))},
 		{"three nodes, one is lost and replaced, a crash", 1, replaceLost.with(losing, handsOff(1), crashes(1))},
@@ -68,7 +99,7 @@ func TestRandomMoves(t *testing.T) {
 	if n := effort(t); n > 0 {
 		histories *= 100 << min(n-1, 10)
 	}
-	acked, reads, ended, failing := 0, 0, 0, 0
+	acked, reads, ended, failing, mended := 0, 0, 0, 0, 0
 	for seed := range histories {
 		w, m := newMoveWalk(allMoveRules, uint64(seed))
 		if err := w.run(250); err != nil {
@@ -86,10 +117,13 @@ func TestRandomMoves(t *testing.T) {
 		if w.state.crashes+w.state.losses < m.scenario.crashes+m.scenario.losses {
 			failing++
 		}
+		if slices.ContainsFunc(w.trace, func(a action) bool { return moveKinds[a.kind].word() == "mend" }) {
+			mended++
+		}
 	}
-	t.Logf("%d histories, %d with failing nodes, %d whose transitions ended; %d samples acknowledged, %d reads answered",
-		histories, failing, ended, acked, reads)
-	if acked < histories || reads < histories/2 || failing < histories/4 || ended < histories/4 {
+	t.Logf("%d histories, %d with failing nodes, %d with damage made good, %d whose transitions ended; %d samples acknowledged, %d reads answered",
+		histories, failing, mended, ended, acked, reads)
+	if acked < histories || reads < histories/2 || failing < histories/4 || mended < histories/20 || ended < histories/4 {
 		t.Error("too little happened for the test to mean anything")
 	}
 }

@@ -36,8 +36,7 @@ func migration(rng *rand.Rand) moveScenario {
 		sc.commands[0].dead = true
 	}
 	if members > 2 && sc.copies > 2 {
-		switch rng.IntN(4) {
-		case 0:
+		if rng.IntN(4) == 0 {
 			sc.commands = []command{removes(x)}
 			if rng.IntN(2) == 0 {
 				sc.commands[0] = removes(x).by(spare)
@@ -46,8 +45,16 @@ func migration(rng *rand.Rand) moveScenario {
 				sc.commands = append([]command{joins(4)}, sc.commands...)
 			}
 			sc.losses = 1
+		}
+	}
+	if sc.losses == 0 && sc.copies > 1 {
+		all := set(0).with(maxNodes) - 1
+		sc.late = rng.IntN(2) == 0
+		switch rng.IntN(4) {
+		case 0:
+			sc.fragile = all
 		case 1:
-			sc.fragile = set(0).with(x)
+			sc.aged = all
 		}
 	}
 	return sc

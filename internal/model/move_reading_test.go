@@ -1,6 +1,9 @@
 package model
 
-import "github.com/starling-tsdb/starling/internal/proof"
+import (
+	"github.com/starling-tsdb/starling/internal/proof"
+	"github.com/starling-tsdb/starling/internal/table"
+)
 
 // leading is what the leader makes of commands and reports.
 var leading = []kind[*mover, moveState]{
@@ -21,11 +24,11 @@ var leading = []kind[*mover, moveState]{
 		can:  func(m *mover, s *moveState, _ action) bool { return m.AdvanceForEpoch && m.canAdvance(s) },
 		do:   func(m *mover, s *moveState, _ action) { m.agree(s, m.advanced(m.newest(s).moveTable)) },
 	}, {
-		name: "renew: the phase begins anew, since damage was found",
+		name: "renew: the next epoch begins, for a node that found damage",
 		can: func(m *mover, s *moveState, _ action) bool {
 			for x := range m.scenario.nodes {
-				if n := &s.nodes[x]; n.damaged == s.newest && n.epoch == s.newest {
-					return m.newest(s).phase == copying && int(s.newest)+1 < maxEpochs
+				if s.nodes[x].damaged == s.newest && m.newest(s).members().has(x) {
+					return int(s.newest)+1 < maxEpochs
 				}
 			}
 			return false
@@ -74,7 +77,7 @@ func (m *mover) canAdvance(s *moveState) bool {
 		if !t.members().has(x) {
 			continue
 		}
-		if s.nodes[x].reported < s.newest && t.phase == switching && m.EndReported {
+		if s.nodes[x].reported < m.began(s, s.newest) && t.phase == switching && m.EndReported {
 			return false
 		}
 		if t.phase == copying && m.SwitchReady && t.target.members().has(x) && !m.isReady(s, x) {
@@ -140,7 +143,7 @@ func (m *mover) mayAnswer(s *moveState, a action) bool {
 	if epoch == 0 {
 		epoch = n.epoch
 	}
-	if n.damaged != 0 || n.epoch != epoch && m.ReadAtEpoch || m.RemovedUnread && m.at(s, epoch).removed.has(a.x) {
+	if n.damaged != 0 && m.RebuildMissing || n.epoch != epoch && m.ReadAtEpoch || m.RemovedUnread && m.at(s, epoch).removed.has(a.x) {
 		return false
 	}
 	return m.readOwners(s, epoch, a.w).set.has(a.x)
@@ -190,7 +193,7 @@ func (m *mover) servers(o *owned, quorum int, answered, noted set) set {
 	}
 	var serving set
 	for _, x := range o.owners {
-		if share := p.Share(int(x)); share != nil && share.Serves(owners) {
+		if share := p.Share(&table.Assignment{}, int(x)); share != nil && share.Serves(owners) {
 			serving = serving.with(x)
 		}
 	}

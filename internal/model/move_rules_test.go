@@ -29,13 +29,28 @@ type moveRules struct {
 	RetainedClean   bool // who notes a gap for an owner does not vouch for it
 	RetainedQuorum  bool // R current owners vouch, itself included
 	RetainedAtEpoch bool // at its epoch
-	DamagedCopies   bool // an owner that is damaged copies like one that gains
-	DamagedLater    bool // at a later epoch: its earlier confirmations count for nothing then
-	DamagedApart    bool // and is missing until only that is read of it
+
+	// Making good what a node lost: by damage, or as its directory is an old copy.
+	RebuildMissing     bool // until then it is missing from all that is read
+	RebuildLater       bool // it reads at an epoch that began after the finding
+	OldCopyLater       bool // and with an old copy not only after the table in that
+	OldCopyRefuses     bool // before which such a node confirms and notes nothing
+	RebuildQuorum      bool // R owners answered
+	RebuildApart       bool // it is not one of them itself
+	RebuildClean       bool // and the first clean one is read, or where there is none, R of them
+	RebuildAtEpoch     bool // all at its epoch
+	RebuildSecondRound bool // no store is read before all of them answered
+	RebuildRead        bool // they own by the assignment that queries read by
+	RebuildAll         bool // it reads all that it owns by either assignment
+	RebuildSynced      bool // and has synced it before it counts again
+	RebuildTakesNotes  bool // an old copy notes the gaps that those owners note
+	GiveIntact         bool // it hands nothing off before
+	DamagedUnready     bool // nor becomes ready
+	ReadyTakenBack     bool // and if it was, it is not any more
 
 	// Phases.
 	SwitchReady     bool // all target owners are ready before the target is read
-	ReadyPerEpoch   bool // for the very epoch
+	ReadyPerPhase   bool // for the very phase
 	SwitchPhase     bool // the target is read for a phase before the current owners are let go
 	EndReported     bool // all members have reported that phase
 	AdvanceForEpoch bool // a phase ends only where the leader saw it, not after a command
@@ -61,8 +76,11 @@ var allMoveRules = moveRules{
 	WriteCurrent: true, WriteTarget: true, NoteCurrent: true, NoteTarget: true, NotePerAssignment: true,
 	EpochChecked: true, AppendsBeforeNext: true, NotesBeforeNext: true, TableSynced: true,
 	CopyQuorum: true, CopyClean: true, CopyAtEpoch: true, CopySecondRound: true, CopySynced: true,
-	RetainedClean: true, RetainedQuorum: true, RetainedAtEpoch: true, DamagedCopies: true, DamagedLater: true, DamagedApart: true,
-	SwitchReady: true, ReadyPerEpoch: true, SwitchPhase: true, EndReported: true,
+	RetainedClean: true, RetainedQuorum: true, RetainedAtEpoch: true,
+	RebuildMissing: true, RebuildLater: true, OldCopyLater: true, OldCopyRefuses: true, RebuildQuorum: true, RebuildApart: true,
+	RebuildClean: true, RebuildAtEpoch: true, RebuildSecondRound: true, RebuildRead: true, RebuildAll: true,
+	RebuildSynced: true, RebuildTakesNotes: true, GiveIntact: true, DamagedUnready: true, ReadyTakenBack: true,
+	SwitchReady: true, ReadyPerPhase: true, SwitchPhase: true, EndReported: true,
 	AdvanceForEpoch: true, RemovalAtOnce: true, RemovalBounded: true, RemovalProven: true,
 	ReadCurrent: true, ReadTarget: true, ReadAtEpoch: true,
 	RemovedUnread: true, RemovedUncopied: true,

@@ -15,10 +15,13 @@ type moveScenario struct {
 	// commands are given in this order, one after the other, at any time.
 	commands []command
 	// crashes bounds how often a node crashes. With losses a node that is to be removed may
-	// be lost for good, before or after. One of the fragile nodes may find its store damaged.
+	// be lost for good, before or after. One of the fragile nodes may find its store damaged,
+	// or one of the aged that its directory is an old copy.
 	crashes, losses uint8
-	fragile         set
-	handoffs        uint8
+	fragile, aged   set
+	// late leaders act on what a node said of itself before it found damage.
+	late     bool
+	handoffs uint8
 	// eager coordinators ask for notes before enough owners have confirmed, as if the gaps
 	// had been offered.
 	eager bool
@@ -39,8 +42,8 @@ type moveState struct {
 	newest uint8            // the last epoch
 	next   uint8            // command
 	acked  set              // samples
-	// fragile are the nodes of which one may still find damage.
-	fragile set
+	// fragile and aged are the nodes of which one may still find damage, or an old copy.
+	fragile, aged set
 	// proposed is the phase that the leader wants to end: with AdvanceForEpoch off.
 	proposed uint8
 
@@ -53,16 +56,21 @@ type moveNode struct {
 	epoch            uint8
 	disk             uint8 // the epoch that is synced: the same but with TableSynced off
 	reported         uint8 // what others may have heard: the same but with TableSynced off
-	ready            uint8 // the epoch for which it is a ready target owner, or 0
-	damaged          uint8 // the epoch at which it found damage: it is missing from reads until it has copied; or 0
+	ready            uint8 // the epoch with which the phase began for which it is a ready target owner, or 0
+	damaged          uint8 // the epoch that it found damage at and makes it good after, or 0
+	old              uint8 // 1 if its directory is an old copy
 	gone             uint8 // 1 if it is lost for good
 	copies           [maxSeries]moveCopy
 }
 
-// moveCopy is what a target owner does about a series, at its epoch. Of what it gains it makes
-// a proven read; for what it retains, the answers are those without a gap for it.
+// renewed is a series that was made good in an earlier phase: not copied for the present one.
+const renewed = over + 1
+
+// moveCopy is what a target owner, or one that is damaged, does about a series, at its epoch.
+// Of what it gains or lost it makes a proven read; for what it retains, the answers are those
+// without a gap for it.
 type moveCopy struct {
-	phase    uint8 // asking, serving or done
+	phase    uint8 // asking, serving, done or renewed
 	answered set
 	noted    set // owners for which one of those notes a gap
 	servers  set
@@ -114,7 +122,7 @@ type moveRead struct {
 
 func (m *mover) start() moveState {
 	sc := m.scenario
-	s := moveState{crashes: sc.crashes, losses: sc.losses, fragile: sc.fragile, handoffs: sc.handoffs, newest: 1}
+	s := moveState{crashes: sc.crashes, losses: sc.losses, fragile: sc.fragile, aged: sc.aged, handoffs: sc.handoffs, newest: 1}
 	s.log[1] = m.number(moveTable{current: sc.slots, target: sc.slots})
 	for x := range s.nodes {
 		if x < int(sc.nodes) {

@@ -183,6 +183,18 @@ func (m *mover) number(t moveTable) uint8 {
 // at returns the table of an epoch.
 func (m *mover) at(s *moveState, epoch uint8) *placed { return m.tables[s.log[epoch]] }
 
+// began returns the epoch with which the phase began that is under way at an epoch: those that
+// follow it in the same phase, for the same target, change nothing about it.
+func (m *mover) began(s *moveState, epoch uint8) uint8 {
+	t := m.at(s, epoch)
+	for ; epoch > 1; epoch-- {
+		if before := m.at(s, epoch-1); before.phase != t.phase || before.target != t.target {
+			break
+		}
+	}
+	return epoch
+}
+
 // newest returns the last table that was agreed upon.
 func (m *mover) newest(s *moveState) *placed { return m.at(s, s.newest) }
 

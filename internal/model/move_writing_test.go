@@ -63,15 +63,6 @@ var moveWriting = []kind[*mover, moveState]{
 			m.settle(s)
 		},
 	}, {
-		name: "damage: node %x finds its store damaged", numbers: "x", weight: 1,
-		can: func(m *mover, s *moveState, a action) bool { return s.fragile.has(a.x) },
-		do: func(m *mover, s *moveState, a action) {
-			s.fragile = 0
-			m.crash(s, a.x)
-			n := &s.nodes[a.x]
-			n.synced, n.unsynced, n.damaged, n.ready = 0, 0, n.epoch, 0
-		},
-	}, {
 		name: "lose: node %x is lost for good", numbers: "x", weight: 1,
 		can: func(m *mover, s *moveState, a action) bool {
 			for _, c := range m.scenario.commands {
@@ -100,7 +91,7 @@ func (m *mover) seriesOf(w uint8) int { return m.scenario.samples[m.scenario.wri
 // are, not about what is read.
 func (m *mover) canStore(s *moveState, a action, at uint8) bool {
 	w, n := &s.writes[a.w], &s.nodes[a.x]
-	if w.acked != 0 || w.at[a.x] != at {
+	if w.acked != 0 || w.at[a.x] != at || m.outdated(n) {
 		return false
 	}
 	epoch := w.epoch
@@ -208,7 +199,7 @@ func (m *mover) demands(s *moveState, a action) (both [2]demand, enough bool) {
 // canNote tells whether the coordinator may ask for a note.
 func (m *mover) canNote(s *moveState, a action) bool {
 	w := &s.writes[a.w]
-	if w.acked != 0 || w.at[a.x] != confirmed || w.known[a.x].has(a.y) || m.NotesBeforeNext && s.nodes[a.x].epoch != w.epoch {
+	if w.acked != 0 || w.at[a.x] != confirmed || w.known[a.x].has(a.y) || m.NotesBeforeNext && s.nodes[a.x].epoch != w.epoch || m.outdated(&s.nodes[a.x]) {
 		return false
 	}
 	both, enough := m.demands(s, a)

@@ -144,7 +144,7 @@ func (m *machine) servers(series int, answered set, gaps *[maxNodes]set) set {
 	var serving set
 	p := proof.New(m.assigned, states, 0)
 	for _, o := range m.scenario.owners[series] {
-		if share := p.Share(int(o)); share == nil || !share.Serves(owners) {
+		if share := p.Share(m.assigned, int(o)); share == nil || !share.Serves(owners) {
 			continue
 		}
 		if m.MergeWhereNone || serving == 0 {

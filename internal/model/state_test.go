@@ -16,6 +16,14 @@ const (
 // set is a set of nodes or of samples, by number.
 type set uint8
 
+// setOf returns the set of some numbers.
+func setOf(list []uint8) (s set) {
+	for _, i := range list {
+		s = s.with(i)
+	}
+	return s
+}
+
 func (s set) has(i uint8) bool     { return s&(1<<i) != 0 }
 func (s set) with(i uint8) set     { return s | 1<<i }
 func (s set) without(i uint8) set  { return s &^ (1 << i) }
