@@ -3,6 +3,8 @@
 package series
 
 import (
+	"sync/atomic"
+
 	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
@@ -16,6 +18,28 @@ import (
 type Batch struct {
 	Series   []Series
 	Metadata []Metadata
+
+	// free is called when nobody reads the batch any more; readers counts who does beside
+	// the one that made it.
+	free    func()
+	readers atomic.Int32
+}
+
+// OnFree has free called when all who read the batch have released it, its maker included:
+// the memory of Series and Samples, though not that of what they refer to, is then the
+// maker's again. Without it the batch is the garbage collector's.
+func (b *Batch) OnFree(free func()) { b.free = free }
+
+// Retain keeps the batch for one more reader, which must release it. Who calls it has not
+// yet released it itself.
+func (b *Batch) Retain() { b.readers.Add(1) }
+
+// Release ends the reading of one who retained the batch, or made it.
+func (b *Batch) Release() {
+	if b.readers.Add(-1) < 0 && b.free != nil {
+		b.readers.Store(0)
+		b.free()
+	}
 }
 
 // Bytes estimates the memory that the batch takes.
@@ -35,6 +59,10 @@ func (b *Batch) Bytes() int64 {
 			}
 		}
 	}
+	for i := range b.Metadata {
+		m := &b.Metadata[i]
+		n += int64(len(m.Family) + len(m.Type) + len(m.Unit) + len(m.Help))
+	}
 	return n
 }
 
@@ -51,6 +79,8 @@ func (b *Batch) NumSamples() int {
 type Series struct {
 	// Labels are canonical: sorted, unique, without empty values, with a metric name.
 	Labels labels.Labels
+	// Handle is set if this node remembers the series. Its labels are the same.
+	Handle *Handle
 	// Samples are in the order in which they were sent.
 	Samples   []Sample
 	Exemplars []exemplar.Exemplar
