@@ -34,14 +34,14 @@ func scrape() (*prompb.WriteRequest, *writev2.Request) {
 
 func BenchmarkRemoteWrite1(b *testing.B) {
 	v1, _ := scrape()
-	d := newTestDecoder(b)
-	benchmark(b, snappied(b, v1), d.RemoteWrite1)
+	b.Run("new", func(b *testing.B) { benchmark(b, snappied(b, v1), newTestDecoder(b).RemoteWrite1) })
+	b.Run("known", func(b *testing.B) { benchmark(b, snappied(b, v1), newTestDecoder(b, remembering()).RemoteWrite1) })
 }
 
 func BenchmarkRemoteWrite2(b *testing.B) {
 	_, v2 := scrape()
-	d := newTestDecoder(b)
-	benchmark(b, snappied(b, v2), d.RemoteWrite2)
+	b.Run("new", func(b *testing.B) { benchmark(b, snappied(b, v2), newTestDecoder(b).RemoteWrite2) })
+	b.Run("known", func(b *testing.B) { benchmark(b, snappied(b, v2), newTestDecoder(b, remembering()).RemoteWrite2) })
 }
 
 func benchmark(b *testing.B, body []byte, decode func([]byte, Reserve) (*Decoded, error)) {
@@ -51,6 +51,7 @@ func benchmark(b *testing.B, body []byte, decode func([]byte, Reserve) (*Decoded
 		if err != nil || len(out.Batch.Series) != 2000 {
 			b.Fatal(err)
 		}
+		out.Batch.Release()
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/2000, "ns/sample")
 }

@@ -42,9 +42,10 @@ func FuzzRemoteWrite1(f *testing.F) {
 	}
 	// A sample of -0 at 5, with what only 2.0 takes for a start timestamp.
 	f.Add(wrap([]byte("\x0a\x0d\x0a\x08__name__\x12\x01m\x12\x0d\x09\x00\x00\x00\x00\x00\x00\x00\x80\x10\x05\x18\x07"), 1))
-	d, wide := newTestDecoder(f), newTestDecoder(f, withoutLimits)
+	d, wide, known := newTestDecoder(f), newTestDecoder(f, withoutLimits), newTestDecoder(f, remembering())
 	f.Fuzz(func(t *testing.T, msg []byte) {
 		compareWrite1(t, wide, msg)
+		compareKnown(t, (*Decoder).RemoteWrite1, d, known, msg)
 		out, err := d.RemoteWrite1(snappy.Encode(nil, msg), nil)
 		if err != nil {
 			return
@@ -93,9 +94,10 @@ func FuzzRemoteWrite2(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(b)
-	d, wide := newTestDecoder(f), newTestDecoder(f, withoutLimits)
+	d, wide, known := newTestDecoder(f), newTestDecoder(f, withoutLimits), newTestDecoder(f, remembering())
 	f.Fuzz(func(t *testing.T, msg []byte) {
 		compareWrite2(t, wide, msg)
+		compareKnown(t, (*Decoder).RemoteWrite2, d, known, msg)
 		out, err := d.RemoteWrite2(snappy.Encode(nil, msg), nil)
 		if err != nil {
 			return

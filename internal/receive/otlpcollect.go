@@ -148,7 +148,12 @@ func histogramBytes(s *series.Sample) int64 {
 
 // found returns a fresh result that holds what the sieve took out.
 func (s *sieve) found() *Decoded {
-	out := *s.out
-	out.Invalid = slices.Clone(s.out.Invalid)
-	return &out
+	return &Decoded{
+		Invalid:          slices.Clone(s.out.Invalid),
+		InvalidSeries:    s.out.InvalidSeries,
+		InvalidExemplars: s.out.InvalidExemplars,
+		InvalidMetadata:  s.out.InvalidMetadata,
+		Lost:             s.out.Lost,
+		Warnings:         s.out.Warnings,
+	}
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/prometheus/config"
 	"github.com/prometheus/prometheus/storage/remote/otlptranslator/prometheusremotewrite"
 
+	"github.com/starling-tsdb/starling/internal/handles"
 	"github.com/starling-tsdb/starling/internal/series"
 )
 
@@ -111,6 +112,8 @@ type Options struct {
 	OTLP config.OTLPConfig
 	// NativeDelta stores OTLP's delta points as they are; otherwise they are invalid.
 	NativeDelta bool
+	// Handles remembers the series of Remote Write; nil remembers none.
+	Handles *handles.Cache
 	// LookbackDelta is that of queries: target_info is repeated at half of it. Zero
 	// stands for 5 minutes.
 	LookbackDelta time.Duration
@@ -130,6 +133,7 @@ type Decoder struct {
 	otlp *message
 
 	buffers    sync.Pool // *[]byte
+	decoded    sync.Pool // *Decoded
 	scratches  sync.Pool // *scratch
 	converters sync.Pool // *prometheusremotewrite.PrometheusConverter
 }
@@ -139,7 +143,7 @@ func New(opts Options) *Decoder {
 	if opts.LookbackDelta <= 0 {
 		opts.LookbackDelta = 5 * time.Minute
 	}
-	return &Decoder{
+	d := &Decoder{
 		opts:     opts,
 		limits:   opts.Limits.withDefaults(),
 		settings: otlpSettings(opts),
@@ -152,6 +156,15 @@ func New(opts Options) *Decoder {
 			return prometheusremotewrite.NewPrometheusConverter(nil)
 		}},
 	}
+	d.decoded.New = func() any {
+		out := new(Decoded)
+		out.Batch.OnFree(func() {
+			out.reset()
+			d.decoded.Put(out)
+		})
+		return out
+	}
+	return d
 }
 
 // Limits returns the limits in force, defaults filled in.
@@ -178,7 +191,7 @@ type Invalid struct {
 	Lost series.Written
 }
 
-// Decoded is what a body held.
+// Decoded is what a body held. When its Batch is released, all of it is used again.
 type Decoded struct {
 	// Batch owns its memory: nothing of it points into the body.
 	Batch series.Batch
@@ -190,6 +203,32 @@ type Decoded struct {
 	Lost series.Written
 	// Warnings tell of translations that lost nothing but deserve a look.
 	Warnings []string
+
+	// slab is memory for the samples of small series. It is used again with that of
+	// Batch.Series when the batch is released.
+	slab []series.Sample
+}
+
+// grow makes room for n more series, most of which have one sample.
+func (d *Decoded) grow(n int) {
+	const maxSlab = 16 << 10 // nobody has been asked for its memory yet
+	b := &d.Batch
+	b.Series = append(make([]series.Series, 0, len(b.Series)+n), b.Series...)
+	// What has been given of the old slab stays with the series that have it.
+	d.slab = make([]series.Sample, min(n, maxSlab))
+}
+
+// reset forgets all but the memory that can be used again, unless that is much.
+func (d *Decoded) reset() {
+	b := &d.Batch
+	clear(b.Series)
+	clear(d.slab)
+	b.Series, b.Metadata = b.Series[:0], nil
+	if int64(cap(b.Series))*seriesBytes+int64(len(d.slab))*sampleBytes > maxPooledBuffer {
+		b.Series, d.slab = nil, nil
+	}
+	d.Invalid, d.Warnings = nil, nil
+	d.InvalidSeries, d.InvalidExemplars, d.InvalidMetadata, d.Lost = 0, 0, 0, series.Written{}
 }
 
 // reject counts an invalid item, and lists it while the list has room. The message is a

@@ -7,6 +7,7 @@ import (
 	"github.com/golang/snappy"
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/starling-tsdb/starling/internal/handles"
 	"github.com/starling-tsdb/starling/internal/series"
 )
 
@@ -67,6 +68,7 @@ var (
 type scratch struct {
 	labels  labelSet
 	symbols [][]byte
+	name    []byte
 }
 
 // remoteDecoder decodes one body. It is not safe for concurrent use.
@@ -78,6 +80,12 @@ type remoteDecoder struct {
 	budget            budget
 	out               *Decoded
 	families          families
+	// seen counts the series of the request so far, and paid those that memory is reserved
+	// for.
+	seen, paid int64
+	// remembers is set if cursor may be asked for handles.
+	remembers bool
+	cursor    handles.Cursor
 	// slab is where the samples of many small series lie together.
 	slab []series.Sample
 }
@@ -95,18 +103,22 @@ func (d *Decoder) remoteWrite(body []byte, di *dialect, reserve Reserve) (*Decod
 		limits:            &d.limits,
 		typeAndUnitLabels: d.opts.TypeAndUnitLabels,
 		budget:            budget{limit: d.limits.MaxBatchBytes, reserve: reserve},
-		out:               new(Decoded),
+		out:               d.decoded.Get().(*Decoded),
+	}
+	if d.opts.Handles != nil {
+		r.remembers, r.cursor = true, d.opts.Handles.Start()
 	}
 	defer func() {
 		r.labels.release()
 		clear(r.scratch.symbols)
 		r.scratch.symbols = r.scratch.symbols[:0]
-		if cap(r.scratch.symbols)*int(symbolBytes) <= maxPooledBuffer {
+		if cap(r.scratch.symbols)*int(symbolBytes) <= maxPooledBuffer && cap(r.scratch.name) <= maxPooledBuffer {
 			d.scratches.Put(r.scratch)
 		}
 	}()
 	r.families = families{limits: r.limits, out: r.out, budget: &r.budget}
 	if err := r.request(msg); err != nil {
+		r.out.Batch.Release()
 		return nil, fmt.Errorf("%s: %w", di.name, err)
 	}
 	return r.out, nil
@@ -146,57 +158,105 @@ func (d *Decoder) putBuffer(buf *[]byte) {
 	}
 }
 
-// request reads the outer message. How many series and symbols there are is counted
-// first: it tells what is needed before anything grows. Symbols come before series,
-// because on the wire they may follow the series that use them.
+// request reads the outer message. Symbols come first, because on the wire they may follow
+// the series that use them.
 func (r *remoteDecoder) request(msg []byte) error {
-	var nSeries, nSymbols int64
-	err := each(msg, func(f *field) error {
+	if r.dialect.symbols != 0 {
+		if err := r.symbolTable(msg); err != nil {
+			return err
+		}
+	}
+	r.slab = r.out.slab
+	for len(msg) > 0 {
+		f, rest, err := next(msg)
+		if err != nil {
+			return err
+		}
+		msg = rest
 		switch f.num {
 		case r.series:
-			nSeries++
-		case r.dialect.symbols:
-			nSymbols++
+			if err = r.room(&f, rest); err == nil {
+				err = r.timeSeries(f.data)
+			}
 		case r.metadata:
+			if err = f.want(protowire.BytesType); err == nil {
+				err = r.familyMetadata(f.data)
+			}
 		case r.foreign[0], r.foreign[1]:
-			return errorf(Malformed, "field %d is none of this message's: is the body of the other version of remote write than its Content-Type says?", f.num)
-		default:
+			err = errorf(Malformed, "field %d is none of this message's: is the body of the other version of remote write than its Content-Type says?", f.num)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// symbolTable reads the symbols of a request, counted first: that tells what is needed
+// before anything grows.
+func (r *remoteDecoder) symbolTable(msg []byte) error {
+	var n int64
+	err := each(msg, func(f *field) error {
+		if f.num != r.dialect.symbols {
 			return nil
 		}
+		n++
 		return f.want(protowire.BytesType)
+	})
+	if err != nil || n == 0 {
+		return err
+	}
+	if err := r.budget.take(n * symbolBytes); err != nil {
+		return err
+	}
+	r.scratch.symbols = slices.Grow(r.scratch.symbols, int(n))
+	err = each(msg, func(f *field) error {
+		if f.num == r.dialect.symbols {
+			r.scratch.symbols = append(r.scratch.symbols, f.data)
+		}
+		return nil
 	})
 	if err != nil {
 		return err
 	}
-	if err := r.budget.take(nSeries*seriesBytes + nSymbols*symbolBytes); err != nil {
+	if first := r.scratch.symbols[0]; len(first) > 0 {
+		return errorf(Malformed, "the first symbol is %s, where the specification has the empty one", quoted(first))
+	}
+	return nil
+}
+
+// room has memory for one more series, and reserves it. Where more must be allocated, the
+// series in the rest of the message are counted: that tells how much.
+func (r *remoteDecoder) room(f *field, rest []byte) error {
+	if err := f.want(protowire.BytesType); err != nil {
 		return err
 	}
-	r.out.Batch.Series = make([]series.Series, 0, nSeries)
-	if nSymbols > 0 {
-		r.scratch.symbols = slices.Grow(r.scratch.symbols, int(nSymbols))
-		err := each(msg, func(f *field) error {
-			if f.num == r.dialect.symbols {
-				r.scratch.symbols = append(r.scratch.symbols, f.data)
+	r.seen++
+	if r.seen <= r.paid {
+		return nil
+	}
+	n := int64(1)
+	grow := len(r.out.Batch.Series) == cap(r.out.Batch.Series)
+	if grow {
+		err := each(rest, func(f *field) error {
+			if f.num == r.series {
+				n++
 			}
 			return nil
 		})
 		if err != nil {
 			return err
 		}
-		if first := r.scratch.symbols[0]; len(first) > 0 {
-			return errorf(Malformed, "the first symbol is %s, where the specification has the empty one", quoted(first))
-		}
 	}
-	return each(msg, func(f *field) error {
-		switch f.num {
-		case r.series:
-			return r.timeSeries(f.data)
-		case r.metadata:
-			return r.familyMetadata(f.data)
-		default:
-			return nil
-		}
-	})
+	r.paid += n
+	if err := r.budget.take(n * seriesBytes); err != nil {
+		return err
+	}
+	if grow {
+		r.out.grow(int(n))
+		r.slab = r.out.slab
+	}
+	return nil
 }
 
 // familyMetadata reads a prometheus.MetricMetadata.

@@ -22,6 +22,14 @@ type seriesHead struct {
 
 // timeSeries decodes one series. An error ends the request, what is invalid does not.
 func (r *remoteDecoder) timeSeries(msg []byte) error {
+	var name []byte
+	if r.remembers && r.dialect.symbols == 0 {
+		var done bool
+		var err error
+		if name, done, err = r.spelledOut(msg); done || err != nil {
+			return err
+		}
+	}
 	head, err := r.head(msg)
 	if err != nil {
 		return err
@@ -40,12 +48,21 @@ func (r *remoteDecoder) timeSeries(msg []byte) error {
 			return err
 		}
 	}
-	if flaw := r.labels.seriesFlaw(r.limits); flaw != "" {
-		r.rejectSeries(head.count, flaw)
-		return nil
+	var h *series.Handle
+	if r.remembers && r.dialect.symbols != 0 && r.labels.flaw == "" {
+		name, h = r.resolved()
+	}
+	if h == nil {
+		if flaw := r.labels.seriesFlaw(r.limits); flaw != "" {
+			r.rejectSeries(head.count, flaw)
+			return nil
+		}
 	}
 	if head.count == (series.Written{}) {
 		if r.contentRequired {
+			if h != nil { // the scratch is not canonical then
+				r.labels.fromLabels(h.Labels, r.limits.MaxLabels)
+			}
 			r.rejectSeries(head.count, "neither samples nor histograms nor exemplars")
 		}
 		return nil
@@ -57,7 +74,7 @@ func (r *remoteDecoder) timeSeries(msg []byte) error {
 			return err
 		}
 	}
-	return r.values(msg, head.count)
+	return r.values(msg, head.count, r.named(name, h))
 }
 
 // head reads labels and counts the rest.
@@ -233,14 +250,14 @@ func (r *remoteDecoder) metadataFlaw(h *seriesHead, help, unit *[]byte) string {
 	return ""
 }
 
-// values decodes samples, histograms and exemplars of a series whose labels are
-// canonical in the scratch. Histograms follow all floats, as in Prometheus.
-func (r *remoteDecoder) values(msg []byte, count series.Written) error {
+// values decodes the samples, histograms and exemplars of a series. Histograms follow all
+// floats, as in Prometheus.
+func (r *remoteDecoder) values(msg []byte, count series.Written, s series.Series) error {
 	n := count.Samples + count.Histograms
 	if err := r.budget.take(int64(n)*sampleBytes + int64(count.Exemplars)*exemplarBytes); err != nil {
 		return err
 	}
-	s := series.Series{Labels: r.labels.build(), Samples: r.samples(n)}
+	s.Samples = r.samples(n)
 	if count.Exemplars > 0 {
 		s.Exemplars = make([]exemplar.Exemplar, 0, count.Exemplars)
 	}

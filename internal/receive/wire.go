@@ -20,6 +20,9 @@ func (f *field) float() float64 { return math.Float64frombits(f.bits) }
 // next reads the first field of msg and returns the rest. Groups, which only unknown
 // fields can be, are skipped over.
 func next(msg []byte) (f field, rest []byte, err error) {
+	if f, rest, ok := short(msg); ok {
+		return f, rest, nil
+	}
 	num, typ, n := protowire.ConsumeTag(msg)
 	if n < 0 {
 		return f, nil, malformed(n)
@@ -40,6 +43,26 @@ func next(msg []byte) (f field, rest []byte, err error) {
 		return f, nil, malformed(n)
 	}
 	return f, msg[n:], nil
+}
+
+// short is next for what messages mostly consist of: a string or message whose number takes
+// one byte and whose length one or two.
+func short(msg []byte) (f field, rest []byte, ok bool) {
+	if len(msg) < 3 || msg[0] >= 0x80 || msg[0]&7 != byte(protowire.BytesType) || msg[0] < 1<<3 {
+		return f, nil, false
+	}
+	size, begin := int(msg[1]), 2
+	if size >= 0x80 {
+		if msg[2] >= 0x80 {
+			return f, nil, false
+		}
+		size, begin = size&0x7f|int(msg[2])<<7, 3
+	}
+	if size > len(msg)-begin {
+		return f, nil, false
+	}
+	f.num, f.typ, f.data = protowire.Number(msg[0]>>3), protowire.BytesType, msg[begin:begin+size:begin+size]
+	return f, msg[begin+size:], true
 }
 
 // each calls do for every field of msg, until it errs.
