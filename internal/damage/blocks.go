@@ -259,18 +259,23 @@ func readSeries(ir *index.Reader, cr *chunks.Reader, meta *tsdb.BlockMeta, pace 
 // quarantine notes a block as damaged and moves it into the folder of this package. With
 // replaced its samples are in a block that is whole, too, and nothing is missing.
 func (l *Ledger) quarantine(id ulid.ULID, cause error, known *verified, replaced bool) error {
-	dir := filepath.Join(l.opts.DataDir, id.String())
 	if !replaced {
 		if err := l.Add(l.blockRange(id, cause, known)); err != nil {
 			return err
 		}
 	}
+	l.opts.Logger.Warn("Moving a damaged block out of the way", "block", id, "replaced", replaced, "err", oneLine(cause))
+	return l.SetAside(id)
+}
+
+// SetAside moves a block into the folder of this package, durably. The TSDB is closed, or
+// is told.
+func (l *Ledger) SetAside(id ulid.ULID) error {
 	to, err := l.opts.free(id.String())
 	if err != nil {
 		return err
 	}
-	l.opts.Logger.Warn("Moving a damaged block out of the way", "block", id, "to", to, "replaced", replaced, "err", oneLine(cause))
-	if err := os.Rename(dir, to); err != nil {
+	if err := os.Rename(filepath.Join(l.opts.DataDir, id.String()), to); err != nil {
 		return err
 	}
 	return errors.Join(l.opts.sync(l.opts.path()), l.opts.sync(l.opts.DataDir))

@@ -33,10 +33,12 @@ const (
 	Block Kind = "block"
 	// Notes is the ledger itself.
 	Notes Kind = "notes"
+	// OldCopy is the whole directory, where it was put back from an older copy of itself.
+	OldCopy Kind = "old copy"
 )
 
 // kinds are all of them, for the metrics.
-func kinds() []Kind { return []Kind{WAL, WBL, HeadChunks, Block, Notes} }
+func kinds() []Kind { return []Kind{WAL, WBL, HeadChunks, Block, Notes, OldCopy} }
 
 // Range is a range of time for which samples may be missing. It is a value.
 type Range struct {

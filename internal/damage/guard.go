@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"runtime/debug"
 	"sync/atomic"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -29,12 +30,9 @@ func (l *Ledger) Guard() *Guard { return &Guard{ledger: l} }
 // Watch tells the guard which head it stands around. No query may come before.
 func (g *Guard) Watch(h *tsdb.Head) { g.head.Store(h) }
 
-// BlockQuerier is for tsdb.Options.BlockQuerierFunc.
-func (g *Guard) BlockQuerier(b tsdb.BlockReader, mint, maxt int64) (q storage.Querier, err error) {
+// BlockQuerier returns a querier over a block.
+func (g *Guard) BlockQuerier(b *tsdb.Block, mint, maxt int64) (q storage.Querier, err error) {
 	note := g.noteOf(b)
-	if note == nil {
-		return tsdb.NewBlockQuerier(b, mint, maxt) // Querier stands around the head
-	}
 	err = note.do(func() error { q, err = tsdb.NewBlockQuerier(b, mint, maxt); return err })
 	if err != nil {
 		return nil, err
@@ -42,12 +40,9 @@ func (g *Guard) BlockQuerier(b tsdb.BlockReader, mint, maxt int64) (q storage.Qu
 	return querier{Querier: q, note: note}, nil
 }
 
-// BlockChunkQuerier is for tsdb.Options.BlockChunkQuerierFunc.
-func (g *Guard) BlockChunkQuerier(b tsdb.BlockReader, mint, maxt int64) (q storage.ChunkQuerier, err error) {
+// BlockChunkQuerier returns a querier over the chunks of a block.
+func (g *Guard) BlockChunkQuerier(b *tsdb.Block, mint, maxt int64) (q storage.ChunkQuerier, err error) {
 	note := g.noteOf(b)
-	if note == nil {
-		return tsdb.NewBlockChunkQuerier(b, mint, maxt)
-	}
 	err = note.do(func() error { q, err = tsdb.NewBlockChunkQuerier(b, mint, maxt); return err })
 	if err != nil {
 		return nil, err
@@ -75,14 +70,10 @@ type note struct {
 	damaged func(error) bool
 }
 
-// noteOf returns whom to blame over a block, or nil if b is the head.
-func (g *Guard) noteOf(b tsdb.BlockReader) *note {
-	block, ok := b.(*tsdb.Block)
-	if !ok {
-		return nil
-	}
+// noteOf returns whom to blame over a block.
+func (g *Guard) noteOf(b *tsdb.Block) *note {
 	return &note{ledger: g.ledger, damaged: blamesBlock, blame: func() Range {
-		meta := block.Meta()
+		meta := b.Meta()
 		return Range{Kind: Block, Name: meta.ULID.String(), MinTime: meta.MinTime, MaxTime: meta.MaxTime - 1}
 	}}
 }
@@ -261,21 +252,40 @@ type sampleIterator struct {
 
 // Next implements chunkenc.Iterator.
 func (it *sampleIterator) Next() (vt chunkenc.ValueType) {
-	if !it.next(func() bool { vt = it.Iterator.Next(); return vt != chunkenc.ValNone }, it.failure) {
+	if it.err != nil {
 		return chunkenc.ValNone
 	}
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer it.end(&vt)
+	vt = it.Iterator.Next()
 	return vt
 }
 
 // Seek implements chunkenc.Iterator.
 func (it *sampleIterator) Seek(t milliseconds) (vt chunkenc.ValueType) {
-	if !it.next(func() bool { vt = it.Iterator.Seek(t); return vt != chunkenc.ValNone }, it.failure) {
+	if it.err != nil {
 		return chunkenc.ValNone
 	}
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer it.end(&vt)
+	vt = it.Iterator.Seek(t)
 	return vt
 }
 
-func (it *sampleIterator) failure() error { return it.Iterator.Err() }
+// end is deferred, and looks why there is no further sample. It is not step.next since that
+// costs several times what a sample does.
+func (it *sampleIterator) end(vt *chunkenc.ValueType) {
+	if *vt != chunkenc.ValNone {
+		return
+	}
+	reason := recover()
+	it.err = it.note.do(func() error {
+		if reason != nil {
+			panic(reason)
+		}
+		return it.Iterator.Err()
+	})
+}
 
 // Err implements chunkenc.Iterator.
 func (it *sampleIterator) Err() error { return it.err }

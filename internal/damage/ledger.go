@@ -62,6 +62,8 @@ type Ledger struct {
 	opts    Options
 	found   *prometheus.CounterVec
 	current atomic.Pointer[[]Range] // never changed in place
+	// findings counts what was found, or known before; it grows before current changes.
+	findings atomic.Uint64
 
 	scrubbing sync.Mutex // one scrub at a time
 
@@ -122,6 +124,7 @@ func (l *Ledger) load() error {
 	case err != nil:
 		return err
 	}
+	l.findings.Add(uint64(len(rs)))
 	l.current.Store(&rs)
 	for _, r := range rs {
 		l.opts.Logger.Warn("Part of the data is damaged, as noted earlier", attributes(r)...)
@@ -132,6 +135,10 @@ func (l *Ledger) load() error {
 // Ranges returns the damaged ranges. The slice is shared: it must not be changed. It costs
 // no more than a look.
 func (l *Ledger) Ranges() []Range { return *l.current.Load() }
+
+// Findings counts what was found since the ledger was opened, and what was known then. It
+// never falls, and has grown when Ranges says more than before.
+func (l *Ledger) Findings() uint64 { return l.findings.Load() }
 
 // noted tells whether a block is noted.
 func (l *Ledger) noted(id ulid.ULID) bool {
@@ -164,6 +171,7 @@ func (l *Ledger) Add(rs ...Range) error {
 		}
 		next[i].MinTime, next[i].MaxTime = min(next[i].MinTime, r.MinTime), max(next[i].MaxTime, r.MaxTime)
 	}
+	l.findings.Add(uint64(len(rs)))
 	for _, r := range rs {
 		l.found.WithLabelValues(string(r.Kind)).Inc()
 		if r.Suspect {
@@ -184,6 +192,31 @@ func (l *Ledger) Drop(gone func(Range) bool) error {
 		return nil
 	}
 	return l.store(next)
+}
+
+// ErrFoundMore is what Mended answers when it does not know what has been mended.
+var ErrFoundMore = errors.New("more damage was found meanwhile")
+
+// Mended says that what a range may lack of samples before a time, in milliseconds, is there
+// again, and has been since Findings returned so many: what is left of the range, if
+// anything, begins there; math.MaxInt64 is the end. It is durable when Mended returns.
+func (l *Ledger) Mended(r Range, until int64, findings uint64) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.findings.Load() != findings {
+		return ErrFoundMore
+	}
+	next := slices.Clone(l.Ranges())
+	i := slices.Index(next, r)
+	if i < 0 {
+		return nil // dropped meanwhile
+	}
+	if until <= r.MaxTime && until < math.MaxInt64 {
+		next[i].MinTime = max(until, r.MinTime)
+		return l.store(next)
+	}
+	l.opts.Logger.Info("What was damaged is made good and in service again", attributes(r)...)
+	return l.store(slices.Delete(next, i, i+1))
 }
 
 // store makes rs the list. The list counts even if it cannot be written: then the error

@@ -25,8 +25,11 @@ const maxAttempts = 10
 // Append stores a batch. After an error nothing of the batch may be counted as confirmed,
 // whatever of it is stored. Otherwise all items that the outcome does not refuse are
 // stored, duplicates of stored samples included, and synced as Options.WALSync says.
+// What is expired is too old, and invalid as that is: owners that agree on the horizon answer
+// alike, and where they do not yet, W of them decide as they do of ages.
 // A duplicate with another value is refused as a conflict only where the TSDB notices:
-// at the newest timestamp of a series. Exemplars are best effort: the TSDB recognises a
+// at the newest timestamp of a series. At a timestamp that is in the out-of-order chunk
+// being filled it is dropped, and elsewhere it is stored, too. Exemplars are best effort: the TSDB recognises a
 // repeated one, except the smaller of two at the same timestamp.
 //
 // Waiting for others and for the sync ends with ctx, with its cause. A panic within the
@@ -39,8 +42,9 @@ func (s *Store) Append(ctx context.Context, b *series.Batch) (series.Outcome, er
 
 // Import stores samples that other nodes have taken already, however old or new they are
 // and however many series there are, and returns when they are synced as Append does. What
-// the store holds already, be it with another value, stays as it is. An error means that
-// nothing is confirmed.
+// the store holds already stays as it is; another value for it is treated as by Append,
+// except that a conflict is no error; what is expired is left out. An error means that nothing
+// is confirmed.
 func (s *Store) Import(ctx context.Context, b *series.Batch) error {
 	outcome, err := s.append(ctx, &write{batch: b, imported: true})
 	if err != nil {
@@ -52,6 +56,21 @@ func (s *Store) Import(ctx context.Context, b *series.Batch) error {
 		}
 	}
 	return nil
+}
+
+// Sync returns when all that answers have shown before the call is synced as Append does it:
+// samples are in answers before.
+func (s *Store) Sync(ctx context.Context) error {
+	if err := s.appends.enter(); err != nil {
+		return err
+	}
+	defer s.appends.leave()
+	// What a commit has in memory already may not be in the logs before it ends.
+	if err := s.commits.take(ctx, s.fence); err != nil {
+		return err
+	}
+	s.commits.give()
+	return s.durable(ctx)
 }
 
 func (s *Store) append(ctx context.Context, w *write) (series.Outcome, error) {
@@ -78,7 +97,15 @@ func (s *Store) append(ctx context.Context, w *write) (series.Outcome, error) {
 
 // confirm returns when what w wrote is as durable as the mode promises.
 func (s *Store) confirm(ctx context.Context, w *write) error {
-	if s.opts.WALSync == SyncCommit && w.counts != (counts{}) {
+	if w.counts == (counts{}) {
+		return s.fence.check()
+	}
+	return s.durable(ctx)
+}
+
+// durable returns when what the logs hold is as durable as the mode promises.
+func (s *Store) durable(ctx context.Context) error {
+	if s.opts.WALSync == SyncCommit {
 		return s.sync.wait(ctx)
 	}
 	return s.fence.check()
@@ -89,8 +116,12 @@ type write struct {
 	batch *series.Batch
 	// imported samples may have any age, and their series be new whatever their number.
 	imported bool
+	// moved is set when the head has dropped one of the series between its look-up and its
+	// use. All are looked up by their labels then.
+	moved bool
 	// taken are the timestamps that the TSDB is asked to take.
 	taken    span
+	horizon  int64
 	ahead    time.Duration
 	refs     []promstorage.SeriesRef // by index into the batch, 0 for unknown
 	full     map[int]bool            // new series that there is no room for
@@ -106,16 +137,18 @@ type counts struct{ floats, histograms, exemplars int }
 
 // write commits a batch, without syncing it.
 func (s *Store) write(ctx context.Context, w *write) error {
-	w.taken, w.ahead = span{lowest, math.MaxInt64}, s.opts.MaxFuture
+	w.taken, w.ahead, w.horizon = span{lowest, math.MaxInt64}, s.opts.MaxFuture, s.Horizon().At()
 	if now := s.opts.Now(); !w.imported {
 		w.taken = span{s.oldest(now), now.Add(s.opts.MaxFuture).UnixMilli()}
 	}
+	w.taken.min = max(w.taken.min, w.horizon)
 	if s.walMetadata {
 		w.metadata = byFamily(w.batch.Metadata)
 	}
 	err := errSeriesMoved
 	for n := 0; n < maxAttempts && errors.Is(err, errSeriesMoved); n++ {
 		err = s.writeSamples(ctx, w)
+		w.moved = errors.Is(err, errSeriesMoved)
 	}
 	if err != nil {
 		return err
@@ -194,43 +227,52 @@ func (w *write) samples(app promstorage.AppenderV2) error {
 func (w *write) sample(app promstorage.AppenderV2, i, j int, opts promstorage.AOptions) error {
 	sr := &w.batch.Series[i]
 	p := &sr.Samples[j]
-	refuse := func(r series.Reason, msg string) {
-		w.refusals = append(w.refusals, series.Refusal{Series: i, Item: j, Reason: r, Message: msg})
-	}
 	switch {
 	case p.T > w.taken.max:
-		refuse(series.Invalid, w.tooFarAhead(p.T))
+		w.refuse(i, j, series.Invalid, w.tooFarAhead(p.T))
+		return nil
+	case w.imported && p.T < w.horizon:
 		return nil
 	case p.T < w.taken.min:
-		refuse(series.Invalid, tooOld(p.T))
+		w.refuse(i, j, series.Invalid, w.tooOld(p.T))
 		return nil
 	case w.full[i]:
-		refuse(series.Limit, tooMany)
+		w.refuse(i, j, series.Limit, tooMany)
 		return nil
 	}
 	h, fh, err := ownHistogram(p)
 	if err != nil {
-		refuse(series.Invalid, err.Error())
+		w.refuse(i, j, series.Invalid, err.Error())
 		return nil
 	}
 	v := p.V
 	if p.IsHistogram() {
 		v = 0
 	}
-	ref, err := app.Append(w.refs[i], sr.Labels, p.ST, p.T, v, h, fh, opts)
-	if errors.Is(err, promstorage.ErrDuplicateSampleForTimestamp) && value.IsStaleNaN(v) {
-		ref, err = repeatedMarker(app, w.refs[i], sr.Labels, p)
+	ls := sr.Labels
+	if w.refs[i] != 0 {
+		// With labels the TSDB would create a series that it has dropped, and in the log it
+		// could stand behind samples of another appender.
+		ls = labels.EmptyLabels()
+	}
+	ref, err := app.Append(w.refs[i], ls, p.ST, p.T, v, h, fh, opts)
+	// The sentinel becomes an interface, and allocates, each time that it is compared with.
+	if err != nil && value.IsStaleNaN(v) && errors.Is(err, promstorage.ErrDuplicateSampleForTimestamp) {
+		ref, err = repeatedMarker(app, w.refs[i], ls, p)
 	}
 	if err != nil {
+		if w.refs[i] != 0 && errors.Is(err, tsdb.ErrInvalidSample) {
+			return errSeriesMoved
+		}
 		reason := reasonOf(err)
 		if reason == 0 {
 			return fmt.Errorf("append to the TSDB: %w", err)
 		}
 		msg := err.Error()
 		if errors.Is(err, promstorage.ErrTooOldSample) {
-			msg = tooOld(p.T)
+			msg = w.tooOld(p.T)
 		}
-		refuse(reason, msg)
+		w.refuse(i, j, reason, msg)
 		return nil
 	}
 	if ref != w.refs[i] {
@@ -242,6 +284,11 @@ func (w *write) sample(app promstorage.AppenderV2, i, j int, opts promstorage.AO
 		w.counts.floats++
 	}
 	return nil
+}
+
+// refuse answers that a sample is not taken.
+func (w *write) refuse(i, j int, r series.Reason, msg string) {
+	w.refusals = append(w.refusals, series.Refusal{Series: i, Item: j, Reason: r, Message: msg})
 }
 
 // repeatedMarker appends a stale marker again, as the kinds of histogram that the TSDB
@@ -286,7 +333,7 @@ func (w *write) exemplars(open func() promstorage.Appender) (app promstorage.App
 			case e.Ts > w.taken.max:
 				err = errors.New(w.tooFarAhead(e.Ts))
 			case e.Ts < w.taken.min:
-				err = errors.New(tooOld(e.Ts))
+				err = errors.New(w.tooOld(e.Ts))
 			case w.refs[i] == 0:
 				err = errors.New("exemplar of a series without recent samples")
 			default:
@@ -310,7 +357,10 @@ func (w *write) tooFarAhead(t int64) string {
 	return fmt.Sprintf("timestamp %s is more than %s ahead of this node's clock", formatTime(t), w.ahead)
 }
 
-func tooOld(t int64) string {
+func (w *write) tooOld(t int64) string {
+	if t < w.horizon {
+		return fmt.Sprintf("%s: timestamp %s is past retention", promstorage.ErrTooOldSample, formatTime(t))
+	}
 	return fmt.Sprintf("%s: timestamp %s lies before the out-of-order window", promstorage.ErrTooOldSample, formatTime(t))
 }
 

@@ -21,9 +21,11 @@ import (
 // so that is where it is held, until the TSDB is closed. Then it ends at once: what is left
 // to do is done anew by the next TSDB.
 type background struct {
-	fence  *fence
-	closed <-chan struct{}         // by the TSDB's Close, which then waits for the goroutine
-	db     atomic.Pointer[tsdb.DB] // nil while it opens
+	fence *fence
+	// expired tells which blocks are to be deleted.
+	expired func([]*tsdb.Block) map[ulid.ULID]struct{}
+	closed  <-chan struct{}         // by the TSDB's Close, which then waits for the goroutine
+	db      atomic.Pointer[tsdb.DB] // nil while it opens
 }
 
 // attach has a TSDB of these options call b. The options have a way to make a compactor.
@@ -39,12 +41,11 @@ func (b *background) attach(o *tsdb.Options) {
 // blocksToDelete is called by the goroutine of the TSDB, and by who opens it, when nothing
 // is deleted yet.
 func (b *background) blocksToDelete(blocks []*tsdb.Block) map[ulid.ULID]struct{} {
-	db := b.db.Load()
-	if db == nil {
+	if b.db.Load() == nil {
 		return nil
 	}
 	b.hold()
-	return tsdb.DefaultBlocksToDelete(db)(blocks)
+	return b.expired(blocks)
 }
 
 // hold does not return to a fenced TSDB that has been opened.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -22,27 +23,29 @@ const (
 )
 
 // benchBatch is one scrape of 2000 series at t, in milliseconds.
-func benchBatch(ls []labels.Labels, t int64) *series.Batch {
-	b := &series.Batch{Series: make([]series.Series, len(ls))}
-	samples := make([]series.Sample, len(ls))
-	for i := range ls {
+func benchBatch(handles []*series.Handle, t int64) *series.Batch {
+	b := &series.Batch{Series: make([]series.Series, len(handles))}
+	samples := make([]series.Sample, len(handles))
+	for i, h := range handles {
 		samples[i] = series.Sample{T: t, V: rand.Float64()}
-		b.Series[i] = series.Series{Labels: ls[i], Samples: samples[i : i+1]}
+		b.Series[i] = series.Series{Labels: h.Labels, Handle: h, Samples: samples[i : i+1]}
 	}
 	return b
 }
 
-func benchLabels(target int) []labels.Labels {
-	ls := make([]labels.Labels, benchSeries)
-	for i := range ls {
-		ls[i] = labels.FromStrings("__name__", fmt.Sprint("metric_", i%100), "job", "node", "instance", fmt.Sprint("10.0.0.", target, ":9100"),
+func benchHandles(target int) []*series.Handle {
+	handles := make([]*series.Handle, benchSeries)
+	for i := range handles {
+		handles[i] = new(series.Handle)
+		handles[i].Labels = labels.FromStrings("__name__", fmt.Sprint("metric_", i%100), "job", "node", "instance", fmt.Sprint("10.0.0.", target, ":9100"),
 			"cpu", fmt.Sprint(i/100), "mode", "idle", "region", "eu-central-1", "zone", "a", "cluster", "prod", "namespace", "default", "pod", "web-1")
 	}
-	return ls
+	return handles
 }
 
-// BenchmarkAppend appends scrapes of known series. Parallel runs have 16 senders, each
-// with targets of its own.
+// BenchmarkAppend appends scrapes of series that have handles, to the bare TSDB by their
+// references and to the store. Parallel runs have 16 senders, each with targets of its own.
+// CPU is that of the process, user and system.
 func BenchmarkAppend(b *testing.B) {
 	for _, senders := range []int{1, 16} {
 		b.Run(fmt.Sprintf("bare/senders=%d", senders), func(b *testing.B) {
@@ -60,9 +63,11 @@ func BenchmarkAppend(b *testing.B) {
 				for i := range bt.Series {
 					sr := &bt.Series[i]
 					for _, p := range sr.Samples {
-						if _, err := app.Append(0, sr.Labels, 0, p.T, p.V, nil, nil, promstorage.AOptions{}); err != nil {
+						ref, err := app.Append(promstorage.SeriesRef(sr.Handle.Stored()), sr.Labels, 0, p.T, p.V, nil, nil, promstorage.AOptions{})
+						if err != nil {
 							return err
 						}
+						sr.Handle.SetStored(uint64(ref))
 					}
 				}
 				return app.Commit()
@@ -95,19 +100,20 @@ func benchmark(b *testing.B, senders int, write func(*series.Batch) error) {
 	var next atomic.Int64
 	b.SetParallelism((senders + 1) / 2) // times GOMAXPROCS, which is 2 where this was measured
 	body := func(more func() bool) {
-		ls := benchLabels(int(next.Add(1)))
-		if err := write(benchBatch(ls, at(0))); err != nil {
+		handles := benchHandles(int(next.Add(1)))
+		if err := write(benchBatch(handles, at(0))); err != nil {
 			b.Error(err)
 			return
 		}
 		for step := 1; more(); step++ {
-			if err := write(benchBatch(ls, at(time.Duration(step)*benchInterval))); err != nil {
+			if err := write(benchBatch(handles, at(time.Duration(step)*benchInterval))); err != nil {
 				b.Error(err)
 				return
 			}
 		}
 	}
 	b.ReportAllocs()
+	begun := cpuTime(b)
 	if senders == 1 {
 		n := 0
 		body(func() bool { n++; return n <= b.N })
@@ -115,4 +121,15 @@ func benchmark(b *testing.B, senders int, write func(*series.Batch) error) {
 		b.RunParallel(func(pb *testing.PB) { body(pb.Next) })
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*benchSeries), "ns/sample")
+	b.ReportMetric(float64((cpuTime(b)-begun).Nanoseconds())/float64(b.N*benchSeries), "cpu-ns/sample")
+}
+
+// cpuTime is what the process has used so far.
+func cpuTime(b *testing.B) time.Duration {
+	b.Helper()
+	var ru syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &ru); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
 }

@@ -12,6 +12,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
+
+	"github.com/starling-tsdb/starling/internal/merge"
 )
 
 // compactor is the TSDB's own compactor, with a say in which blocks it may take, and with a
@@ -49,7 +51,7 @@ func (c *compactor) new(ctx context.Context, r prometheus.Registerer, l *slog.Lo
 		PD:                          o.PostingsDecoderFactory,
 		UseUncachedIO:               o.UseUncachedIO,
 		BlockExcludeFilter:          c.excluded,
-		FloatChunkEncoding:          func() chunkenc.Encoding { return o.FloatChunkEncoding },
+		MergeFunc:                   merge.ChunkSeries(func() chunkenc.Encoding { return o.FloatChunkEncoding }),
 	})
 	return c, err
 }
@@ -137,11 +139,15 @@ func (c *compactor) hold() (release func()) {
 	}
 }
 
-// reserve keeps one block from being compacted until release is called. A compaction that
-// is under way may have taken it already.
-func (c *compactor) reserve(id ulid.ULID) (release func()) {
+// reserve keeps one block from being compacted, and from being reserved by others, until
+// release is called. It is not ok while another one has it. A compaction that is under way
+// may have taken the block already.
+func (c *compactor) reserve(id ulid.ULID) (release func(), ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.reserved[id] {
+		return nil, false
+	}
 	if c.reserved == nil {
 		c.reserved = make(map[ulid.ULID]bool)
 	}
@@ -150,7 +156,7 @@ func (c *compactor) reserve(id ulid.ULID) (release func()) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		delete(c.reserved, id)
-	}
+	}, true
 }
 
 // loaded tells whether the TSDB has a block in service.

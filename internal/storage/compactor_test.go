@@ -25,7 +25,7 @@ func TestCompactionLeavesTheReplayAlone(t *testing.T) {
 		sr.Samples = append(sr.Samples, series.Sample{T: at(time.Duration(m) * time.Minute), V: float64(m)})
 	}
 	mustAppend(t, s, batch(sr))
-	mustAppend(t, s, batch(sampleAt(name("a"), at(125*time.Minute+1), at(185*time.Minute+1))))
+	mustAppend(t, s, batch(sampleAt(name("a"), at(125*time.Minute)+1, at(185*time.Minute)+1)))
 	want := read(t, s)
 	if err := s.db.Compact(context.Background()); err != nil {
 		t.Fatal(err)

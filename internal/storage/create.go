@@ -113,6 +113,47 @@ func (s *Store) appender(ctx context.Context, w *write) (promstorage.AppenderV2,
 	}
 }
 
+// What a handle remembers is the TSDB's reference, in the low bits, and the number of the
+// opening that it is good for: a replay may give it to another series.
+const refBits = 40
+
+// remember has a handle, if there is one, tell the reference of a series that is in the log.
+func (s *Store) remember(h *series.Handle, ref promstorage.SeriesRef) {
+	if h != nil && ref>>refBits == 0 {
+		h.SetStored(s.opening<<refBits | uint64(ref))
+	}
+}
+
+// recall returns the reference that a handle remembers of a series that was in the log. It
+// is 0 for none, and where the head has dropped a series since the batch was first tried: it
+// may be one of these.
+func (s *Store) recall(w *write, h *series.Handle) promstorage.SeriesRef {
+	if h == nil || w.moved {
+		return 0
+	}
+	known := h.Stored()
+	if known>>refBits != s.opening {
+		return 0
+	}
+	return promstorage.SeriesRef(known & (1<<refBits - 1))
+}
+
+// Intern returns the labels that the head keeps of a series, so that who remembers them need
+// not keep others, or the same if it has none.
+func (s *Store) Intern(ls labels.Labels) labels.Labels {
+	if s.appends.enter() != nil {
+		return ls
+	}
+	defer s.appends.leave()
+	// Nothing is appended: an appender is what the look-up takes.
+	app := s.db.AppenderV2(context.Background())
+	ref, known := app.(promstorage.GetRef).GetRef(ls, ls.Hash())
+	if s.rollback(app) != nil || ref == 0 {
+		return ls
+	}
+	return known
+}
+
 // await returns when all claims have been released.
 func (s *Store) await(ctx context.Context, claims []*claim) error {
 	for _, c := range claims {
@@ -130,6 +171,9 @@ func (s *Store) await(ctx context.Context, claims []*claim) error {
 func (s *Store) find(head promstorage.GetRef, w *write, l *lookup) {
 	for i := range w.batch.Series {
 		sr := &w.batch.Series[i]
+		if l.refs[i] = s.recall(w, sr.Handle); l.refs[i] != 0 {
+			continue
+		}
 		hash := sr.Labels.Hash()
 		l.refs[i], _ = head.GetRef(sr.Labels, hash)
 		if l.refs[i] != 0 {
@@ -137,6 +181,8 @@ func (s *Store) find(head promstorage.GetRef, w *write, l *lookup) {
 			// gone by now knows that it is in the log.
 			if c := s.creator.holder(hash); c != nil && c != l.own {
 				l.wait = append(l.wait, c)
+			} else {
+				s.remember(sr.Handle, l.refs[i])
 			}
 			continue
 		}
@@ -176,7 +222,7 @@ func (s *Store) createClaimed(ctx context.Context, w *write, l *lookup) error {
 		for _, i := range l.create {
 			sr := &w.batch.Series[i]
 			l.tried[i] = true
-			if !s.create(app, sr.Labels, w.firstStorable(sr).T, w.imported) {
+			if !s.create(app, sr, w.firstStorable(sr).T, w.imported) {
 				if l.full == nil {
 					l.full = make(map[int]bool)
 				}
@@ -192,7 +238,8 @@ func (s *Store) createClaimed(ctx context.Context, w *write, l *lookup) error {
 }
 
 // create makes a series in memory, unless it is new, one too many and not imported.
-func (s *Store) create(app promstorage.AppenderV2, ls labels.Labels, t int64, imported bool) bool {
+func (s *Store) create(app promstorage.AppenderV2, sr *series.Series, t int64, imported bool) bool {
+	ls := sr.Labels
 	if limit := uint64(s.opts.MaxSeries); limit > 0 && !imported {
 		s.creator.room.Lock()
 		defer s.creator.room.Unlock()
@@ -205,9 +252,12 @@ func (s *Store) create(app promstorage.AppenderV2, ls labels.Labels, t int64, im
 		}
 	}
 	// The head keeps the labels for the life of the series: a copy does not keep the
-	// memory of a whole request alive. An error is met again, and answered, when the
-	// sample itself is appended.
-	_, _ = app.Append(0, ls.Copy(), 0, t, 0, nil, nil, promstorage.AOptions{})
+	// memory of a whole request alive. A handle has labels of its own, which they share. An
+	// error is met again, and answered, when the sample itself is appended.
+	if sr.Handle == nil {
+		ls = ls.Copy()
+	}
+	_, _ = app.Append(0, ls, 0, t, 0, nil, nil, promstorage.AOptions{})
 	return true
 }
 

@@ -187,7 +187,7 @@ func harms() []harm {
 // readRest reads everything that the TSDB has, whatever is out of service, up to the first
 // error.
 func readRest(s *Store) (map[point]string, error) {
-	inner, err := s.db.Querier(math.MinInt64, math.MaxInt64)
+	inner, err := s.merged(math.MinInt64, math.MaxInt64)
 	if err != nil {
 		return nil, err
 	}

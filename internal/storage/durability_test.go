@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -379,4 +380,44 @@ func TestReplayFindsConcurrentAppends(t *testing.T) {
 	if n := len(read(t, mustOpen(t, o, hooks{}))); n != writers*appends*shared {
 		t.Errorf("%d of %d samples are there after a restart", n, writers*appends*shared)
 	}
+}
+
+// Samples are in answers before they are synced, and Sync waits for that.
+func TestSync(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var stalled atomic.Bool
+		release := make(chan struct{})
+		s := mustOpen(t, testOptions(t.TempDir()), hooks{fsync: func(f *os.File) error {
+			if stalled.Load() {
+				<-release
+			}
+			return f.Sync()
+		}})
+		stalled.Store(true)
+		confirmed, synced := make(chan error, 1), make(chan error, 1)
+		go func() {
+			_, err := s.Append(t.Context(), batch(floats(name("a"), float64(at(0)), 1)))
+			confirmed <- err
+		}()
+		synctest.Wait()
+		if got := read(t, s); len(got) != 1 || len(confirmed) > 0 {
+			t.Fatalf("%d samples are seen, %d appends confirmed, want one and none", len(got), len(confirmed))
+		}
+		go func() { synced <- s.Sync(t.Context()) }()
+		synctest.Wait()
+		if len(synced) > 0 {
+			t.Error("Sync did not wait")
+		}
+		stalled.Store(false)
+		close(release)
+		if err := errors.Join(<-synced, <-confirmed); err != nil {
+			t.Error(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := s.Sync(t.Context()); !errors.Is(err, ErrClosed) {
+			t.Errorf("in a closed store: %v", err)
+		}
+	})
 }

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/prometheus/model/labels"
+	"github.com/starling-tsdb/starling/internal/series"
 )
 
 // BenchmarkDurable compares --storage.wal-sync=commit with off: eight senders append requests
@@ -82,7 +82,7 @@ type pair struct {
 
 // sender sends requests for each of its targets in turn.
 type sender struct {
-	targets [4][]labels.Labels
+	targets [4][]*series.Handle
 	next    int
 }
 
@@ -99,7 +99,7 @@ func newPair(b *testing.B, mode SyncMode, fsync func(*os.File) error) *pair {
 	}})
 	for i := range p.senders {
 		for j := range p.senders[i].targets {
-			p.senders[i].targets[j] = benchLabels(i*len(p.senders[i].targets) + j)
+			p.senders[i].targets[j] = benchHandles(i*len(p.senders[i].targets) + j)
 		}
 	}
 	p.run(b) // creates the series
@@ -119,9 +119,9 @@ func (p *pair) run(b *testing.B) {
 		s := &p.senders[i]
 		wg.Go(func() {
 			for n := begun.Add(1); n <= benchRequests; n = begun.Add(1) {
-				ls := s.targets[s.next%len(s.targets)]
+				handles := s.targets[s.next%len(s.targets)]
 				s.next++
-				out, err := p.store.Append(context.Background(), benchBatch(ls, at(time.Duration(p.step+int(n))*100*time.Millisecond)))
+				out, err := p.store.Append(context.Background(), benchBatch(handles, at(time.Duration(p.step+int(n))*100*time.Millisecond)))
 				if err != nil || len(out.Refusals) > 0 {
 					b.Errorf("append: %v, %d refusals", err, len(out.Refusals))
 				}
@@ -132,16 +132,6 @@ func (p *pair) run(b *testing.B) {
 	p.step += benchRequests
 	p.rates = append(p.rates, benchRequests*benchSeries/time.Since(start).Seconds())
 	p.cpu = append(p.cpu, float64((cpuTime(b)-cpu).Nanoseconds())/1e3/(benchRequests*benchSeries))
-}
-
-// cpuTime is what the process has used so far.
-func cpuTime(b *testing.B) time.Duration {
-	b.Helper()
-	var ru syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &ru); err != nil {
-		b.Fatal(err)
-	}
-	return time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
 }
 
 func median(values []float64) float64 {

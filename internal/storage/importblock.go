@@ -12,13 +12,15 @@ import (
 	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 	"github.com/prometheus/prometheus/tsdb/chunks"
+
+	"github.com/starling-tsdb/starling/internal/merge"
 )
 
 // ImportBlock stores a window of time of what other nodes hold as a block of the TSDB, and
 // returns when that is durable and in every answer, and how many samples it holds. Samples
-// outside of mint to maxt (exclusive; in milliseconds) are left out. Without a sample there
+// outside of mint to maxt (exclusive; in milliseconds), or expired, are left out. Without a sample there
 // is no block. What the store holds already is stored twice, until the TSDB compacts it away;
-// of two values at one timestamp one is answered.
+// of two values at one timestamp the greater is answered, and kept.
 //
 // The series are sorted by labels, each with its chunks in order of time; they may overlap.
 // Chunks are stored as they are, except those that overlap or reach out of the window. One
@@ -26,9 +28,8 @@ import (
 //
 // The window must lie before ImportableUntil, else the error is ErrTooRecent, and within one
 // aligned range of the largest block that compaction makes; a window of the smallest blocks,
-// aligned to their duration, always does. It is ErrExpired where retention would delete it
-// at once, ErrFenced in a fenced store, ErrDiskFull where the disk has no room beyond what
-// appends are refused at. After an error nothing of it is stored, nor after a crash; but where
+// aligned to their duration, always does. It is ErrFenced in a
+// fenced store, ErrDiskFull where the disk has no room beyond what appends are refused at. After an error nothing of it is stored, nor after a crash; but where
 // the TSDB fails to load the block, that may happen later, and is no harm. No failure fences
 // the store. It ends with ctx, with its cause, and when the store is closed or opened again.
 func (s *Store) ImportBlock(ctx context.Context, mint, maxt int64, set promstorage.ChunkSeriesSet) (samples int, err error) {
@@ -51,6 +52,9 @@ func (s *Store) importBlock(ctx context.Context, window span, set promstorage.Ch
 	}
 	if err := s.importable(block); err != nil {
 		return 0, err
+	}
+	if window.min = max(window.min, s.Horizon().At()); window.min > window.max {
+		return 0, nil
 	}
 	segment, err := s.room(usage.enough)
 	if err != nil {
@@ -90,7 +94,11 @@ func (s *Store) importBlock(ctx context.Context, window span, set promstorage.Ch
 	if err := w.finish(ctx); err != nil {
 		return 0, err
 	}
-	if err := s.install(ctx, w, func([]*tsdb.Block) error { return s.importable(block) }); err != nil {
+	err = s.install(ctx, w, func([]*tsdb.Block) error { return s.importable(block) })
+	if errors.Is(err, errUnloaded) && block.max < s.Horizon().At() {
+		return 0, nil // expired meanwhile
+	}
+	if err != nil {
 		return 0, err
 	}
 	s.metrics.importedBlocks.Inc()
@@ -99,10 +107,16 @@ func (s *Store) importBlock(ctx context.Context, window span, set promstorage.Ch
 	return int(w.meta.Stats.NumSamples), nil
 }
 
+// errUnloaded says that a block is not in service, though it could be.
+var errUnloaded = errors.New("the TSDB did not keep the block")
+
 // install puts a finished block into service, unless admit, which gets the blocks that are
 // loaded, says no.
 func (s *Store) install(ctx context.Context, w *blockWriter, admit func(loaded []*tsdb.Block) error) error {
-	defer s.compactor.hold()() // so that no compaction replaces the block before it was seen
+	defer s.compactor.hold()() // so that imports are not held up by what they make due
+	// So that no Prune replaces the block before it was seen.
+	release, _ := s.compactor.reserve(w.meta.ULID) // a new one, so nobody has it
+	defer release()
 	err := s.compactor.do(ctx, s.fence, func(loaded []*tsdb.Block) error {
 		if err := errors.Join(s.fence.check(), admit(loaded)); err != nil {
 			return err
@@ -113,7 +127,7 @@ func (s *Store) install(ctx context.Context, w *blockWriter, admit func(loaded [
 		return err
 	}
 	if !s.compactor.loaded(w.meta.ULID) {
-		return fmt.Errorf("%w: the TSDB did not keep the block", ErrExpired)
+		return errUnloaded
 	}
 	return nil
 }
@@ -127,6 +141,21 @@ func (s *Store) ImportableUntil() int64 {
 	}
 	defer s.upkeep.leave()
 	return s.importableUntil()
+}
+
+// importLevels is how many times blocks are merged until they have the time of one that is
+// imported, at most: 18 hours by default, so that labels, postings and compactions cost a ninth
+// of what they do in blocks of two hours, and a window that has to be imported again is not long.
+const importLevels = 2
+
+// ImportSpan returns the duration of the windows that ImportBlock is best given, aligned to it,
+// in milliseconds. It is 0 in a store that is not open.
+func (s *Store) ImportSpan() int64 {
+	if err := s.upkeep.enter(); err != nil {
+		return 0
+	}
+	defer s.upkeep.leave()
+	return s.compactor.ranges[min(importLevels, len(s.compactor.ranges)-1)]
 }
 
 func (s *Store) importableUntil() int64 {
@@ -144,14 +173,6 @@ func (s *Store) importable(block span) error {
 	}
 	if until := s.importableUntil(); block.max >= until {
 		return fmt.Errorf("%w: it ends at %s, and blocks are imported up to %s", ErrTooRecent, formatTime(block.max+1), formatTime(until))
-	}
-	newest := s.db.Head().MaxTime()
-	for _, b := range s.db.Blocks() {
-		newest = max(newest, b.Meta().MaxTime)
-	}
-	// As the TSDB counts, from the end of the newest block.
-	if keep := s.opts.RetentionTime.Milliseconds(); keep > 0 && max(newest, lowest)-(block.max+1) >= keep {
-		return fmt.Errorf("%w: it ends at %s", ErrExpired, formatTime(block.max+1))
 	}
 	return nil
 }
@@ -251,7 +272,7 @@ func (c *clipper) merge(overlapping []chunks.Meta, end int64) error {
 	for i, m := range overlapping {
 		series[i] = &promstorage.SeriesEntry{SampleIteratorFn: m.Chunk.Iterator}
 	}
-	samples := promstorage.ChainedSeriesMerge(series...)
+	samples := merge.Series(series...)
 	within := &promstorage.SeriesEntry{SampleIteratorFn: func(it chunkenc.Iterator) chunkenc.Iterator {
 		return windowIterator{Iterator: samples.Iterator(it), window: c.window}
 	}}

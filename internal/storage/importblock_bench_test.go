@@ -18,9 +18,9 @@ import (
 // sample by sample through the head, as a hand-off does.
 func BenchmarkImportBlock(b *testing.B) {
 	const perSeries, perChunk = 480, 120
-	ls := benchLabels(1)
-	sorted := make([]promstorage.ChunkSeries, len(ls))
-	for i := range ls {
+	handles := benchHandles(1)
+	sorted := make([]promstorage.ChunkSeries, len(handles))
+	for i := range handles {
 		var chks []chunks.Meta
 		for c := range perSeries / perChunk {
 			chk := chunkenc.NewXORChunk()
@@ -34,7 +34,7 @@ func BenchmarkImportBlock(b *testing.B) {
 			}
 			chks = append(chks, chunks.Meta{Chunk: chk, MinTime: first, MaxTime: first + (perChunk-1)*15_000})
 		}
-		sorted[i] = chunkSeries(ls[i], chks...)
+		sorted[i] = chunkSeries(handles[i].Labels, chks...)
 	}
 	slices.SortFunc(sorted, func(a, b promstorage.ChunkSeries) int { return labels.Compare(a.Labels(), b.Labels()) })
 	var took [2]time.Duration
@@ -59,7 +59,7 @@ func BenchmarkImportBlock(b *testing.B) {
 			b.StartTimer()
 		}
 	}
-	samples := float64(b.N * len(ls) * perSeries)
+	samples := float64(b.N * len(handles) * perSeries)
 	b.ReportMetric(float64(took[0].Nanoseconds())/samples, "block-ns/sample")
 	b.ReportMetric(float64(took[1].Nanoseconds())/samples, "head-ns/sample")
 	b.ReportMetric(float64(took[1])/float64(took[0]), "head/block")

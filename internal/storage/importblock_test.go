@@ -263,14 +263,6 @@ func TestImportBlockRefuses(t *testing.T) {
 			t.Errorf("importable until %s", formatTime(until))
 		}
 	})
-	t.Run("expired", func(t *testing.T) {
-		s := open(t, func(o *Options) { o.RetentionTime = 10 * time.Hour }, hooks{})
-		refused(t, s, -11*time.Hour, -10*time.Hour, ErrExpired)
-	})
-	t.Run("past the retained size", func(t *testing.T) {
-		s := open(t, func(o *Options) { o.RetentionSize = 1 }, hooks{})
-		refused(t, s, -11*time.Hour, -10*time.Hour, ErrExpired)
-	})
 	t.Run("no range", func(t *testing.T) { refused(t, open(t, nil, hooks{}), -10*time.Hour, -10*time.Hour, nil) })
 	t.Run("in no block's range", func(t *testing.T) {
 		s := open(t, func(o *Options) { o.RetentionTime = 30 * time.Hour }, hooks{}) // blocks of 3 h

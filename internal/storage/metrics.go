@@ -4,6 +4,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
+	"github.com/starling-tsdb/starling/internal/expiry"
 	"github.com/starling-tsdb/starling/internal/series"
 )
 
@@ -129,6 +130,20 @@ func newBlockMetrics(f promauto.Factory) blockMetrics {
 			Help: "Series of the head that this node did not own when blocks were last pruned; they are pruned when they are in blocks.",
 		}),
 	}
+}
+
+// showHorizon registers the gauge of the horizon.
+func (m *metrics) showHorizon(r prometheus.Registerer, s *Store) {
+	promauto.With(r).NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "starling_storage_horizon_timestamp_seconds",
+		Help: "Time before which samples are expired, in seconds since 1970; 0 if none are. It never falls, and is to be the same on all nodes.",
+	}, func() float64 {
+		h := s.Horizon().At()
+		if h == expiry.None {
+			return 0
+		}
+		return float64(h) / 1000
+	})
 }
 
 func (m *metrics) observe(c counts, refusals []series.Refusal) {

@@ -19,6 +19,8 @@ type opened struct {
 	compactor *compactor
 	failures  *failureCounters
 	sync      *groupSync
+	// opening counts the openings, from 1.
+	opening uint64
 }
 
 // logDirs are the directories of the write-ahead log and of the out-of-order log.
@@ -70,7 +72,7 @@ func (s *Store) openLogs() (err error) {
 		}
 	}
 	s.fence.watch(failures)
-	s.opened = opened{db: db, compactor: c, failures: failures, sync: g}
+	s.opened = opened{db: db, compactor: c, failures: failures, sync: g, opening: s.opening + 1}
 	g.start()
 	return nil
 }
@@ -114,8 +116,8 @@ func (s *Store) tryTSDB(topts *tsdb.Options) (*tsdb.DB, *failureCounters, error)
 		return nil, nil, fmt.Errorf("prepare the out-of-order log: %w", err)
 	}
 	s.guard = s.damage.Guard()
-	topts.BlockQuerierFunc, topts.BlockChunkQuerierFunc = s.guard.BlockQuerier, s.guard.BlockChunkQuerier
-	own := &background{fence: s.fence}
+	topts.BlockQuerierFunc, topts.BlockChunkQuerierFunc = headQuerier, headChunkQuerier
+	own := &background{fence: s.fence, expired: s.expired}
 	own.attach(topts)
 	failures := &failureCounters{outer: o.Registerer}
 	db, err := tsdb.Open(o.Dir, own.logger(o.Logger).With("component", "tsdb"), failures, topts, s.stats)
@@ -173,7 +175,7 @@ func keepLog(dir string) error {
 // renameKept gives the segments of a directory the names back that an opening which did not
 // come to its end has taken.
 func renameKept(dir string) error {
-	kept, err := filesIn(dir, func(name string) bool { return strings.HasSuffix(name, keptSuffix) })
+	kept, err := keptIn(dir)
 	if err != nil {
 		return err
 	}
@@ -192,7 +194,7 @@ func renameKept(dir string) error {
 
 // releaseLogs takes the second names of a directory away.
 func releaseLogs(dir string) error {
-	kept, err := filesIn(dir, func(name string) bool { return strings.HasSuffix(name, keptSuffix) })
+	kept, err := keptIn(dir)
 	if err != nil {
 		return err
 	}
@@ -202,6 +204,11 @@ func releaseLogs(dir string) error {
 		}
 	}
 	return nil
+}
+
+// keptIn returns the second names of a directory.
+func keptIn(dir string) ([]string, error) {
+	return filesIn(dir, func(name string) bool { return strings.HasSuffix(name, keptSuffix) })
 }
 
 // filesIn returns the paths of the files of a directory, in order, whose names match. A

@@ -45,10 +45,12 @@ const (
 type Options struct {
 	// Dir is the data directory; it is made if it is missing. Required.
 	Dir string
-	// RetentionTime is the age at which blocks are deleted: 15 d if RetentionSize is 0
-	// too, else none.
+	// RetentionTime is the age at which samples expire, counted from the newest one that the
+	// store holds, or from Now if that is earlier: 15 d if RetentionSize is 0 too, else none.
+	// Two MinBlockDuration of samples are kept whatever it says.
 	RetentionTime time.Duration
-	// RetentionSize is the number of bytes that blocks may take, 0 for no limit.
+	// RetentionSize is the number of bytes that blocks may take, together with the logs, 0 for
+	// no limit. The oldest samples expire, but not the last two MinBlockDuration.
 	RetentionSize int64
 	// OutOfOrderWindow is how far behind the newest sample of the head a sample may be.
 	// Required, and at least half of MinBlockDuration: with less, the TSDB can drop a
@@ -167,7 +169,6 @@ func (o *Options) checkFeatures() error {
 func (o *Options) tsdbOptions() *tsdb.Options {
 	t := tsdb.DefaultOptions()
 	t.RetentionDuration = o.RetentionTime.Milliseconds()
-	t.MaxBytes = o.RetentionSize
 	t.OutOfOrderTimeWindow = math.MaxInt64 / 4 // the store judges ages itself
 	t.MinBlockDuration = o.MinBlockDuration.Milliseconds()
 	t.MaxBlockDuration = maxBlockDuration.Milliseconds()

@@ -200,7 +200,12 @@ var errReplaced = errors.New("block is not in service any more")
 // prune drops the refused series of one block.
 func (p *pruning) prune(ctx context.Context, c candidate) error {
 	meta := c.block.Meta()
-	defer p.compactor.reserve(meta.ULID)()
+	release, ok := p.compactor.reserve(meta.ULID)
+	if !ok { // who imports it does not know yet that it is in service
+		delete(p.looked, meta.ULID)
+		return nil
+	}
+	defer release()
 	var freed int64
 	var err error
 	result := prunedRewritten
@@ -211,7 +216,7 @@ func (p *pruning) prune(ctx context.Context, c candidate) error {
 		freed, err = p.rewrite(ctx, c)
 	}
 	switch {
-	case errors.Is(err, errReplaced), errors.Is(err, tsdb.ErrClosing), errors.Is(err, ErrExpired):
+	case errors.Is(err, errReplaced), errors.Is(err, tsdb.ErrClosing), errors.Is(err, errUnloaded):
 		return nil
 	case p.damage.Excluded(&meta): // as it turned out
 		p.result.Damaged++
@@ -328,7 +333,19 @@ func (p *pruning) remove(ctx context.Context, b *tsdb.Block) (freed int64, err e
 
 // countHead counts the refused series of the head.
 func (p *pruning) countHead(ctx context.Context) error {
-	ix, err := p.db.Head().Index()
+	err := p.headSeries(ctx, func(ls labels.Labels) {
+		if !p.keep(ls) {
+			p.result.HeadSeries++
+		}
+	})
+	p.metrics.pruneHeadSeries.Set(float64(p.result.HeadSeries))
+	return err
+}
+
+// headSeries calls f for each series in memory, in no order. It ends with ctx, with its cause.
+// Labels are valid until f returns.
+func (s *Store) headSeries(ctx context.Context, f func(labels.Labels)) error {
+	ix, err := s.db.Head().Index()
 	if err != nil {
 		return err
 	}
@@ -340,8 +357,8 @@ func (p *pruning) countHead(ctx context.Context) error {
 	}
 	var builder labels.ScratchBuilder
 	for all.Next() {
-		if err := p.ended(ctx); err != nil {
-			return err
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
 		err := ix.Series(all.At(), &builder, nil)
 		if errors.Is(err, promstorage.ErrNotFound) {
@@ -350,10 +367,7 @@ func (p *pruning) countHead(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if !p.keep(builder.Labels()) {
-			p.result.HeadSeries++
-		}
+		f(builder.Labels())
 	}
-	p.metrics.pruneHeadSeries.Set(float64(p.result.HeadSeries))
 	return all.Err()
 }

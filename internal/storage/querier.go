@@ -13,26 +13,56 @@ import (
 // since the epoch. The caller closes it, and uses nothing that it returned afterwards. It
 // is ErrClosed once Close has begun, wraps ErrFenced while the storage is opened again, and
 // ErrDamaged where samples may have been lost; what turns out to be damaged while it is read
-// fails the querier, and is noted.
+// fails the querier, and is noted. What is behind the horizon is not there, nor damaged.
+//
+// Of several values that the store holds for one timestamp the greatest is answered, in the
+// order of merge.Compare.
 func (s *Store) Querier(mint, maxt int64) (promstorage.Querier, error) {
-	if err := s.intact(mint, maxt); err != nil {
+	q, v, err := look(s, mint, maxt, promstorage.NoopQuerier(), s.merged)
+	if err != nil {
 		return nil, err
+	}
+	return &querier{Querier: s.guard.Querier(q), view: v}, nil
+}
+
+// view is a look at the store, which counts as a reader until leave is called.
+type view struct {
+	horizon int64
+	leave   func() // once
+}
+
+// look opens a querier over what is not expired, or returns the empty one where nothing is left.
+func look[Q any](s *Store, mint, maxt int64, empty Q, open func(mint, maxt int64) (Q, error)) (q Q, v view, err error) {
+	v = view{s.Horizon().At(), sync.OnceFunc(s.readers.leave)}
+	mint = max(mint, v.horizon)
+	if err := s.intact(mint, maxt); err != nil {
+		return q, v, err
 	}
 	if err := s.readers.enter(); err != nil {
-		return nil, err
+		return q, v, err
 	}
-	q, err := s.db.Querier(mint, maxt)
-	if err != nil {
-		s.readers.leave()
-		return nil, err
+	if mint > maxt {
+		return empty, v, nil
 	}
-	return &querier{Querier: s.guard.Querier(q), leave: sync.OnceFunc(s.readers.leave)}, nil
+	if q, err = open(mint, maxt); err != nil {
+		v.leave()
+	}
+	return q, v, err
 }
 
 // querier counts as a reader until it is closed. What it returns is the TSDB's own.
 type querier struct {
 	promstorage.Querier
-	leave func() // once
+	view
+}
+
+// Select implements storage.Querier.
+func (q *querier) Select(ctx context.Context, sortSeries bool, hints *promstorage.SelectHints, ms ...*labels.Matcher) promstorage.SeriesSet {
+	hints, left := clip(hints, q.horizon)
+	if !left {
+		return promstorage.EmptySeriesSet()
+	}
+	return q.Querier.Select(ctx, sortSeries, hints, ms...)
 }
 
 // Close implements storage.Querier.
@@ -45,24 +75,26 @@ func (q *querier) Close() error {
 // in milliseconds since the epoch. The caller closes it, and uses nothing that it returned
 // afterwards. Its errors are those of Querier.
 func (s *Store) ChunkQuerier(mint, maxt int64) (promstorage.ChunkQuerier, error) {
-	if err := s.intact(mint, maxt); err != nil {
-		return nil, err
-	}
-	if err := s.readers.enter(); err != nil {
-		return nil, err
-	}
-	q, err := s.db.ChunkQuerier(mint, maxt)
+	q, v, err := look(s, mint, maxt, promstorage.NoopChunkedQuerier(), s.mergedChunks)
 	if err != nil {
-		s.readers.leave()
 		return nil, err
 	}
-	return &chunkQuerier{ChunkQuerier: s.guard.ChunkQuerier(q), leave: sync.OnceFunc(s.readers.leave)}, nil
+	return &chunkQuerier{ChunkQuerier: s.guard.ChunkQuerier(q), view: v}, nil
 }
 
 // chunkQuerier is a querier of chunks.
 type chunkQuerier struct {
 	promstorage.ChunkQuerier
-	leave func() // once
+	view
+}
+
+// Select implements storage.ChunkQuerier.
+func (q *chunkQuerier) Select(ctx context.Context, sortSeries bool, hints *promstorage.SelectHints, ms ...*labels.Matcher) promstorage.ChunkSeriesSet {
+	hints, left := clip(hints, q.horizon)
+	if !left {
+		return promstorage.EmptyChunkSeriesSet()
+	}
+	return q.ChunkQuerier.Select(ctx, sortSeries, hints, ms...)
 }
 
 // Close implements storage.ChunkQuerier.
@@ -97,5 +129,5 @@ func (q exemplarQuerier) Select(start, end int64, matchers ...[]*labels.Matcher)
 	if err != nil {
 		return nil, err
 	}
-	return eq.Select(start, end, matchers...)
+	return eq.Select(max(start, q.store.Horizon().At()), end, matchers...)
 }

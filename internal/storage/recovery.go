@@ -28,7 +28,8 @@ const (
 // errReopening is what everybody hears while the storage is opened again.
 var errReopening = fmt.Errorf("%w: it is being opened again, and its logs replayed", ErrFenced)
 
-// keeper is the goroutine that watches the disk and opens a fenced storage again.
+// keeper is the goroutine that watches the disk, opens a fenced storage again, and has samples
+// expire.
 type keeper struct {
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -79,6 +80,8 @@ func (s *Store) keep() {
 	defer close(s.keeper.done)
 	look := time.NewTicker(spaceInterval)
 	defer look.Stop()
+	expire := time.NewTicker(expireInterval)
+	defer expire.Stop()
 	var retry <-chan time.Time
 	var pause time.Duration
 	for {
@@ -89,6 +92,9 @@ func (s *Store) keep() {
 			return
 		case <-look.C:
 			s.watchSpace()
+			continue
+		case <-expire.C:
+			s.expire()
 			continue
 		case <-s.fence.raised:
 			pause, retry = firstPause, time.After(firstPause)

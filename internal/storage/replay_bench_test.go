@@ -71,9 +71,9 @@ func BenchmarkReplay(b *testing.B) {
 func fillStore(b *testing.B, s *Store) (took time.Duration) {
 	b.Helper()
 	for i := range replayTargets {
-		ls := benchLabels(i)
+		handles := benchHandles(i)
 		for step := range replayScrapes {
-			batch := benchBatch(ls, at(time.Duration(step)*benchInterval))
+			batch := benchBatch(handles, at(time.Duration(step)*benchInterval))
 			start := time.Now()
 			if _, err := s.Append(context.Background(), batch); err != nil {
 				b.Fatal(err)

@@ -18,12 +18,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/prometheus/model/metadata"
 	"github.com/prometheus/prometheus/tsdb"
 
 	"github.com/starling-tsdb/starling/internal/damage"
+	"github.com/starling-tsdb/starling/internal/expiry"
 	"github.com/starling-tsdb/starling/internal/statefile"
 )
 
@@ -41,8 +43,6 @@ var (
 	ErrDamaged = errors.New("storage is damaged")
 	// ErrTooRecent is what a store answers to a block of a time that it still appends to.
 	ErrTooRecent = errors.New("range is too recent for a block")
-	// ErrExpired is what a store answers to a block that retention would delete at once.
-	ErrExpired = errors.New("range is past retention")
 
 	// errSeriesMoved says that the TSDB dropped and re-made a series between its look-up
 	// and its use, so that its record is not in the log yet.
@@ -59,6 +59,10 @@ type Store struct {
 	stats   *tsdb.DBStats
 	metrics *metrics
 	damage  *damage.Ledger
+	// horizon is what expiry, the rule of it, has come to; raises lets one write it at a time.
+	horizon atomic.Pointer[expiry.Horizon]
+	expiry  expiry.Rule
+	raises  *slots
 	guard   *damage.Guard
 	scrub   *scrub
 	fence   *fence
@@ -78,9 +82,12 @@ type Store struct {
 	readers  gate
 	upkeep   *upkeep
 	// prunes lets one run of Prune in.
-	prunes   *slots
-	closing  sync.Once
-	closeErr error
+	prunes *slots
+	// reopenedFor is when the damage to the head's chunks was found that the storage was
+	// last opened again for, in nanoseconds.
+	reopenedFor atomic.Int64
+	closing     sync.Once
+	closeErr    error
 }
 
 // hooks are what tests change beneath a store.
@@ -133,6 +140,7 @@ func openIn(o Options, hk hooks) (*Store, error) {
 		creations:   newSlots(runtime.GOMAXPROCS(0)),
 		commits:     newSlots(1),
 		prunes:      newSlots(1),
+		raises:      newSlots(1),
 	}
 	var err error
 	if s.damage, err = damage.Open(damage.Options{
@@ -140,9 +148,14 @@ func openIn(o Options, hk hooks) (*Store, error) {
 	}); err != nil {
 		return nil, err
 	}
+	if err := s.loadHorizon(); err != nil {
+		return nil, err
+	}
 	if err := s.openLogs(); err != nil {
 		return nil, err
 	}
+	s.expire()
+	m.showHorizon(o.Registerer, s)
 	s.flusher = newFlusher(s.families, filepath.Join(o.Dir, metadataFile), hk.fsync, o.Logger)
 	s.flusher.load()
 	s.flusher.start()

@@ -1,0 +1,96 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	promstorage "github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb"
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
+
+	"github.com/starling-tsdb/starling/internal/merge"
+)
+
+// Where blocks and the head hold several values for one timestamp, the TSDB answers whichever
+// it meets first. What it would merge is taken from it here, in parts, and merged so that the
+// greatest value is left. Among the out-of-order chunks of the head it is still the TSDB that
+// chooses, until they have become a block.
+
+// merged returns a querier over the head and the blocks.
+func (s *Store) merged(mint, maxt int64) (promstorage.Querier, error) {
+	parts, err := partsOf(s, mint, maxt, s.db.Querier, s.guard.BlockQuerier)
+	if err != nil {
+		return nil, err
+	}
+	return promstorage.NewMergeQuerier(parts, nil, merge.Series), nil
+}
+
+// mergedChunks is merged for chunks.
+func (s *Store) mergedChunks(mint, maxt int64) (promstorage.ChunkQuerier, error) {
+	parts, err := partsOf(s, mint, maxt, s.db.ChunkQuerier, s.guard.BlockChunkQuerier)
+	if err != nil {
+		return nil, err
+	}
+	encoding := s.opts.tsdbOptions().FloatChunkEncoding
+	return promstorage.NewMergeChunkQuerier(parts, nil, merge.ChunkSeries(func() chunkenc.Encoding { return encoding })), nil
+}
+
+// headQuerier is for tsdb.Options.BlockQuerierFunc: the TSDB is asked for its head alone.
+func headQuerier(b tsdb.BlockReader, mint, maxt int64) (promstorage.Querier, error) {
+	if _, ok := b.(*tsdb.Block); ok {
+		return promstorage.NoopQuerier(), nil
+	}
+	return tsdb.NewBlockQuerier(b, mint, maxt)
+}
+
+// headChunkQuerier is for tsdb.Options.BlockChunkQuerierFunc.
+func headChunkQuerier(b tsdb.BlockReader, mint, maxt int64) (promstorage.ChunkQuerier, error) {
+	if _, ok := b.(*tsdb.Block); ok {
+		return promstorage.NoopChunkedQuerier(), nil
+	}
+	return tsdb.NewBlockChunkQuerier(b, mint, maxt)
+}
+
+// maxListings bounds how often blocks are listed anew because one of them was closed between
+// its listing and its use. Once is rare.
+const maxListings = 10
+
+// partsOf opens the head, and then each block: what leaves the head meanwhile is in a block,
+// and what a block that was closed held is in one of the next list.
+func partsOf[Q io.Closer](s *Store, mint, maxt int64, head func(mint, maxt int64) (Q, error), block func(b *tsdb.Block, mint, maxt int64) (Q, error)) ([]Q, error) {
+	first, err := head(mint, maxt)
+	if err != nil {
+		return nil, err
+	}
+	parts := []Q{first}
+	for range maxListings {
+		parts, err = appendBlocks(parts[:1], s.db.Blocks(), mint, maxt, block)
+		if err == nil {
+			return parts, nil
+		}
+		if !errors.Is(err, tsdb.ErrClosing) {
+			break
+		}
+	}
+	return nil, errors.Join(err, first.Close())
+}
+
+// appendBlocks opens the blocks that overlap a range of time, all of them or none.
+func appendBlocks[Q io.Closer](parts []Q, blocks []*tsdb.Block, mint, maxt int64, open func(b *tsdb.Block, mint, maxt int64) (Q, error)) ([]Q, error) {
+	others := len(parts)
+	for _, b := range blocks {
+		if !b.OverlapsClosedInterval(mint, maxt) {
+			continue
+		}
+		q, err := open(b, mint, maxt)
+		if err != nil {
+			for _, q := range parts[others:] {
+				err = errors.Join(err, q.Close())
+			}
+			return parts[:others], fmt.Errorf("open block %s: %w", b.Meta().ULID, err)
+		}
+		parts = append(parts, q)
+	}
+	return parts, nil
+}
