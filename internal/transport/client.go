@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,10 +23,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 
-	"github.com/starling-tsdb/starling/internal/proof"
-	"github.com/starling-tsdb/starling/internal/series"
 	"github.com/starling-tsdb/starling/internal/table"
 	"github.com/starling-tsdb/starling/internal/transport/peerpb"
 )
@@ -34,12 +33,13 @@ var errNoAddress = errors.New("no address is known; has the node ever been seen 
 // PeersOptions are what Peers works with. All are required but Registerer.
 type PeersOptions struct {
 	// Address finds a peer's RPC address, anew at each dial.
-	Address func(id table.NodeID) (string, bool)
-	Dial    DialFunc
-	Tables  Tables
-	Starts  Starts
-	// MaxInFlightBytes bounds what is on its way to one peer, in encoded bytes; more is
-	// refused at once. A peer that hangs must not fill this node's memory.
+	Address  func(id table.NodeID) (string, bool)
+	Dial     DialFunc
+	Tables   Tables
+	Starts   Starts
+	Horizons Horizons
+	// MaxInFlightBytes bounds the batches that are on their way to one peer, by estimate;
+	// more is refused at once. A peer that hangs must not fill this node's memory.
 	MaxInFlightBytes int64
 	Registerer       prometheus.Registerer
 }
@@ -50,6 +50,8 @@ type Peers struct {
 	duration *prometheus.HistogramVec
 	samples  *prometheus.CounterVec
 	inFlight *prometheus.GaugeVec
+	sent     *prometheus.CounterVec
+	received *prometheus.CounterVec
 
 	mu    sync.Mutex
 	peers map[table.NodeID]*Peer
@@ -71,7 +73,15 @@ func NewPeers(opts PeersOptions) *Peers {
 		}, []string{"peer", "confirmed"}),
 		inFlight: factory.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "starling_peer_inflight_bytes",
-			Help: "Encoded bytes of samples that are on their way to a peer; more than 64 MiB are refused.",
+			Help: "Memory of samples that are on their way to a peer; more than 64 MiB are refused.",
+		}, []string{"peer"}),
+		sent: factory.NewCounterVec(prometheus.CounterOpts{
+			Name: "starling_peer_sent_bytes_total",
+			Help: "Bytes sent to a peer's RPC port over the connections that this node opened for requests.",
+		}, []string{"peer"}),
+		received: factory.NewCounterVec(prometheus.CounterOpts{
+			Name: "starling_peer_received_bytes_total",
+			Help: "Bytes received from a peer's RPC port over the connections that this node opened for requests.",
 		}, []string{"peer"}),
 		peers: map[table.NodeID]*Peer{},
 	}
@@ -84,12 +94,17 @@ func (p *Peers) Peer(id table.NodeID) *Peer {
 	if peer, ok := p.peers[id]; ok {
 		return peer
 	}
+	sent, received := p.sent.WithLabelValues(string(id)), p.received.WithLabelValues(string(id))
 	conn := p.connect(string(id), func(ctx context.Context, _ string) (net.Conn, error) {
 		address, ok := p.opts.Address(id)
 		if !ok {
 			return nil, errNoAddress
 		}
-		return p.opts.Dial(ctx, address)
+		conn, err := p.opts.Dial(ctx, address)
+		if err != nil {
+			return nil, err
+		}
+		return &countedConn{Conn: conn, sent: sent, received: received}, nil
 	})
 	peer := &Peer{
 		id: id, owner: p, conn: conn, client: peerpb.NewPeerClient(conn),
@@ -117,9 +132,10 @@ func (p *Peers) Call(ctx context.Context, address string, request []byte) ([]byt
 // Close breaks all connections.
 func (p *Peers) Close() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, peer := range p.peers {
-		peer.conn.Close()
+	peers := slices.Collect(maps.Values(p.peers))
+	p.mu.Unlock()
+	for _, peer := range peers {
+		peer.close()
 	}
 }
 
@@ -130,6 +146,8 @@ func (p *Peers) connect(label string, dial func(context.Context, string) (net.Co
 		grpc.WithContextDialer(dial),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithIdleTimeout(0),
+		grpc.WithInitialWindowSize(streamWindow),
+		grpc.WithInitialConnWindowSize(connWindow),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 500 * time.Millisecond},
 			MinConnectTimeout: 2 * time.Second,
@@ -166,57 +184,12 @@ type Peer struct {
 	conn     *grpc.ClientConn
 	client   peerpb.PeerClient
 	inFlight *semaphore.Weighted
-}
+	// streams are those of appends that run.
+	streams sync.WaitGroup
 
-// Append stores the batch on the peer, as planned by table t. The batch is not kept. A
-// large batch travels in several requests, and is confirmed if all of them are.
-func (p *Peer) Append(ctx context.Context, t *table.Table, b *series.Batch) (proof.Confirmation, error) {
-	requests, err := batchToProto(b)
-	if err != nil {
-		return proof.Confirmation{}, err
-	}
-	var confirmation proof.Confirmation
-	for _, req := range requests {
-		req.Header = p.header(t)
-		resp, err := p.appendOne(ctx, t, req)
-		if err == nil {
-			err = outcomeFromProto(resp, req, &confirmation.Outcome)
-		}
-		if err != nil {
-			p.countSamples(b, false)
-			return proof.Confirmation{}, err
-		}
-		// The last ones were read when all of the batch was stored.
-		confirmation.Gaps = gapsFromProto(resp.Gaps)
-	}
-	p.countSamples(b, true)
-	return confirmation, nil
-}
-
-func (p *Peer) appendOne(ctx context.Context, t *table.Table, req appendRequest) (*peerpb.AppendResponse, error) {
-	size := min(int64(proto.Size(req.AppendRequest)), p.owner.opts.MaxInFlightBytes)
-	if !p.inFlight.TryAcquire(size) {
-		return nil, fmt.Errorf("more than %d bytes are on their way to the peer already", p.owner.opts.MaxInFlightBytes)
-	}
-	gauge := p.owner.inFlight.WithLabelValues(string(p.id))
-	gauge.Add(float64(size))
-	defer func() {
-		gauge.Sub(float64(size))
-		p.inFlight.Release(size)
-	}()
-	resp, err := p.client.Append(ctx, req.AppendRequest)
-	if err != nil {
-		return nil, p.fail(ctx, t, err)
-	}
-	return resp, nil
-}
-
-func (p *Peer) countSamples(b *series.Batch, confirmed bool) {
-	label := "false"
-	if confirmed {
-		label = "true"
-	}
-	p.owner.samples.WithLabelValues(string(p.id), label).Add(float64(b.NumSamples()))
+	mu     sync.Mutex
+	stream *appendStream // the newest one; nil before the first append
+	closed bool
 }
 
 // LabelNames returns the peer's label names in [mint, maxt], sorted, and its warnings.
@@ -340,5 +313,5 @@ func (p *Peer) reconcile(ctx context.Context, theirs *table.Table) error {
 }
 
 func (p *Peer) header(t *table.Table) *peerpb.Header {
-	return &peerpb.Header{ClusterId: t.ClusterID, Epoch: t.Epoch, To: string(p.id)}
+	return &peerpb.Header{ClusterId: t.Lineage(), Epoch: t.Epoch, To: string(p.id)}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/starling-tsdb/starling/internal/expiry"
 	"github.com/starling-tsdb/starling/internal/proof"
 	"github.com/starling-tsdb/starling/internal/table"
 	"github.com/starling-tsdb/starling/internal/transport/peerpb"
@@ -24,7 +25,7 @@ func (p *Peer) Note(ctx context.Context, t *table.Table, peer table.NodeID, sinc
 func (p *Peer) State(ctx context.Context, t *table.Table) (proof.State, error) {
 	starts := p.owner.opts.Starts
 	n, run := starts.Own()
-	resp, err := p.client.State(ctx, &peerpb.StateRequest{Header: p.header(t), From: string(starts.Self()), Starts: n, Run: run})
+	resp, err := p.client.State(ctx, &peerpb.StateRequest{Header: p.header(t), From: string(starts.Self()), Starts: n, Run: run, Expiry: wordToProto(p.owner.opts.Horizons.Word())})
 	if err != nil {
 		return proof.State{}, p.fail(ctx, t, err)
 	}
@@ -33,6 +34,9 @@ func (p *Peer) State(ctx context.Context, t *table.Table) (proof.State, error) {
 	}
 	if resp.Remembered > 0 {
 		starts.Outdated(p.id, resp.Remembered)
+	}
+	if resp.Expiry != nil {
+		p.owner.opts.Horizons.Heard(ctx, p.id, wordFromProto(resp.Expiry))
 	}
 	return stateFromProto(resp), nil
 }
@@ -49,6 +53,16 @@ type Starts interface {
 	Seen(id table.NodeID, starts, run uint64) uint64
 	// Outdated is told that a peer has seen such a start of this node.
 	Outdated(by table.NodeID, seen uint64)
+}
+
+// Horizons keeps the time before which this node's samples are expired. Whenever one node asks
+// another one for its state, each hears of the other one's, and so before it answers anything
+// and every few seconds.
+type Horizons interface {
+	// Word is what this node says.
+	Word() expiry.Word
+	// Heard is told what a peer says. It returns when that is believed, and taken over, or not.
+	Heard(ctx context.Context, peer table.NodeID, w expiry.Word)
 }
 
 // HandOff asks the peer for the next window of what the node self may lack, in the session
@@ -105,7 +119,10 @@ func gapsFromProto(gaps []*peerpb.Gap) []proof.Gap {
 func stateToProto(s proof.State) *peerpb.StateResponse {
 	resp := &peerpb.StateResponse{Session: s.Session, Gaps: gapsToProto(s.Gaps)}
 	for _, r := range s.Damage {
-		resp.Damage = append(resp.Damage, &peerpb.TimeRange{MinMs: r.Min, MaxMs: r.Max})
+		resp.Damage = append(resp.Damage, rangeToProto(r))
+	}
+	for _, r := range s.Expired {
+		resp.Expired = append(resp.Expired, rangeToProto(r))
 	}
 	return resp
 }
@@ -115,7 +132,20 @@ func stateFromProto(resp *peerpb.StateResponse) proof.State {
 	for _, r := range resp.Damage {
 		s.Damage = append(s.Damage, proof.Range{Min: r.GetMinMs(), Max: r.GetMaxMs()})
 	}
+	for _, r := range resp.Expired {
+		s.Expired = append(s.Expired, proof.Range{Min: r.GetMinMs(), Max: r.GetMaxMs()})
+	}
 	return s
+}
+
+func wordToProto(w expiry.Word) *peerpb.Expiry {
+	return &peerpb.Expiry{TimeMs: w.Horizon.Time, SizeMs: w.Horizon.Size, KeepMs: w.Limits.Time, KeepBytes: w.Limits.Size}
+}
+
+func wordFromProto(e *peerpb.Expiry) expiry.Word {
+	return expiry.Word{
+		Horizon: expiry.Horizon{Time: e.TimeMs, Size: e.SizeMs}, Limits: expiry.Limits{Time: e.KeepMs, Size: e.KeepBytes},
+	}
 }
 
 func proofToProto(p *proof.Proof) *peerpb.Proof {

@@ -24,15 +24,19 @@ import (
 // that stops early cancels ctx. The epoch is that of table t.
 func (p *Peer) Select(ctx context.Context, t *table.Table, sel Selection) storage.ChunkSeriesSet {
 	set := p.newSet(ctx, t, peerpb.Peer_Select_FullMethodName)
-	stream, err := p.client.Select(ctx, &peerpb.SelectRequest{
-		Header: p.header(t), MinTimeMs: sel.Mint, MaxTimeMs: sel.Maxt,
-		Matchers: matchersToProto(sel.Matchers), Hints: hintsToProto(sel.Hints), Proof: proofToProto(sel.Proof), GainedBy: string(sel.GainedBy),
-	})
+	stream, err := p.client.Select(ctx, p.selectionToProto(t, sel))
 	if err != nil {
 		set.end(err)
 	}
 	set.stream = stream
 	return set
+}
+
+func (p *Peer) selectionToProto(t *table.Table, sel Selection) *peerpb.SelectRequest {
+	return &peerpb.SelectRequest{
+		Header: p.header(t), MinTimeMs: sel.Mint, MaxTimeMs: sel.Maxt,
+		Matchers: matchersToProto(sel.Matchers), Hints: hintsToProto(sel.Hints), Proof: proofToProto(sel.Proof), Part: partToProto(sel.Part), Encoded: sel.Encoded,
+	}
 }
 
 func (p *Peer) newSet(ctx context.Context, t *table.Table, method string) *StreamedSet {

@@ -10,6 +10,10 @@
 // another epoch refuses it and hands over its table; the client then makes both sides
 // hold the newer one and returns a table.MismatchError, upon which the caller plans anew.
 //
+// Appends, which come all the time, share one stream per peer. It has a dictionary of series
+// that lasts as long as the stream does (package frame); its calls wait for their answers as
+// those of requests do.
+//
 // The messages are described in peerpb/peer.proto.
 package transport
 

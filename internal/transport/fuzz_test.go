@@ -3,11 +3,11 @@ package transport
 import (
 	"encoding/binary"
 	"io"
-	"math/rand/v2"
 	"net"
 	"testing"
 	"time"
 
+	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
@@ -28,70 +28,41 @@ func marshalled(f testing.TB, m proto.Message) []byte {
 	return b
 }
 
-// FuzzAppendRequest: whatever a peer sends is a batch or an error, and a batch travels on
-// unchanged.
-func FuzzAppendRequest(f *testing.F) {
-	r := rand.New(rand.NewPCG(1, 2))
-	for range 8 {
-		requests, err := batchToProto(randomBatch(r))
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(marshalled(f, requests[0].AppendRequest))
-	}
-	f.Fuzz(func(t *testing.T, msg []byte) {
-		var req peerpb.AppendRequest
-		if proto.Unmarshal(msg, &req) != nil {
-			return
-		}
-		b, err := batchFromProto(&req)
-		if err != nil {
-			return
-		}
-		if len(b.Series) != len(req.Series) || b.Bytes() < 0 {
-			t.Fatalf("%d series became %d of %d bytes", len(req.Series), len(b.Series), b.Bytes())
-		}
-		once, err := batchToProto(b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		again, err := batchFromProto(once[0].AppendRequest)
-		if err != nil {
-			t.Fatalf("what this node would send is refused: %v", err)
-		}
-		twice, err := batchToProto(again)
-		if err != nil {
-			t.Fatal(err)
-		}
-		// Encoded, since NaN does not equal itself.
-		if !proto.Equal(once[0].AppendRequest, twice[0].AppendRequest) {
-			t.Fatalf("%v became %v", once[0].AppendRequest, twice[0].AppendRequest)
-		}
-	})
-}
-
-// FuzzAppendResponse: refusals of items that were not sent are found before they are
-// counted.
-func FuzzAppendResponse(f *testing.F) {
-	f.Add(marshalled(f, &peerpb.AppendResponse{Refusals: []*peerpb.Refusal{
+// FuzzWriteAnswer: refusals of items that were not sent are found before they are counted.
+func FuzzWriteAnswer(f *testing.F) {
+	f.Add(marshalled(f, &peerpb.WriteAnswer{Refusals: []*peerpb.Refusal{
 		{Series: 1, Item: 1, Reason: peerpb.Refusal_REASON_CONFLICT, Message: "m"},
 		{Series: 0, Exemplar: true, Reason: peerpb.Refusal_REASON_INVALID},
 	}}))
-	f.Add(marshalled(f, &peerpb.AppendResponse{Refusals: []*peerpb.Refusal{{Series: 1 << 31, Item: 1 << 31}}}))
-	sent := appendRequest{first: 7, AppendRequest: &peerpb.AppendRequest{Series: []*peerpb.Series{
-		{Samples: make([]*peerpb.Sample, 1), Exemplars: make([]*peerpb.Exemplar, 1)}, {Samples: make([]*peerpb.Sample, 2)},
-	}}}
+	f.Add(marshalled(f, &peerpb.WriteAnswer{Refusals: []*peerpb.Refusal{{Series: 1 << 31, Item: 1 << 31}}}))
+	f.Add(marshalled(f, &peerpb.WriteAnswer{Request: 1, Failure: &peerpb.Failure{Mismatch: &peerpb.EpochMismatch{}}}))
+	f.Add(marshalled(f, &peerpb.WriteAnswer{Request: 9}))
+	f.Add(marshalled(f, &peerpb.WriteAnswer{Draining: true}))
+	sent := []series.Series{{Samples: make([]series.Sample, 1), Exemplars: make([]exemplar.Exemplar, 1)}, {Samples: make([]series.Sample, 2)}}
 	f.Fuzz(func(t *testing.T, msg []byte) {
-		var resp peerpb.AppendResponse
-		var o series.Outcome
-		if proto.Unmarshal(msg, &resp) != nil || outcomeFromProto(&resp, sent, &o) != nil {
+		var a peerpb.WriteAnswer
+		if proto.Unmarshal(msg, &a) != nil {
 			return
 		}
-		for _, r := range o.Refusals {
-			s := sent.Series[r.Series-sent.first]
-			items := len(s.Samples)
+		s := newAppendStream(&Peer{}, "")
+		c := &appendCall{batch: &series.Batch{Series: sent}, items: 2, done: make(chan struct{})}
+		s.add(c)
+		if s.take() != c {
+			t.Fatal("no call in the queue")
+		}
+		_ = s.answered(&a)
+		s.encode(c)
+		if s.answered(&a) != nil || !c.ended || c.err != nil {
+			return
+		}
+		confirmation, err := confirmationOf(c.batch, c.parts)
+		if err != nil {
+			return
+		}
+		for _, r := range confirmation.Refusals {
+			items := len(sent[r.Series].Samples)
 			if r.Exemplar {
-				items = len(s.Exemplars)
+				items = len(sent[r.Series].Exemplars)
 			}
 			if r.Item >= items {
 				t.Fatalf("refusal %+v of an item that was not sent", r)

@@ -2,6 +2,7 @@ package transport
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"reflect"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/prometheus/prometheus/model/labels"
 
+	"github.com/starling-tsdb/starling/internal/expiry"
 	"github.com/starling-tsdb/starling/internal/proof"
 	"github.com/starling-tsdb/starling/internal/series"
 	"github.com/starling-tsdb/starling/internal/table"
@@ -18,14 +20,22 @@ import (
 func TestNotesAndStates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
+		r.local.word = expiry.Word{Horizon: expiry.Horizon{Time: expiry.None, Size: -1}, Limits: expiry.Limits{Time: 3}}
+		r.remote.word = expiry.Word{Horizon: expiry.Horizon{Time: 7, Size: math.MaxInt64}, Limits: expiry.Limits{Size: 4}}
 		peer := r.peers.Peer("remote")
 		if err := peer.Note(t.Context(), epoch(1), "a", -7); err != nil {
 			t.Fatal(err)
 		}
 		want := []proof.Gap{{Peer: "a", Since: -7}}
 		state, err := peer.State(t.Context(), epoch(1))
-		if err != nil || !reflect.DeepEqual(state, proof.State{Session: 1 << 63, Gaps: want, Damage: []proof.Range{{Min: -5, Max: 5}}}) {
+		if err != nil || !reflect.DeepEqual(state, proof.State{Session: 1 << 63, Gaps: want, Damage: []proof.Range{{Min: -5, Max: 5}}, Expired: []proof.Range{{Min: math.MinInt64, Max: -10}}}) {
 			t.Errorf("state %+v, %v", state, err)
+		}
+		if want := fmt.Sprint("local", r.local.word); r.remote.heard != want {
+			t.Errorf("the peer heard %q, want %q", r.remote.heard, want)
+		}
+		if want := fmt.Sprint("remote", r.remote.word); r.local.heard != want {
+			t.Errorf("this node heard %q, want %q", r.local.heard, want)
 		}
 		confirmation, err := peer.Append(t.Context(), epoch(1), &series.Batch{})
 		if err != nil || !slices.Equal(confirmation.Gaps, want) {
@@ -48,14 +58,30 @@ func TestProofTravels(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		want := &proof.Proof{Quorum: 2, Nodes: []proof.Node{{Slot: 0, Session: math.MaxUint64}, {Slot: 4, Noted: []int{0, 9}}}}
-		for _, p := range []*proof.Proof{want, nil} {
-			set := r.peers.Peer("remote").Select(t.Context(), epoch(1), Selection{Proof: p, GainedBy: "joining", Matchers: everything})
+		for i, p := range []*proof.Proof{want, nil} {
+			part := []*proof.Part{{Node: "joining", Gained: true, Ranges: 1<<63 | 1}, nil}[i]
+			set := r.peers.Peer("remote").Select(t.Context(), epoch(1), Selection{Proof: p, Part: part, Matchers: everything})
 			if set.Next() || set.Err() != nil {
 				t.Fatal(set.Err())
 			}
-			if got := r.reader.selected; !reflect.DeepEqual(got.Proof, p) || got.GainedBy != "joining" {
-				t.Errorf("proof %+v for %q, want %+v", got.Proof, got.GainedBy, p)
+			if got := r.reader.selected; !reflect.DeepEqual(got.Proof, p) || !reflect.DeepEqual(got.Part, part) {
+				t.Errorf("proof %+v for %+v, want %+v", got.Proof, got.Part, p)
 			}
+			sel := Selection{Epoch: 1, Proof: p, Part: part, Mint: -3, Maxt: 4, Matchers: everything, Encoded: p != nil}
+			sums, err := r.peers.Peer("remote").Sum(t.Context(), epoch(1), sel)
+			if err != nil || sums[0] != math.MaxUint64 || sums[proof.KeyRanges-1] != 7 {
+				t.Errorf("sums %v, %v", sums, err)
+			}
+			if got := r.reader.selected; !reflect.DeepEqual(got.Proof, p) || !reflect.DeepEqual(got.Part, part) || got.Mint != -3 || got.Maxt != 4 || got.Epoch != 1 || got.Encoded != sel.Encoded {
+				t.Errorf("summed up %+v, want %+v", got, sel)
+			}
+		}
+		var mismatch *table.MismatchError
+		r.remote.mu.Lock()
+		r.remote.table = epoch(2)
+		r.remote.mu.Unlock()
+		if _, err := r.peers.Peer("remote").Sum(t.Context(), epoch(1), Selection{Matchers: everything}); !errors.As(err, &mismatch) {
+			t.Errorf("sums of another epoch: %v", err)
 		}
 	})
 }

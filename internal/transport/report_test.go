@@ -14,9 +14,10 @@ import (
 // testReport is what the remote node of a rig says of itself.
 var testReport = Report{
 	Series: math.MaxUint64, Bytes: 7, Oldest: math.MaxInt64, PhaseBegan: 3, PhaseSince: time.UnixMilli(-5),
+	Extents: []Extent{{Min: math.MinInt64, Max: -1, Bytes: math.MaxUint64}, {Max: math.MaxInt64}},
 	Copying: Copying{
-		Began: 3, Until: math.MinInt64, Ready: true, Samples: 8, Started: time.UnixMilli(9),
-		Timed: Mark{Ago: 10 * time.Millisecond, Until: math.MaxInt64, Samples: 6},
+		Began: 3, Until: math.MinInt64, Ready: true, Samples: 8, Bytes: 11, Started: time.UnixMilli(9),
+		Timed: Mark{Ago: 10 * time.Millisecond, Until: math.MaxInt64, Samples: 6, Bytes: 12},
 	},
 }
 

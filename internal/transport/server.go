@@ -9,6 +9,7 @@ import (
 	"math"
 	"net"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -34,10 +35,15 @@ const (
 	maxMessageBytes = 128 << 20
 	// frameBytes is about how much of a Select travels in one message.
 	frameBytes = 256 << 10
+	// streamWindow and connWindow are how much may be on its way before it was read, of one
+	// stream and of a connection: they hold the throughput over distance, and bound what one
+	// that nobody reads from takes.
+	streamWindow, connWindow = 4 << 20, 16 << 20
 )
 
 // Appender stores what peers send, and notes what others miss of it. An epoch other than
-// the node's own is answered with a *table.MismatchError. It must never forward.
+// the node's own is answered with a *table.MismatchError. It must never forward, and when an
+// append has succeeded it reads the batch no more.
 type Appender interface {
 	Append(ctx context.Context, epoch uint64, b *series.Batch) (proof.Confirmation, error)
 	Note(ctx context.Context, epoch uint64, peer table.NodeID, since int64) error
@@ -53,9 +59,10 @@ type Selection struct {
 	Mint, Maxt int64
 	Hints      *storage.SelectHints
 	Matchers   []*labels.Matcher
-	// GainedBy, if set, leaves only those series that a node owns by the target of a
-	// transition and not by the current assignment.
-	GainedBy table.NodeID
+	// Part, if set, leaves only what a node copies.
+	Part *proof.Part
+	// Encoded is set if not samples are to be summed up, but chunks as they are encoded.
+	Encoded bool
 }
 
 // SeriesSet is what a node answers. It is closed when nobody reads from it any more.
@@ -72,6 +79,8 @@ type Reader interface {
 	// another error in another session than the proof's, also if either changes before the
 	// end of the set.
 	Select(ctx context.Context, s Selection) (SeriesSet, error)
+	// Sum sums up the series that Select returns, by ranges of keys.
+	Sum(ctx context.Context, s Selection) (*proof.Sums, error)
 	ChunkQuerier(mint, maxt int64) (storage.ChunkQuerier, error)
 	ExemplarQuerier(ctx context.Context) (storage.ExemplarQuerier, error)
 	Metadata(family string, limit, limitPerMetric int) map[string][]metadata.Metadata
@@ -91,17 +100,23 @@ type Membership interface {
 	Handle(ctx context.Context, request []byte) ([]byte, error)
 }
 
-// ServerOptions are the parts that a Server answers from. All are required but Registerer.
+// ServerOptions are the parts that a Server answers from. All are required but Intern and
+// Registerer.
 type ServerOptions struct {
 	// Self is this node: requests that are meant for another are refused.
 	Self       table.NodeID
 	Appender   Appender
 	Reader     Reader
 	Giver      Giver
+	Comparer   Comparer
 	Tables     Tables
 	Starts     Starts
+	Horizons   Horizons
 	Reporter   Reporter
 	Membership Membership
+	// Intern returns labels equal to those of a series that a peer goes on to send by number,
+	// so that they share memory with others. It is called by several goroutines.
+	Intern     func(labels.Labels) labels.Labels
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -112,12 +127,15 @@ type Server struct {
 	opts     ServerOptions
 	grpc     *grpc.Server
 	requests *prometheus.CounterVec
+	// draining is closed when the server is about to stop.
+	draining chan struct{}
 }
 
 // NewServer prepares a server; Serve starts it.
 func NewServer(opts ServerOptions) *Server {
 	s := &Server{
-		opts: opts,
+		opts:     opts,
+		draining: make(chan struct{}),
 		requests: promauto.With(opts.Registerer).NewCounterVec(prometheus.CounterOpts{
 			Name: "starling_peer_served_requests_total",
 			Help: "Requests of peers that this node answered, by method and gRPC code.",
@@ -126,6 +144,8 @@ func NewServer(opts ServerOptions) *Server {
 	s.grpc = grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxMessageBytes),
 		grpc.MaxSendMsgSize(maxMessageBytes),
+		grpc.InitialWindowSize(streamWindow),
+		grpc.InitialConnWindowSize(connWindow),
 		// A connection that begins to speak gRPC has as long as one that says nothing.
 		grpc.ConnectionTimeout(prefaceTimeout),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
@@ -140,8 +160,10 @@ func NewServer(opts ServerOptions) *Server {
 // Serve answers on l until Stop.
 func (s *Server) Serve(l net.Listener) error { return s.grpc.Serve(l) }
 
-// Stop lets running requests finish within grace, then breaks them.
+// Stop lets running requests finish within grace, then breaks them. It is called once. Peers
+// are asked to end their streams of appends, which would go on for ever.
 func (s *Server) Stop(grace time.Duration) {
+	close(s.draining)
 	timer := time.AfterFunc(grace, s.grpc.Stop)
 	defer timer.Stop()
 	s.grpc.GracefulStop()
@@ -215,6 +237,9 @@ func (s *Server) check(h *peerpb.Header) error {
 	if t == nil || t.Epoch != h.GetEpoch() {
 		return &table.MismatchError{Have: t, Want: h.GetEpoch()}
 	}
+	if t.Lineage() != h.GetClusterId() {
+		return status.Errorf(codes.PermissionDenied, "this node goes by the history %q, the request by %q: two recoveries were made apart from each other", t.Lineage(), h.GetClusterId())
+	}
 	return nil
 }
 
@@ -222,7 +247,8 @@ func (s *Server) checkAddressee(h *peerpb.Header) error {
 	if err := s.checkSelf(h.GetTo()); err != nil {
 		return err
 	}
-	if t := s.opts.Tables.Table(); t != nil && t.ClusterID != h.GetClusterId() {
+	id, _, _ := strings.Cut(h.GetClusterId(), "/")
+	if t := s.opts.Tables.Table(); t != nil && t.ClusterID != id {
 		return status.Errorf(codes.PermissionDenied, "this node belongs to cluster %q, the request to %q", t.ClusterID, h.GetClusterId())
 	}
 	return nil
@@ -237,42 +263,32 @@ func (s *Server) checkSelf(to string) error {
 	return nil
 }
 
-// Append implements peerpb.PeerServer.
-func (s *Server) Append(ctx context.Context, req *peerpb.AppendRequest) (*peerpb.AppendResponse, error) {
-	if err := s.checkAddressee(req.Header); err != nil {
-		return nil, err
-	}
-	b, err := batchFromProto(req)
-	if err != nil {
-		return nil, status.Error(codes.InvalidArgument, err.Error())
-	}
-	confirmation, err := s.opts.Appender.Append(ctx, req.Header.GetEpoch(), b)
-	if err != nil {
-		return nil, err
-	}
-	resp := outcomeToProto(confirmation.Outcome)
-	resp.Gaps = gapsToProto(confirmation.Gaps)
-	return resp, nil
-}
-
 // Select implements peerpb.PeerServer.
 func (s *Server) Select(req *peerpb.SelectRequest, stream grpc.ServerStreamingServer[peerpb.SelectResponse]) error {
 	if err := s.check(req.Header); err != nil {
 		return err
 	}
-	matchers, err := matchersFromProto(req.Matchers)
+	sel, err := selectionFromProto(req)
 	if err != nil {
-		return status.Error(codes.InvalidArgument, err.Error())
+		return err
 	}
-	set, err := s.opts.Reader.Select(stream.Context(), Selection{
-		Epoch: req.Header.GetEpoch(), Proof: proofFromProto(req.Proof),
-		Mint: req.MinTimeMs, Maxt: req.MaxTimeMs, Hints: hintsFromProto(req.Hints), Matchers: matchers, GainedBy: table.NodeID(req.GainedBy),
-	})
+	set, err := s.opts.Reader.Select(stream.Context(), sel)
 	if err != nil {
 		return err
 	}
 	defer set.Close()
 	return sendSeries(set, stream, labelsOnly(req.Hints))
+}
+
+func selectionFromProto(req *peerpb.SelectRequest) (Selection, error) {
+	matchers, err := matchersFromProto(req.Matchers)
+	if err != nil {
+		return Selection{}, status.Error(codes.InvalidArgument, err.Error())
+	}
+	return Selection{
+		Epoch: req.Header.GetEpoch(), Proof: proofFromProto(req.Proof),
+		Mint: req.MinTimeMs, Maxt: req.MaxTimeMs, Hints: hintsFromProto(req.Hints), Matchers: matchers, Part: partFromProto(req.Part), Encoded: req.Encoded,
+	}, nil
 }
 
 // labelsOnly tells whether a query wants to know which series there are, and no samples.

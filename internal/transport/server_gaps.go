@@ -33,11 +33,15 @@ func (s *Server) Note(ctx context.Context, req *peerpb.NoteRequest) (*peerpb.Not
 }
 
 // State implements peerpb.PeerServer.
-func (s *Server) State(_ context.Context, req *peerpb.StateRequest) (*peerpb.StateResponse, error) {
+func (s *Server) State(ctx context.Context, req *peerpb.StateRequest) (*peerpb.StateResponse, error) {
 	if err := s.check(req.Header); err != nil {
 		return nil, err
 	}
+	if req.Expiry != nil {
+		s.opts.Horizons.Heard(ctx, table.NodeID(req.From), wordFromProto(req.Expiry))
+	}
 	resp := stateToProto(s.opts.Reader.State())
+	resp.Expiry = wordToProto(s.opts.Horizons.Word())
 	resp.Starts, resp.Run = s.opts.Starts.Own()
 	resp.Remembered = s.opts.Starts.Seen(table.NodeID(req.From), req.Starts, req.Run)
 	// The state holds only for the epoch it was asked for.

@@ -75,7 +75,7 @@ func (x Refusal_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refusal_Reason.Descriptor instead.
 func (Refusal_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{20, 0}
+	return file_peer_proto_rawDescGZIP(), []int{22, 0}
 }
 
 type Matcher_Type int32
@@ -127,13 +127,14 @@ func (x Matcher_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Matcher_Type.Descriptor instead.
 func (Matcher_Type) EnumDescriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{21, 0}
+	return file_peer_proto_rawDescGZIP(), []int{23, 0}
 }
 
 type Header struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	ClusterId string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
-	Epoch     uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// cluster_id is followed by "/" and the ID of the last recovery, if there was one.
+	ClusterId string `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Epoch     uint64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// to is the ID of the node that the request is meant for.
 	To            string `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -236,204 +237,6 @@ func (x *EpochMismatch) GetTable() []byte {
 	return nil
 }
 
-type Series struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// labels holds pairs of indexes into the request's symbols: name, value, name, value…
-	Labels        []uint32    `protobuf:"varint,1,rep,packed,name=labels,proto3" json:"labels,omitempty"`
-	Samples       []*Sample   `protobuf:"bytes,2,rep,name=samples,proto3" json:"samples,omitempty"`
-	Exemplars     []*Exemplar `protobuf:"bytes,3,rep,name=exemplars,proto3" json:"exemplars,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Series) Reset() {
-	*x = Series{}
-	mi := &file_peer_proto_msgTypes[2]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Series) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Series) ProtoMessage() {}
-
-func (x *Series) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[2]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Series.ProtoReflect.Descriptor instead.
-func (*Series) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{2}
-}
-
-func (x *Series) GetLabels() []uint32 {
-	if x != nil {
-		return x.Labels
-	}
-	return nil
-}
-
-func (x *Series) GetSamples() []*Sample {
-	if x != nil {
-		return x.Samples
-	}
-	return nil
-}
-
-func (x *Series) GetExemplars() []*Exemplar {
-	if x != nil {
-		return x.Exemplars
-	}
-	return nil
-}
-
-type Sample struct {
-	state            protoimpl.MessageState `protogen:"open.v1"`
-	TimestampMs      int64                  `protobuf:"zigzag64,1,opt,name=timestamp_ms,json=timestampMs,proto3" json:"timestamp_ms,omitempty"`
-	StartTimestampMs int64                  `protobuf:"zigzag64,2,opt,name=start_timestamp_ms,json=startTimestampMs,proto3" json:"start_timestamp_ms,omitempty"`
-	FloatBits        uint64                 `protobuf:"fixed64,3,opt,name=float_bits,json=floatBits,proto3" json:"float_bits,omitempty"`
-	// histogram is an encoded io.prometheus.write.v2.Histogram; empty for a float.
-	Histogram     []byte `protobuf:"bytes,4,opt,name=histogram,proto3" json:"histogram,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Sample) Reset() {
-	*x = Sample{}
-	mi := &file_peer_proto_msgTypes[3]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Sample) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Sample) ProtoMessage() {}
-
-func (x *Sample) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[3]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Sample.ProtoReflect.Descriptor instead.
-func (*Sample) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{3}
-}
-
-func (x *Sample) GetTimestampMs() int64 {
-	if x != nil {
-		return x.TimestampMs
-	}
-	return 0
-}
-
-func (x *Sample) GetStartTimestampMs() int64 {
-	if x != nil {
-		return x.StartTimestampMs
-	}
-	return 0
-}
-
-func (x *Sample) GetFloatBits() uint64 {
-	if x != nil {
-		return x.FloatBits
-	}
-	return 0
-}
-
-func (x *Sample) GetHistogram() []byte {
-	if x != nil {
-		return x.Histogram
-	}
-	return nil
-}
-
-type Exemplar struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Labels        []uint32               `protobuf:"varint,1,rep,packed,name=labels,proto3" json:"labels,omitempty"`
-	FloatBits     uint64                 `protobuf:"fixed64,2,opt,name=float_bits,json=floatBits,proto3" json:"float_bits,omitempty"`
-	TimestampMs   int64                  `protobuf:"zigzag64,3,opt,name=timestamp_ms,json=timestampMs,proto3" json:"timestamp_ms,omitempty"`
-	HasTimestamp  bool                   `protobuf:"varint,4,opt,name=has_timestamp,json=hasTimestamp,proto3" json:"has_timestamp,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Exemplar) Reset() {
-	*x = Exemplar{}
-	mi := &file_peer_proto_msgTypes[4]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Exemplar) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Exemplar) ProtoMessage() {}
-
-func (x *Exemplar) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[4]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Exemplar.ProtoReflect.Descriptor instead.
-func (*Exemplar) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{4}
-}
-
-func (x *Exemplar) GetLabels() []uint32 {
-	if x != nil {
-		return x.Labels
-	}
-	return nil
-}
-
-func (x *Exemplar) GetFloatBits() uint64 {
-	if x != nil {
-		return x.FloatBits
-	}
-	return 0
-}
-
-func (x *Exemplar) GetTimestampMs() int64 {
-	if x != nil {
-		return x.TimestampMs
-	}
-	return 0
-}
-
-func (x *Exemplar) GetHasTimestamp() bool {
-	if x != nil {
-		return x.HasTimestamp
-	}
-	return false
-}
-
 type FamilyMetadata struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Family        string                 `protobuf:"bytes,1,opt,name=family,proto3" json:"family,omitempty"`
@@ -446,7 +249,7 @@ type FamilyMetadata struct {
 
 func (x *FamilyMetadata) Reset() {
 	*x = FamilyMetadata{}
-	mi := &file_peer_proto_msgTypes[5]
+	mi := &file_peer_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -458,7 +261,7 @@ func (x *FamilyMetadata) String() string {
 func (*FamilyMetadata) ProtoMessage() {}
 
 func (x *FamilyMetadata) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[5]
+	mi := &file_peer_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -471,7 +274,7 @@ func (x *FamilyMetadata) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FamilyMetadata.ProtoReflect.Descriptor instead.
 func (*FamilyMetadata) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{5}
+	return file_peer_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *FamilyMetadata) GetFamily() string {
@@ -502,32 +305,37 @@ func (x *FamilyMetadata) GetHelp() string {
 	return ""
 }
 
-// FamilyRefs is the metadata of one family as indexes into the request's symbols.
-type FamilyRefs struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Family        uint32                 `protobuf:"varint,1,opt,name=family,proto3" json:"family,omitempty"`
-	Type          uint32                 `protobuf:"varint,2,opt,name=type,proto3" json:"type,omitempty"`
-	Unit          uint32                 `protobuf:"varint,3,opt,name=unit,proto3" json:"unit,omitempty"`
-	Help          uint32                 `protobuf:"varint,4,opt,name=help,proto3" json:"help,omitempty"`
+// WriteFrame is one append, but for the first message of a stream.
+type WriteFrame struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// header is that of the first message, whose epoch does not count.
+	Header *Header `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	// request numbers the appends of the stream.
+	Request uint64 `protobuf:"varint,2,opt,name=request,proto3" json:"request,omitempty"`
+	Epoch   uint64 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// timeout_ms is how long the answer is waited for, 0 for ever.
+	TimeoutMs uint64 `protobuf:"varint,4,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	// batch is a frame as described in docs/formats.md. All of a stream are decoded in order.
+	Batch         []byte `protobuf:"bytes,5,opt,name=batch,proto3" json:"batch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *FamilyRefs) Reset() {
-	*x = FamilyRefs{}
-	mi := &file_peer_proto_msgTypes[6]
+func (x *WriteFrame) Reset() {
+	*x = WriteFrame{}
+	mi := &file_peer_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *FamilyRefs) String() string {
+func (x *WriteFrame) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*FamilyRefs) ProtoMessage() {}
+func (*WriteFrame) ProtoMessage() {}
 
-func (x *FamilyRefs) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[6]
+func (x *WriteFrame) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -538,130 +346,75 @@ func (x *FamilyRefs) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use FamilyRefs.ProtoReflect.Descriptor instead.
-func (*FamilyRefs) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{6}
+// Deprecated: Use WriteFrame.ProtoReflect.Descriptor instead.
+func (*WriteFrame) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{3}
 }
 
-func (x *FamilyRefs) GetFamily() uint32 {
-	if x != nil {
-		return x.Family
-	}
-	return 0
-}
-
-func (x *FamilyRefs) GetType() uint32 {
-	if x != nil {
-		return x.Type
-	}
-	return 0
-}
-
-func (x *FamilyRefs) GetUnit() uint32 {
-	if x != nil {
-		return x.Unit
-	}
-	return 0
-}
-
-func (x *FamilyRefs) GetHelp() uint32 {
-	if x != nil {
-		return x.Help
-	}
-	return 0
-}
-
-type AppendRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Header        *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
-	Symbols       []string               `protobuf:"bytes,2,rep,name=symbols,proto3" json:"symbols,omitempty"`
-	Series        []*Series              `protobuf:"bytes,3,rep,name=series,proto3" json:"series,omitempty"`
-	Metadata      []*FamilyRefs          `protobuf:"bytes,4,rep,name=metadata,proto3" json:"metadata,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *AppendRequest) Reset() {
-	*x = AppendRequest{}
-	mi := &file_peer_proto_msgTypes[7]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *AppendRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*AppendRequest) ProtoMessage() {}
-
-func (x *AppendRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[7]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use AppendRequest.ProtoReflect.Descriptor instead.
-func (*AppendRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{7}
-}
-
-func (x *AppendRequest) GetHeader() *Header {
+func (x *WriteFrame) GetHeader() *Header {
 	if x != nil {
 		return x.Header
 	}
 	return nil
 }
 
-func (x *AppendRequest) GetSymbols() []string {
+func (x *WriteFrame) GetRequest() uint64 {
 	if x != nil {
-		return x.Symbols
+		return x.Request
+	}
+	return 0
+}
+
+func (x *WriteFrame) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *WriteFrame) GetTimeoutMs() uint64 {
+	if x != nil {
+		return x.TimeoutMs
+	}
+	return 0
+}
+
+func (x *WriteFrame) GetBatch() []byte {
+	if x != nil {
+		return x.Batch
 	}
 	return nil
 }
 
-func (x *AppendRequest) GetSeries() []*Series {
-	if x != nil {
-		return x.Series
-	}
-	return nil
-}
-
-func (x *AppendRequest) GetMetadata() []*FamilyRefs {
-	if x != nil {
-		return x.Metadata
-	}
-	return nil
-}
-
-type AppendResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Refusals      []*Refusal             `protobuf:"bytes,1,rep,name=refusals,proto3" json:"refusals,omitempty"`
-	Gaps          []*Gap                 `protobuf:"bytes,2,rep,name=gaps,proto3" json:"gaps,omitempty"`
+// WriteAnswer confirms an append, unless failure is set.
+type WriteAnswer struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Refusals []*Refusal             `protobuf:"bytes,1,rep,name=refusals,proto3" json:"refusals,omitempty"`
+	Gaps     []*Gap                 `protobuf:"bytes,2,rep,name=gaps,proto3" json:"gaps,omitempty"`
+	Request  uint64                 `protobuf:"varint,3,opt,name=request,proto3" json:"request,omitempty"`
+	Failure  *Failure               `protobuf:"bytes,4,opt,name=failure,proto3" json:"failure,omitempty"`
+	// draining answers no append: the node is about to stop. It answers what it was sent, and
+	// is to be sent nothing more.
+	Draining      bool `protobuf:"varint,5,opt,name=draining,proto3" json:"draining,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *AppendResponse) Reset() {
-	*x = AppendResponse{}
-	mi := &file_peer_proto_msgTypes[8]
+func (x *WriteAnswer) Reset() {
+	*x = WriteAnswer{}
+	mi := &file_peer_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *AppendResponse) String() string {
+func (x *WriteAnswer) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*AppendResponse) ProtoMessage() {}
+func (*WriteAnswer) ProtoMessage() {}
 
-func (x *AppendResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[8]
+func (x *WriteAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -672,21 +425,103 @@ func (x *AppendResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use AppendResponse.ProtoReflect.Descriptor instead.
-func (*AppendResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{8}
+// Deprecated: Use WriteAnswer.ProtoReflect.Descriptor instead.
+func (*WriteAnswer) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{4}
 }
 
-func (x *AppendResponse) GetRefusals() []*Refusal {
+func (x *WriteAnswer) GetRefusals() []*Refusal {
 	if x != nil {
 		return x.Refusals
 	}
 	return nil
 }
 
-func (x *AppendResponse) GetGaps() []*Gap {
+func (x *WriteAnswer) GetGaps() []*Gap {
 	if x != nil {
 		return x.Gaps
+	}
+	return nil
+}
+
+func (x *WriteAnswer) GetRequest() uint64 {
+	if x != nil {
+		return x.Request
+	}
+	return 0
+}
+
+func (x *WriteAnswer) GetFailure() *Failure {
+	if x != nil {
+		return x.Failure
+	}
+	return nil
+}
+
+func (x *WriteAnswer) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
+}
+
+// Failure is the status that a request of its own would have ended with.
+type Failure struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Code          uint32                 `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
+	Message       string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	Mismatch      *EpochMismatch         `protobuf:"bytes,3,opt,name=mismatch,proto3" json:"mismatch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Failure) Reset() {
+	*x = Failure{}
+	mi := &file_peer_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Failure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Failure) ProtoMessage() {}
+
+func (x *Failure) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Failure.ProtoReflect.Descriptor instead.
+func (*Failure) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Failure) GetCode() uint32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *Failure) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *Failure) GetMismatch() *EpochMismatch {
+	if x != nil {
+		return x.Mismatch
 	}
 	return nil
 }
@@ -702,7 +537,7 @@ type Gap struct {
 
 func (x *Gap) Reset() {
 	*x = Gap{}
-	mi := &file_peer_proto_msgTypes[9]
+	mi := &file_peer_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -714,7 +549,7 @@ func (x *Gap) String() string {
 func (*Gap) ProtoMessage() {}
 
 func (x *Gap) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[9]
+	mi := &file_peer_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -727,7 +562,7 @@ func (x *Gap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gap.ProtoReflect.Descriptor instead.
 func (*Gap) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{9}
+	return file_peer_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Gap) GetPeer() string {
@@ -754,7 +589,7 @@ type NoteRequest struct {
 
 func (x *NoteRequest) Reset() {
 	*x = NoteRequest{}
-	mi := &file_peer_proto_msgTypes[10]
+	mi := &file_peer_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -766,7 +601,7 @@ func (x *NoteRequest) String() string {
 func (*NoteRequest) ProtoMessage() {}
 
 func (x *NoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[10]
+	mi := &file_peer_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -779,7 +614,7 @@ func (x *NoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoteRequest.ProtoReflect.Descriptor instead.
 func (*NoteRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{10}
+	return file_peer_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *NoteRequest) GetHeader() *Header {
@@ -804,7 +639,7 @@ type NoteResponse struct {
 
 func (x *NoteResponse) Reset() {
 	*x = NoteResponse{}
-	mi := &file_peer_proto_msgTypes[11]
+	mi := &file_peer_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -816,7 +651,7 @@ func (x *NoteResponse) String() string {
 func (*NoteResponse) ProtoMessage() {}
 
 func (x *NoteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[11]
+	mi := &file_peer_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -829,7 +664,7 @@ func (x *NoteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoteResponse.ProtoReflect.Descriptor instead.
 func (*NoteResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{11}
+	return file_peer_proto_rawDescGZIP(), []int{8}
 }
 
 type StateRequest struct {
@@ -837,16 +672,17 @@ type StateRequest struct {
 	Header *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
 	// from is the ID of the node that asks, starts how often it has started, and run a random
 	// number of the present start.
-	From          string `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
-	Starts        uint64 `protobuf:"varint,3,opt,name=starts,proto3" json:"starts,omitempty"`
-	Run           uint64 `protobuf:"fixed64,4,opt,name=run,proto3" json:"run,omitempty"`
+	From          string  `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	Starts        uint64  `protobuf:"varint,3,opt,name=starts,proto3" json:"starts,omitempty"`
+	Run           uint64  `protobuf:"fixed64,4,opt,name=run,proto3" json:"run,omitempty"`
+	Expiry        *Expiry `protobuf:"bytes,5,opt,name=expiry,proto3" json:"expiry,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StateRequest) Reset() {
 	*x = StateRequest{}
-	mi := &file_peer_proto_msgTypes[12]
+	mi := &file_peer_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -858,7 +694,7 @@ func (x *StateRequest) String() string {
 func (*StateRequest) ProtoMessage() {}
 
 func (x *StateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[12]
+	mi := &file_peer_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -871,7 +707,7 @@ func (x *StateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateRequest.ProtoReflect.Descriptor instead.
 func (*StateRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{12}
+	return file_peer_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *StateRequest) GetHeader() *Header {
@@ -902,6 +738,13 @@ func (x *StateRequest) GetRun() uint64 {
 	return 0
 }
 
+func (x *StateRequest) GetExpiry() *Expiry {
+	if x != nil {
+		return x.Expiry
+	}
+	return nil
+}
+
 type StateResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Session uint64                 `protobuf:"fixed64,1,opt,name=session,proto3" json:"session,omitempty"`
@@ -912,14 +755,17 @@ type StateResponse struct {
 	Run    uint64 `protobuf:"fixed64,5,opt,name=run,proto3" json:"run,omitempty"`
 	// remembered is not 0 if the node that asks has an old copy of its directory: the number
 	// of a start of it, later than the present one or another one with its number.
-	Remembered    uint64 `protobuf:"varint,6,opt,name=remembered,proto3" json:"remembered,omitempty"`
+	Remembered uint64 `protobuf:"varint,6,opt,name=remembered,proto3" json:"remembered,omitempty"`
+	// expired is where the node's samples are.
+	Expired       []*TimeRange `protobuf:"bytes,7,rep,name=expired,proto3" json:"expired,omitempty"`
+	Expiry        *Expiry      `protobuf:"bytes,8,opt,name=expiry,proto3" json:"expiry,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StateResponse) Reset() {
 	*x = StateResponse{}
-	mi := &file_peer_proto_msgTypes[13]
+	mi := &file_peer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -931,7 +777,7 @@ func (x *StateResponse) String() string {
 func (*StateResponse) ProtoMessage() {}
 
 func (x *StateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[13]
+	mi := &file_peer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -944,7 +790,7 @@ func (x *StateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateResponse.ProtoReflect.Descriptor instead.
 func (*StateResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{13}
+	return file_peer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StateResponse) GetSession() uint64 {
@@ -989,6 +835,90 @@ func (x *StateResponse) GetRemembered() uint64 {
 	return 0
 }
 
+func (x *StateResponse) GetExpired() []*TimeRange {
+	if x != nil {
+		return x.Expired
+	}
+	return nil
+}
+
+func (x *StateResponse) GetExpiry() *Expiry {
+	if x != nil {
+		return x.Expiry
+	}
+	return nil
+}
+
+// Expiry is what a node says of its horizon: the time before which samples are expired, by
+// their age and for lack of space, and what it is to keep, 0 for no limit.
+type Expiry struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TimeMs        int64                  `protobuf:"zigzag64,1,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	SizeMs        int64                  `protobuf:"zigzag64,2,opt,name=size_ms,json=sizeMs,proto3" json:"size_ms,omitempty"`
+	KeepMs        int64                  `protobuf:"zigzag64,3,opt,name=keep_ms,json=keepMs,proto3" json:"keep_ms,omitempty"`
+	KeepBytes     int64                  `protobuf:"zigzag64,4,opt,name=keep_bytes,json=keepBytes,proto3" json:"keep_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Expiry) Reset() {
+	*x = Expiry{}
+	mi := &file_peer_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Expiry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Expiry) ProtoMessage() {}
+
+func (x *Expiry) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Expiry.ProtoReflect.Descriptor instead.
+func (*Expiry) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Expiry) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+func (x *Expiry) GetSizeMs() int64 {
+	if x != nil {
+		return x.SizeMs
+	}
+	return 0
+}
+
+func (x *Expiry) GetKeepMs() int64 {
+	if x != nil {
+		return x.KeepMs
+	}
+	return 0
+}
+
+func (x *Expiry) GetKeepBytes() int64 {
+	if x != nil {
+		return x.KeepBytes
+	}
+	return 0
+}
+
 // TimeRange is inclusive.
 type TimeRange struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1000,7 +930,7 @@ type TimeRange struct {
 
 func (x *TimeRange) Reset() {
 	*x = TimeRange{}
-	mi := &file_peer_proto_msgTypes[14]
+	mi := &file_peer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1012,7 +942,7 @@ func (x *TimeRange) String() string {
 func (*TimeRange) ProtoMessage() {}
 
 func (x *TimeRange) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[14]
+	mi := &file_peer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1025,7 +955,7 @@ func (x *TimeRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimeRange.ProtoReflect.Descriptor instead.
 func (*TimeRange) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{14}
+	return file_peer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TimeRange) GetMinMs() int64 {
@@ -1055,7 +985,7 @@ type HandOffRequest struct {
 
 func (x *HandOffRequest) Reset() {
 	*x = HandOffRequest{}
-	mi := &file_peer_proto_msgTypes[15]
+	mi := &file_peer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1067,7 +997,7 @@ func (x *HandOffRequest) String() string {
 func (*HandOffRequest) ProtoMessage() {}
 
 func (x *HandOffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[15]
+	mi := &file_peer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1080,7 +1010,7 @@ func (x *HandOffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandOffRequest.ProtoReflect.Descriptor instead.
 func (*HandOffRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{15}
+	return file_peer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *HandOffRequest) GetHeader() *Header {
@@ -1116,7 +1046,7 @@ type Window struct {
 
 func (x *Window) Reset() {
 	*x = Window{}
-	mi := &file_peer_proto_msgTypes[16]
+	mi := &file_peer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1128,7 +1058,7 @@ func (x *Window) String() string {
 func (*Window) ProtoMessage() {}
 
 func (x *Window) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[16]
+	mi := &file_peer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1141,7 +1071,7 @@ func (x *Window) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Window.ProtoReflect.Descriptor instead.
 func (*Window) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{16}
+	return file_peer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Window) GetSession() uint64 {
@@ -1177,7 +1107,7 @@ type AdvanceRequest struct {
 
 func (x *AdvanceRequest) Reset() {
 	*x = AdvanceRequest{}
-	mi := &file_peer_proto_msgTypes[17]
+	mi := &file_peer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1189,7 +1119,7 @@ func (x *AdvanceRequest) String() string {
 func (*AdvanceRequest) ProtoMessage() {}
 
 func (x *AdvanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[17]
+	mi := &file_peer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1202,7 +1132,7 @@ func (x *AdvanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdvanceRequest.ProtoReflect.Descriptor instead.
 func (*AdvanceRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{17}
+	return file_peer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AdvanceRequest) GetHeader() *Header {
@@ -1243,7 +1173,7 @@ type AdvanceResponse struct {
 
 func (x *AdvanceResponse) Reset() {
 	*x = AdvanceResponse{}
-	mi := &file_peer_proto_msgTypes[18]
+	mi := &file_peer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1255,7 +1185,7 @@ func (x *AdvanceResponse) String() string {
 func (*AdvanceResponse) ProtoMessage() {}
 
 func (x *AdvanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[18]
+	mi := &file_peer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1268,7 +1198,7 @@ func (x *AdvanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdvanceResponse.ProtoReflect.Descriptor instead.
 func (*AdvanceResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{18}
+	return file_peer_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AdvanceResponse) GetOpen() bool {
@@ -1276,6 +1206,200 @@ func (x *AdvanceResponse) GetOpen() bool {
 		return x.Open
 	}
 	return false
+}
+
+type DigestsRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Header *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	// from is the ID of the node that asks.
+	From          string     `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	Window        *TimeRange `protobuf:"bytes,3,opt,name=window,proto3" json:"window,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DigestsRequest) Reset() {
+	*x = DigestsRequest{}
+	mi := &file_peer_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DigestsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DigestsRequest) ProtoMessage() {}
+
+func (x *DigestsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DigestsRequest.ProtoReflect.Descriptor instead.
+func (*DigestsRequest) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *DigestsRequest) GetHeader() *Header {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *DigestsRequest) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *DigestsRequest) GetWindow() *TimeRange {
+	if x != nil {
+		return x.Window
+	}
+	return nil
+}
+
+// DigestsResponse has a sum for each 64th of the keys.
+type DigestsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sums          []uint64               `protobuf:"fixed64,1,rep,packed,name=sums,proto3" json:"sums,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DigestsResponse) Reset() {
+	*x = DigestsResponse{}
+	mi := &file_peer_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DigestsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DigestsResponse) ProtoMessage() {}
+
+func (x *DigestsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DigestsResponse.ProtoReflect.Descriptor instead.
+func (*DigestsResponse) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *DigestsResponse) GetSums() []uint64 {
+	if x != nil {
+		return x.Sums
+	}
+	return nil
+}
+
+type CompareRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Header        *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	Range         *TimeRange             `protobuf:"bytes,2,opt,name=range,proto3" json:"range,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompareRequest) Reset() {
+	*x = CompareRequest{}
+	mi := &file_peer_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompareRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompareRequest) ProtoMessage() {}
+
+func (x *CompareRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompareRequest.ProtoReflect.Descriptor instead.
+func (*CompareRequest) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *CompareRequest) GetHeader() *Header {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *CompareRequest) GetRange() *TimeRange {
+	if x != nil {
+		return x.Range
+	}
+	return nil
+}
+
+type CompareResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompareResponse) Reset() {
+	*x = CompareResponse{}
+	mi := &file_peer_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompareResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompareResponse) ProtoMessage() {}
+
+func (x *CompareResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompareResponse.ProtoReflect.Descriptor instead.
+func (*CompareResponse) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{20}
 }
 
 // Proof says who serves a query.
@@ -1289,7 +1413,7 @@ type Proof struct {
 
 func (x *Proof) Reset() {
 	*x = Proof{}
-	mi := &file_peer_proto_msgTypes[19]
+	mi := &file_peer_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1301,7 +1425,7 @@ func (x *Proof) String() string {
 func (*Proof) ProtoMessage() {}
 
 func (x *Proof) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[19]
+	mi := &file_peer_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1314,7 +1438,7 @@ func (x *Proof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proof.ProtoReflect.Descriptor instead.
 func (*Proof) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{19}
+	return file_peer_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Proof) GetQuorum() uint32 {
@@ -1344,7 +1468,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_peer_proto_msgTypes[20]
+	mi := &file_peer_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1356,7 +1480,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[20]
+	mi := &file_peer_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1369,7 +1493,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{20}
+	return file_peer_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Refusal) GetSeries() uint32 {
@@ -1418,7 +1542,7 @@ type Matcher struct {
 
 func (x *Matcher) Reset() {
 	*x = Matcher{}
-	mi := &file_peer_proto_msgTypes[21]
+	mi := &file_peer_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1430,7 +1554,7 @@ func (x *Matcher) String() string {
 func (*Matcher) ProtoMessage() {}
 
 func (x *Matcher) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[21]
+	mi := &file_peer_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1443,7 +1567,7 @@ func (x *Matcher) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Matcher.ProtoReflect.Descriptor instead.
 func (*Matcher) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{21}
+	return file_peer_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Matcher) GetType() Matcher_Type {
@@ -1486,7 +1610,7 @@ type Hints struct {
 
 func (x *Hints) Reset() {
 	*x = Hints{}
-	mi := &file_peer_proto_msgTypes[22]
+	mi := &file_peer_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1498,7 +1622,7 @@ func (x *Hints) String() string {
 func (*Hints) ProtoMessage() {}
 
 func (x *Hints) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[22]
+	mi := &file_peer_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1511,7 +1635,7 @@ func (x *Hints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hints.ProtoReflect.Descriptor instead.
 func (*Hints) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{22}
+	return file_peer_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Hints) GetStartMs() int64 {
@@ -1600,15 +1724,17 @@ type SelectRequest struct {
 	Hints     *Hints                 `protobuf:"bytes,5,opt,name=hints,proto3" json:"hints,omitempty"`
 	// proof is absent if all that the node holds is asked for.
 	Proof *Proof `protobuf:"bytes,6,opt,name=proof,proto3" json:"proof,omitempty"`
-	// gained_by is the ID of a node that asks for what it gains in a transition alone.
-	GainedBy      string `protobuf:"bytes,7,opt,name=gained_by,json=gainedBy,proto3" json:"gained_by,omitempty"`
+	// part is set if a node asks for what it is to copy.
+	Part *Part `protobuf:"bytes,7,opt,name=part,proto3" json:"part,omitempty"`
+	// encoded is set if not samples are to be summed up, but chunks as they are encoded.
+	Encoded       bool `protobuf:"varint,8,opt,name=encoded,proto3" json:"encoded,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SelectRequest) Reset() {
 	*x = SelectRequest{}
-	mi := &file_peer_proto_msgTypes[23]
+	mi := &file_peer_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1620,7 +1746,7 @@ func (x *SelectRequest) String() string {
 func (*SelectRequest) ProtoMessage() {}
 
 func (x *SelectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[23]
+	mi := &file_peer_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1633,7 +1759,7 @@ func (x *SelectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SelectRequest.ProtoReflect.Descriptor instead.
 func (*SelectRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{23}
+	return file_peer_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SelectRequest) GetHeader() *Header {
@@ -1678,11 +1804,82 @@ func (x *SelectRequest) GetProof() *Proof {
 	return nil
 }
 
-func (x *SelectRequest) GetGainedBy() string {
+func (x *SelectRequest) GetPart() *Part {
 	if x != nil {
-		return x.GainedBy
+		return x.Part
+	}
+	return nil
+}
+
+func (x *SelectRequest) GetEncoded() bool {
+	if x != nil {
+		return x.Encoded
+	}
+	return false
+}
+
+// Part is what a node copies, of the series that it owns.
+type Part struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// node is its ID.
+	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// gained leaves those only that it gains in a transition.
+	Gained bool `protobuf:"varint,2,opt,name=gained,proto3" json:"gained,omitempty"`
+	// ranges has a bit for each 64th of the keys, the lowest for the smallest ones.
+	Ranges        uint64 `protobuf:"fixed64,3,opt,name=ranges,proto3" json:"ranges,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Part) Reset() {
+	*x = Part{}
+	mi := &file_peer_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Part) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Part) ProtoMessage() {}
+
+func (x *Part) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Part.ProtoReflect.Descriptor instead.
+func (*Part) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *Part) GetNode() string {
+	if x != nil {
+		return x.Node
 	}
 	return ""
+}
+
+func (x *Part) GetGained() bool {
+	if x != nil {
+		return x.Gained
+	}
+	return false
+}
+
+func (x *Part) GetRanges() uint64 {
+	if x != nil {
+		return x.Ranges
+	}
+	return 0
 }
 
 type SelectResponse struct {
@@ -1697,7 +1894,7 @@ type SelectResponse struct {
 
 func (x *SelectResponse) Reset() {
 	*x = SelectResponse{}
-	mi := &file_peer_proto_msgTypes[24]
+	mi := &file_peer_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1709,7 +1906,7 @@ func (x *SelectResponse) String() string {
 func (*SelectResponse) ProtoMessage() {}
 
 func (x *SelectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[24]
+	mi := &file_peer_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1722,7 +1919,7 @@ func (x *SelectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SelectResponse.ProtoReflect.Descriptor instead.
 func (*SelectResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{24}
+	return file_peer_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SelectResponse) GetSeries() []*ChunkedSeries {
@@ -1760,7 +1957,7 @@ type ChunkedSeries struct {
 
 func (x *ChunkedSeries) Reset() {
 	*x = ChunkedSeries{}
-	mi := &file_peer_proto_msgTypes[25]
+	mi := &file_peer_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1772,7 +1969,7 @@ func (x *ChunkedSeries) String() string {
 func (*ChunkedSeries) ProtoMessage() {}
 
 func (x *ChunkedSeries) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[25]
+	mi := &file_peer_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1785,7 +1982,7 @@ func (x *ChunkedSeries) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChunkedSeries.ProtoReflect.Descriptor instead.
 func (*ChunkedSeries) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{25}
+	return file_peer_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ChunkedSeries) GetLabels() []string {
@@ -1821,7 +2018,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_peer_proto_msgTypes[26]
+	mi := &file_peer_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1833,7 +2030,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[26]
+	mi := &file_peer_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1846,7 +2043,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{26}
+	return file_peer_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Chunk) GetMinTimeMs() int64 {
@@ -1892,7 +2089,7 @@ type LabelsRequest struct {
 
 func (x *LabelsRequest) Reset() {
 	*x = LabelsRequest{}
-	mi := &file_peer_proto_msgTypes[27]
+	mi := &file_peer_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1904,7 +2101,7 @@ func (x *LabelsRequest) String() string {
 func (*LabelsRequest) ProtoMessage() {}
 
 func (x *LabelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[27]
+	mi := &file_peer_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1917,7 +2114,7 @@ func (x *LabelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LabelsRequest.ProtoReflect.Descriptor instead.
 func (*LabelsRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{27}
+	return file_peer_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *LabelsRequest) GetHeader() *Header {
@@ -1972,7 +2169,7 @@ type LabelsResponse struct {
 
 func (x *LabelsResponse) Reset() {
 	*x = LabelsResponse{}
-	mi := &file_peer_proto_msgTypes[28]
+	mi := &file_peer_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1984,7 +2181,7 @@ func (x *LabelsResponse) String() string {
 func (*LabelsResponse) ProtoMessage() {}
 
 func (x *LabelsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[28]
+	mi := &file_peer_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1997,7 +2194,7 @@ func (x *LabelsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LabelsResponse.ProtoReflect.Descriptor instead.
 func (*LabelsResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{28}
+	return file_peer_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *LabelsResponse) GetValues() []string {
@@ -2023,7 +2220,7 @@ type MatcherSet struct {
 
 func (x *MatcherSet) Reset() {
 	*x = MatcherSet{}
-	mi := &file_peer_proto_msgTypes[29]
+	mi := &file_peer_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2035,7 +2232,7 @@ func (x *MatcherSet) String() string {
 func (*MatcherSet) ProtoMessage() {}
 
 func (x *MatcherSet) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[29]
+	mi := &file_peer_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2048,7 +2245,7 @@ func (x *MatcherSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MatcherSet.ProtoReflect.Descriptor instead.
 func (*MatcherSet) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{29}
+	return file_peer_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *MatcherSet) GetMatchers() []*Matcher {
@@ -2070,7 +2267,7 @@ type ExemplarsRequest struct {
 
 func (x *ExemplarsRequest) Reset() {
 	*x = ExemplarsRequest{}
-	mi := &file_peer_proto_msgTypes[30]
+	mi := &file_peer_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2082,7 +2279,7 @@ func (x *ExemplarsRequest) String() string {
 func (*ExemplarsRequest) ProtoMessage() {}
 
 func (x *ExemplarsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[30]
+	mi := &file_peer_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2095,7 +2292,7 @@ func (x *ExemplarsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExemplarsRequest.ProtoReflect.Descriptor instead.
 func (*ExemplarsRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{30}
+	return file_peer_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ExemplarsRequest) GetHeader() *Header {
@@ -2135,7 +2332,7 @@ type ExemplarsResponse struct {
 
 func (x *ExemplarsResponse) Reset() {
 	*x = ExemplarsResponse{}
-	mi := &file_peer_proto_msgTypes[31]
+	mi := &file_peer_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2147,7 +2344,7 @@ func (x *ExemplarsResponse) String() string {
 func (*ExemplarsResponse) ProtoMessage() {}
 
 func (x *ExemplarsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[31]
+	mi := &file_peer_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2160,7 +2357,7 @@ func (x *ExemplarsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExemplarsResponse.ProtoReflect.Descriptor instead.
 func (*ExemplarsResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{31}
+	return file_peer_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ExemplarsResponse) GetResults() []*ExemplarsResponse_Result {
@@ -2182,7 +2379,7 @@ type MetadataRequest struct {
 
 func (x *MetadataRequest) Reset() {
 	*x = MetadataRequest{}
-	mi := &file_peer_proto_msgTypes[32]
+	mi := &file_peer_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2194,7 +2391,7 @@ func (x *MetadataRequest) String() string {
 func (*MetadataRequest) ProtoMessage() {}
 
 func (x *MetadataRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[32]
+	mi := &file_peer_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2207,7 +2404,7 @@ func (x *MetadataRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetadataRequest.ProtoReflect.Descriptor instead.
 func (*MetadataRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{32}
+	return file_peer_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *MetadataRequest) GetHeader() *Header {
@@ -2247,7 +2444,7 @@ type MetadataResponse struct {
 
 func (x *MetadataResponse) Reset() {
 	*x = MetadataResponse{}
-	mi := &file_peer_proto_msgTypes[33]
+	mi := &file_peer_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2259,7 +2456,7 @@ func (x *MetadataResponse) String() string {
 func (*MetadataResponse) ProtoMessage() {}
 
 func (x *MetadataResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[33]
+	mi := &file_peer_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2272,7 +2469,7 @@ func (x *MetadataResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetadataResponse.ProtoReflect.Descriptor instead.
 func (*MetadataResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{33}
+	return file_peer_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *MetadataResponse) GetMetadata() []*FamilyMetadata {
@@ -2293,7 +2490,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_peer_proto_msgTypes[34]
+	mi := &file_peer_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2305,7 +2502,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[34]
+	mi := &file_peer_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2318,7 +2515,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{34}
+	return file_peer_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *StatsRequest) GetHeader() *Header {
@@ -2358,7 +2555,7 @@ type StatsResponse struct {
 
 func (x *StatsResponse) Reset() {
 	*x = StatsResponse{}
-	mi := &file_peer_proto_msgTypes[35]
+	mi := &file_peer_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2370,7 +2567,7 @@ func (x *StatsResponse) String() string {
 func (*StatsResponse) ProtoMessage() {}
 
 func (x *StatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[35]
+	mi := &file_peer_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2383,7 +2580,7 @@ func (x *StatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
 func (*StatsResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{35}
+	return file_peer_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *StatsResponse) GetNumSeries() uint64 {
@@ -2451,7 +2648,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_peer_proto_msgTypes[36]
+	mi := &file_peer_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2463,7 +2660,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[36]
+	mi := &file_peer_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2476,7 +2673,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{36}
+	return file_peer_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ReportRequest) GetHeader() *Header {
@@ -2496,16 +2693,22 @@ type ReportResponse struct {
 	// phase_began is the epoch with which the present phase of a transition began, 0 if there
 	// is none, and phase_since_ms when this node saw that. An unknown time is the smallest
 	// number, here and in Copying.
-	PhaseBegan    uint64   `protobuf:"varint,4,opt,name=phase_began,json=phaseBegan,proto3" json:"phase_began,omitempty"`
-	PhaseSinceMs  int64    `protobuf:"zigzag64,5,opt,name=phase_since_ms,json=phaseSinceMs,proto3" json:"phase_since_ms,omitempty"`
-	Copying       *Copying `protobuf:"bytes,6,opt,name=copying,proto3" json:"copying,omitempty"`
+	PhaseBegan   uint64   `protobuf:"varint,4,opt,name=phase_began,json=phaseBegan,proto3" json:"phase_began,omitempty"`
+	PhaseSinceMs int64    `protobuf:"zigzag64,5,opt,name=phase_since_ms,json=phaseSinceMs,proto3" json:"phase_since_ms,omitempty"`
+	Copying      *Copying `protobuf:"bytes,6,opt,name=copying,proto3" json:"copying,omitempty"`
+	// windows are those that are to be compared with other owners soon, damaged the ranges of
+	// time of which something may be missing.
+	Windows int64 `protobuf:"varint,7,opt,name=windows,proto3" json:"windows,omitempty"`
+	Damaged int64 `protobuf:"varint,8,opt,name=damaged,proto3" json:"damaged,omitempty"`
+	// extents are where in time the bytes on disk are.
+	Extents       []*Extent `protobuf:"bytes,9,rep,name=extents,proto3" json:"extents,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_peer_proto_msgTypes[37]
+	mi := &file_peer_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2517,7 +2720,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[37]
+	mi := &file_peer_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2530,7 +2733,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{37}
+	return file_peer_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ReportResponse) GetSeries() uint64 {
@@ -2575,6 +2778,88 @@ func (x *ReportResponse) GetCopying() *Copying {
 	return nil
 }
 
+func (x *ReportResponse) GetWindows() int64 {
+	if x != nil {
+		return x.Windows
+	}
+	return 0
+}
+
+func (x *ReportResponse) GetDamaged() int64 {
+	if x != nil {
+		return x.Damaged
+	}
+	return 0
+}
+
+func (x *ReportResponse) GetExtents() []*Extent {
+	if x != nil {
+		return x.Extents
+	}
+	return nil
+}
+
+// Extent says that samples of a time, both ends inclusive, take so much on disk.
+type Extent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	MinMs         int64                  `protobuf:"zigzag64,1,opt,name=min_ms,json=minMs,proto3" json:"min_ms,omitempty"`
+	MaxMs         int64                  `protobuf:"zigzag64,2,opt,name=max_ms,json=maxMs,proto3" json:"max_ms,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Extent) Reset() {
+	*x = Extent{}
+	mi := &file_peer_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Extent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Extent) ProtoMessage() {}
+
+func (x *Extent) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Extent.ProtoReflect.Descriptor instead.
+func (*Extent) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *Extent) GetMinMs() int64 {
+	if x != nil {
+		return x.MinMs
+	}
+	return 0
+}
+
+func (x *Extent) GetMaxMs() int64 {
+	if x != nil {
+		return x.MaxMs
+	}
+	return 0
+}
+
+func (x *Extent) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
 // Copying is how far a node is that copies what it is to own.
 type Copying struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2587,16 +2872,19 @@ type Copying struct {
 	StartedMs int64 `protobuf:"zigzag64,5,opt,name=started_ms,json=startedMs,proto3" json:"started_ms,omitempty"`
 	// What follows is how far it was when the timing of the copying began, and how long that
 	// is ago; 0 if nothing is copied now.
-	TimedMs       int64 `protobuf:"varint,6,opt,name=timed_ms,json=timedMs,proto3" json:"timed_ms,omitempty"`
-	TimedUntilMs  int64 `protobuf:"zigzag64,7,opt,name=timed_until_ms,json=timedUntilMs,proto3" json:"timed_until_ms,omitempty"`
-	TimedSamples  int64 `protobuf:"varint,8,opt,name=timed_samples,json=timedSamples,proto3" json:"timed_samples,omitempty"`
+	TimedMs      int64 `protobuf:"varint,6,opt,name=timed_ms,json=timedMs,proto3" json:"timed_ms,omitempty"`
+	TimedUntilMs int64 `protobuf:"zigzag64,7,opt,name=timed_until_ms,json=timedUntilMs,proto3" json:"timed_until_ms,omitempty"`
+	TimedSamples int64 `protobuf:"varint,8,opt,name=timed_samples,json=timedSamples,proto3" json:"timed_samples,omitempty"`
+	// bytes are those of the chunks that were copied.
+	Bytes         int64 `protobuf:"varint,9,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	TimedBytes    int64 `protobuf:"varint,10,opt,name=timed_bytes,json=timedBytes,proto3" json:"timed_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Copying) Reset() {
 	*x = Copying{}
-	mi := &file_peer_proto_msgTypes[38]
+	mi := &file_peer_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2608,7 +2896,7 @@ func (x *Copying) String() string {
 func (*Copying) ProtoMessage() {}
 
 func (x *Copying) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[38]
+	mi := &file_peer_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2621,7 +2909,7 @@ func (x *Copying) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Copying.ProtoReflect.Descriptor instead.
 func (*Copying) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{38}
+	return file_peer_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Copying) GetBegan() uint64 {
@@ -2680,6 +2968,20 @@ func (x *Copying) GetTimedSamples() int64 {
 	return 0
 }
 
+func (x *Copying) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Copying) GetTimedBytes() int64 {
+	if x != nil {
+		return x.TimedBytes
+	}
+	return 0
+}
+
 type HandoverRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Table         []byte                 `protobuf:"bytes,1,opt,name=table,proto3" json:"table,omitempty"`
@@ -2690,7 +2992,7 @@ type HandoverRequest struct {
 
 func (x *HandoverRequest) Reset() {
 	*x = HandoverRequest{}
-	mi := &file_peer_proto_msgTypes[39]
+	mi := &file_peer_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2702,7 +3004,7 @@ func (x *HandoverRequest) String() string {
 func (*HandoverRequest) ProtoMessage() {}
 
 func (x *HandoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[39]
+	mi := &file_peer_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2715,7 +3017,7 @@ func (x *HandoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandoverRequest.ProtoReflect.Descriptor instead.
 func (*HandoverRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{39}
+	return file_peer_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *HandoverRequest) GetTable() []byte {
@@ -2740,7 +3042,7 @@ type HandoverResponse struct {
 
 func (x *HandoverResponse) Reset() {
 	*x = HandoverResponse{}
-	mi := &file_peer_proto_msgTypes[40]
+	mi := &file_peer_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2752,7 +3054,7 @@ func (x *HandoverResponse) String() string {
 func (*HandoverResponse) ProtoMessage() {}
 
 func (x *HandoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[40]
+	mi := &file_peer_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2765,7 +3067,7 @@ func (x *HandoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandoverResponse.ProtoReflect.Descriptor instead.
 func (*HandoverResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{40}
+	return file_peer_proto_rawDescGZIP(), []int{44}
 }
 
 type MembershipMessage struct {
@@ -2777,7 +3079,7 @@ type MembershipMessage struct {
 
 func (x *MembershipMessage) Reset() {
 	*x = MembershipMessage{}
-	mi := &file_peer_proto_msgTypes[41]
+	mi := &file_peer_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2789,7 +3091,7 @@ func (x *MembershipMessage) String() string {
 func (*MembershipMessage) ProtoMessage() {}
 
 func (x *MembershipMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[41]
+	mi := &file_peer_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2802,7 +3104,7 @@ func (x *MembershipMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembershipMessage.ProtoReflect.Descriptor instead.
 func (*MembershipMessage) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{41}
+	return file_peer_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *MembershipMessage) GetPayload() []byte {
@@ -2824,7 +3126,7 @@ type Proof_Node struct {
 
 func (x *Proof_Node) Reset() {
 	*x = Proof_Node{}
-	mi := &file_peer_proto_msgTypes[42]
+	mi := &file_peer_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2836,7 +3138,7 @@ func (x *Proof_Node) String() string {
 func (*Proof_Node) ProtoMessage() {}
 
 func (x *Proof_Node) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[42]
+	mi := &file_peer_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2849,7 +3151,7 @@ func (x *Proof_Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proof_Node.ProtoReflect.Descriptor instead.
 func (*Proof_Node) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{19, 0}
+	return file_peer_proto_rawDescGZIP(), []int{21, 0}
 }
 
 func (x *Proof_Node) GetSlot() uint32 {
@@ -2885,7 +3187,7 @@ type ExemplarsResponse_Item struct {
 
 func (x *ExemplarsResponse_Item) Reset() {
 	*x = ExemplarsResponse_Item{}
-	mi := &file_peer_proto_msgTypes[43]
+	mi := &file_peer_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2897,7 +3199,7 @@ func (x *ExemplarsResponse_Item) String() string {
 func (*ExemplarsResponse_Item) ProtoMessage() {}
 
 func (x *ExemplarsResponse_Item) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[43]
+	mi := &file_peer_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2910,7 +3212,7 @@ func (x *ExemplarsResponse_Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExemplarsResponse_Item.ProtoReflect.Descriptor instead.
 func (*ExemplarsResponse_Item) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{31, 0}
+	return file_peer_proto_rawDescGZIP(), []int{34, 0}
 }
 
 func (x *ExemplarsResponse_Item) GetLabels() []string {
@@ -2951,7 +3253,7 @@ type ExemplarsResponse_Result struct {
 
 func (x *ExemplarsResponse_Result) Reset() {
 	*x = ExemplarsResponse_Result{}
-	mi := &file_peer_proto_msgTypes[44]
+	mi := &file_peer_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2963,7 +3265,7 @@ func (x *ExemplarsResponse_Result) String() string {
 func (*ExemplarsResponse_Result) ProtoMessage() {}
 
 func (x *ExemplarsResponse_Result) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[44]
+	mi := &file_peer_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2976,7 +3278,7 @@ func (x *ExemplarsResponse_Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExemplarsResponse_Result.ProtoReflect.Descriptor instead.
 func (*ExemplarsResponse_Result) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{31, 1}
+	return file_peer_proto_rawDescGZIP(), []int{34, 1}
 }
 
 func (x *ExemplarsResponse_Result) GetSeriesLabels() []string {
@@ -3003,7 +3305,7 @@ type StatsResponse_Count struct {
 
 func (x *StatsResponse_Count) Reset() {
 	*x = StatsResponse_Count{}
-	mi := &file_peer_proto_msgTypes[45]
+	mi := &file_peer_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3015,7 +3317,7 @@ func (x *StatsResponse_Count) String() string {
 func (*StatsResponse_Count) ProtoMessage() {}
 
 func (x *StatsResponse_Count) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[45]
+	mi := &file_peer_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3028,7 +3330,7 @@ func (x *StatsResponse_Count) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse_Count.ProtoReflect.Descriptor instead.
 func (*StatsResponse_Count) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{35, 0}
+	return file_peer_proto_rawDescGZIP(), []int{38, 0}
 }
 
 func (x *StatsResponse_Count) GetName() string {
@@ -3057,54 +3359,43 @@ const file_peer_proto_rawDesc = "" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x0e\n" +
 	"\x02to\x18\x03 \x01(\tR\x02to\"%\n" +
 	"\rEpochMismatch\x12\x14\n" +
-	"\x05table\x18\x01 \x01(\fR\x05table\"\x8e\x01\n" +
-	"\x06Series\x12\x16\n" +
-	"\x06labels\x18\x01 \x03(\rR\x06labels\x122\n" +
-	"\asamples\x18\x02 \x03(\v2\x18.starling.peer.v1.SampleR\asamples\x128\n" +
-	"\texemplars\x18\x03 \x03(\v2\x1a.starling.peer.v1.ExemplarR\texemplars\"\x96\x01\n" +
-	"\x06Sample\x12!\n" +
-	"\ftimestamp_ms\x18\x01 \x01(\x12R\vtimestampMs\x12,\n" +
-	"\x12start_timestamp_ms\x18\x02 \x01(\x12R\x10startTimestampMs\x12\x1d\n" +
-	"\n" +
-	"float_bits\x18\x03 \x01(\x06R\tfloatBits\x12\x1c\n" +
-	"\thistogram\x18\x04 \x01(\fR\thistogram\"\x89\x01\n" +
-	"\bExemplar\x12\x16\n" +
-	"\x06labels\x18\x01 \x03(\rR\x06labels\x12\x1d\n" +
-	"\n" +
-	"float_bits\x18\x02 \x01(\x06R\tfloatBits\x12!\n" +
-	"\ftimestamp_ms\x18\x03 \x01(\x12R\vtimestampMs\x12#\n" +
-	"\rhas_timestamp\x18\x04 \x01(\bR\fhasTimestamp\"d\n" +
+	"\x05table\x18\x01 \x01(\fR\x05table\"d\n" +
 	"\x0eFamilyMetadata\x12\x16\n" +
 	"\x06family\x18\x01 \x01(\tR\x06family\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x12\n" +
 	"\x04unit\x18\x03 \x01(\tR\x04unit\x12\x12\n" +
-	"\x04help\x18\x04 \x01(\tR\x04help\"`\n" +
+	"\x04help\x18\x04 \x01(\tR\x04help\"\xa3\x01\n" +
 	"\n" +
-	"FamilyRefs\x12\x16\n" +
-	"\x06family\x18\x01 \x01(\rR\x06family\x12\x12\n" +
-	"\x04type\x18\x02 \x01(\rR\x04type\x12\x12\n" +
-	"\x04unit\x18\x03 \x01(\rR\x04unit\x12\x12\n" +
-	"\x04help\x18\x04 \x01(\rR\x04help\"\xc7\x01\n" +
-	"\rAppendRequest\x120\n" +
+	"WriteFrame\x120\n" +
 	"\x06header\x18\x01 \x01(\v2\x18.starling.peer.v1.HeaderR\x06header\x12\x18\n" +
-	"\asymbols\x18\x02 \x03(\tR\asymbols\x120\n" +
-	"\x06series\x18\x03 \x03(\v2\x18.starling.peer.v1.SeriesR\x06series\x128\n" +
-	"\bmetadata\x18\x04 \x03(\v2\x1c.starling.peer.v1.FamilyRefsR\bmetadata\"r\n" +
-	"\x0eAppendResponse\x125\n" +
+	"\arequest\x18\x02 \x01(\x04R\arequest\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x1d\n" +
+	"\n" +
+	"timeout_ms\x18\x04 \x01(\x04R\ttimeoutMs\x12\x14\n" +
+	"\x05batch\x18\x05 \x01(\fR\x05batch\"\xda\x01\n" +
+	"\vWriteAnswer\x125\n" +
 	"\brefusals\x18\x01 \x03(\v2\x19.starling.peer.v1.RefusalR\brefusals\x12)\n" +
-	"\x04gaps\x18\x02 \x03(\v2\x15.starling.peer.v1.GapR\x04gaps\"4\n" +
+	"\x04gaps\x18\x02 \x03(\v2\x15.starling.peer.v1.GapR\x04gaps\x12\x18\n" +
+	"\arequest\x18\x03 \x01(\x04R\arequest\x123\n" +
+	"\afailure\x18\x04 \x01(\v2\x19.starling.peer.v1.FailureR\afailure\x12\x1a\n" +
+	"\bdraining\x18\x05 \x01(\bR\bdraining\"t\n" +
+	"\aFailure\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\rR\x04code\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12;\n" +
+	"\bmismatch\x18\x03 \x01(\v2\x1f.starling.peer.v1.EpochMismatchR\bmismatch\"4\n" +
 	"\x03Gap\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x19\n" +
 	"\bsince_ms\x18\x02 \x01(\x12R\asinceMs\"h\n" +
 	"\vNoteRequest\x120\n" +
 	"\x06header\x18\x01 \x01(\v2\x18.starling.peer.v1.HeaderR\x06header\x12'\n" +
 	"\x03gap\x18\x02 \x01(\v2\x15.starling.peer.v1.GapR\x03gap\"\x0e\n" +
-	"\fNoteResponse\"~\n" +
+	"\fNoteResponse\"\xb0\x01\n" +
 	"\fStateRequest\x120\n" +
 	"\x06header\x18\x01 \x01(\v2\x18.starling.peer.v1.HeaderR\x06header\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\tR\x04from\x12\x16\n" +
 	"\x06starts\x18\x03 \x01(\x04R\x06starts\x12\x10\n" +
-	"\x03run\x18\x04 \x01(\x06R\x03run\"\xd3\x01\n" +
+	"\x03run\x18\x04 \x01(\x06R\x03run\x120\n" +
+	"\x06expiry\x18\x05 \x01(\v2\x18.starling.peer.v1.ExpiryR\x06expiry\"\xbc\x02\n" +
 	"\rStateResponse\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x06R\asession\x12)\n" +
 	"\x04gaps\x18\x02 \x03(\v2\x15.starling.peer.v1.GapR\x04gaps\x123\n" +
@@ -3113,7 +3404,15 @@ const file_peer_proto_rawDesc = "" +
 	"\x03run\x18\x05 \x01(\x06R\x03run\x12\x1e\n" +
 	"\n" +
 	"remembered\x18\x06 \x01(\x04R\n" +
-	"remembered\"9\n" +
+	"remembered\x125\n" +
+	"\aexpired\x18\a \x03(\v2\x1b.starling.peer.v1.TimeRangeR\aexpired\x120\n" +
+	"\x06expiry\x18\b \x01(\v2\x18.starling.peer.v1.ExpiryR\x06expiry\"r\n" +
+	"\x06Expiry\x12\x17\n" +
+	"\atime_ms\x18\x01 \x01(\x12R\x06timeMs\x12\x17\n" +
+	"\asize_ms\x18\x02 \x01(\x12R\x06sizeMs\x12\x17\n" +
+	"\akeep_ms\x18\x03 \x01(\x12R\x06keepMs\x12\x1d\n" +
+	"\n" +
+	"keep_bytes\x18\x04 \x01(\x12R\tkeepBytes\"9\n" +
 	"\tTimeRange\x12\x15\n" +
 	"\x06min_ms\x18\x01 \x01(\x12R\x05minMs\x12\x15\n" +
 	"\x06max_ms\x18\x02 \x01(\x12R\x05maxMs\"p\n" +
@@ -3131,7 +3430,17 @@ const file_peer_proto_rawDesc = "" +
 	"\asession\x18\x03 \x01(\x04R\asession\x12\x19\n" +
 	"\buntil_ms\x18\x04 \x01(\x12R\auntilMs\"%\n" +
 	"\x0fAdvanceResponse\x12\x12\n" +
-	"\x04open\x18\x01 \x01(\bR\x04open\"\x9f\x01\n" +
+	"\x04open\x18\x01 \x01(\bR\x04open\"\x8b\x01\n" +
+	"\x0eDigestsRequest\x120\n" +
+	"\x06header\x18\x01 \x01(\v2\x18.starling.peer.v1.HeaderR\x06header\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\x123\n" +
+	"\x06window\x18\x03 \x01(\v2\x1b.starling.peer.v1.TimeRangeR\x06window\"%\n" +
+	"\x0fDigestsResponse\x12\x12\n" +
+	"\x04sums\x18\x01 \x03(\x06R\x04sums\"u\n" +
+	"\x0eCompareRequest\x120\n" +
+	"\x06header\x18\x01 \x01(\v2\x18.starling.peer.v1.HeaderR\x06header\x121\n" +
+	"\x05range\x18\x02 \x01(\v2\x1b.starling.peer.v1.TimeRangeR\x05range\"\x11\n" +
+	"\x0fCompareResponse\"\x9f\x01\n" +
 	"\x05Proof\x12\x16\n" +
 	"\x06quorum\x18\x01 \x01(\rR\x06quorum\x122\n" +
 	"\x05nodes\x18\x02 \x03(\v2\x1c.starling.peer.v1.Proof.NodeR\x05nodes\x1aJ\n" +
@@ -3173,15 +3482,20 @@ const file_peer_proto_rawDesc = "" +
 	"\vshard_index\x18\n" +
 	" \x01(\x04R\n" +
 	"shardIndex\x12)\n" +
-	"\x10disable_trimming\x18\v \x01(\bR\x0fdisableTrimming\"\xb3\x02\n" +
+	"\x10disable_trimming\x18\v \x01(\bR\x0fdisableTrimming\"\xdc\x02\n" +
 	"\rSelectRequest\x120\n" +
 	"\x06header\x18\x01 \x01(\v2\x18.starling.peer.v1.HeaderR\x06header\x12\x1e\n" +
 	"\vmin_time_ms\x18\x02 \x01(\x12R\tminTimeMs\x12\x1e\n" +
 	"\vmax_time_ms\x18\x03 \x01(\x12R\tmaxTimeMs\x125\n" +
 	"\bmatchers\x18\x04 \x03(\v2\x19.starling.peer.v1.MatcherR\bmatchers\x12-\n" +
 	"\x05hints\x18\x05 \x01(\v2\x17.starling.peer.v1.HintsR\x05hints\x12-\n" +
-	"\x05proof\x18\x06 \x01(\v2\x17.starling.peer.v1.ProofR\x05proof\x12\x1b\n" +
-	"\tgained_by\x18\a \x01(\tR\bgainedBy\"\x97\x01\n" +
+	"\x05proof\x18\x06 \x01(\v2\x17.starling.peer.v1.ProofR\x05proof\x12*\n" +
+	"\x04part\x18\a \x01(\v2\x16.starling.peer.v1.PartR\x04part\x12\x18\n" +
+	"\aencoded\x18\b \x01(\bR\aencoded\"J\n" +
+	"\x04Part\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
+	"\x06gained\x18\x02 \x01(\bR\x06gained\x12\x16\n" +
+	"\x06ranges\x18\x03 \x01(\x06R\x06ranges\"\x97\x01\n" +
 	"\x0eSelectResponse\x127\n" +
 	"\x06series\x18\x01 \x03(\v2\x1f.starling.peer.v1.ChunkedSeriesR\x06series\x12\x1a\n" +
 	"\bwarnings\x18\x02 \x03(\tR\bwarnings\x120\n" +
@@ -3250,7 +3564,7 @@ const file_peer_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x04R\x05count\"A\n" +
 	"\rReportRequest\x120\n" +
-	"\x06header\x18\x01 \x01(\v2\x18.starling.peer.v1.HeaderR\x06header\"\xd7\x01\n" +
+	"\x06header\x18\x01 \x01(\v2\x18.starling.peer.v1.HeaderR\x06header\"\xbf\x02\n" +
 	"\x0eReportResponse\x12\x16\n" +
 	"\x06series\x18\x01 \x01(\x04R\x06series\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x1b\n" +
@@ -3258,7 +3572,14 @@ const file_peer_proto_rawDesc = "" +
 	"\vphase_began\x18\x04 \x01(\x04R\n" +
 	"phaseBegan\x12$\n" +
 	"\x0ephase_since_ms\x18\x05 \x01(\x12R\fphaseSinceMs\x123\n" +
-	"\acopying\x18\x06 \x01(\v2\x19.starling.peer.v1.CopyingR\acopying\"\xef\x01\n" +
+	"\acopying\x18\x06 \x01(\v2\x19.starling.peer.v1.CopyingR\acopying\x12\x18\n" +
+	"\awindows\x18\a \x01(\x03R\awindows\x12\x18\n" +
+	"\adamaged\x18\b \x01(\x03R\adamaged\x122\n" +
+	"\aextents\x18\t \x03(\v2\x18.starling.peer.v1.ExtentR\aextents\"L\n" +
+	"\x06Extent\x12\x15\n" +
+	"\x06min_ms\x18\x01 \x01(\x12R\x05minMs\x12\x15\n" +
+	"\x06max_ms\x18\x02 \x01(\x12R\x05maxMs\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\"\xa6\x02\n" +
 	"\aCopying\x12\x14\n" +
 	"\x05began\x18\x01 \x01(\x04R\x05began\x12\x19\n" +
 	"\buntil_ms\x18\x02 \x01(\x12R\auntilMs\x12\x14\n" +
@@ -3268,19 +3589,27 @@ const file_peer_proto_rawDesc = "" +
 	"started_ms\x18\x05 \x01(\x12R\tstartedMs\x12\x19\n" +
 	"\btimed_ms\x18\x06 \x01(\x03R\atimedMs\x12$\n" +
 	"\x0etimed_until_ms\x18\a \x01(\x12R\ftimedUntilMs\x12#\n" +
-	"\rtimed_samples\x18\b \x01(\x03R\ftimedSamples\"7\n" +
+	"\rtimed_samples\x18\b \x01(\x03R\ftimedSamples\x12\x14\n" +
+	"\x05bytes\x18\t \x01(\x03R\x05bytes\x12\x1f\n" +
+	"\vtimed_bytes\x18\n" +
+	" \x01(\x03R\n" +
+	"timedBytes\"7\n" +
 	"\x0fHandoverRequest\x12\x14\n" +
 	"\x05table\x18\x01 \x01(\fR\x05table\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\"\x12\n" +
 	"\x10HandoverResponse\"-\n" +
 	"\x11MembershipMessage\x12\x18\n" +
-	"\apayload\x18\x01 \x01(\fR\apayload2\xe2\b\n" +
-	"\x04Peer\x12K\n" +
-	"\x06Append\x12\x1f.starling.peer.v1.AppendRequest\x1a .starling.peer.v1.AppendResponse\x12E\n" +
+	"\apayload\x18\x01 \x01(\fR\apayload2\xca\n" +
+	"\n" +
+	"\x04Peer\x12H\n" +
+	"\x05Write\x12\x1c.starling.peer.v1.WriteFrame\x1a\x1d.starling.peer.v1.WriteAnswer(\x010\x01\x12E\n" +
 	"\x04Note\x12\x1d.starling.peer.v1.NoteRequest\x1a\x1e.starling.peer.v1.NoteResponse\x12H\n" +
 	"\x05State\x12\x1e.starling.peer.v1.StateRequest\x1a\x1f.starling.peer.v1.StateResponse\x12O\n" +
 	"\aHandOff\x12 .starling.peer.v1.HandOffRequest\x1a .starling.peer.v1.SelectResponse0\x01\x12N\n" +
-	"\aAdvance\x12 .starling.peer.v1.AdvanceRequest\x1a!.starling.peer.v1.AdvanceResponse\x12M\n" +
+	"\aAdvance\x12 .starling.peer.v1.AdvanceRequest\x1a!.starling.peer.v1.AdvanceResponse\x12N\n" +
+	"\aDigests\x12 .starling.peer.v1.DigestsRequest\x1a!.starling.peer.v1.DigestsResponse\x12I\n" +
+	"\x03Sum\x12\x1f.starling.peer.v1.SelectRequest\x1a!.starling.peer.v1.DigestsResponse\x12N\n" +
+	"\aCompare\x12 .starling.peer.v1.CompareRequest\x1a!.starling.peer.v1.CompareResponse\x12M\n" +
 	"\x06Select\x12\x1f.starling.peer.v1.SelectRequest\x1a .starling.peer.v1.SelectResponse0\x01\x12O\n" +
 	"\n" +
 	"LabelNames\x12\x1f.starling.peer.v1.LabelsRequest\x1a .starling.peer.v1.LabelsResponse\x12P\n" +
@@ -3306,131 +3635,148 @@ func file_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_peer_proto_goTypes = []any{
 	(Refusal_Reason)(0),              // 0: starling.peer.v1.Refusal.Reason
 	(Matcher_Type)(0),                // 1: starling.peer.v1.Matcher.Type
 	(*Header)(nil),                   // 2: starling.peer.v1.Header
 	(*EpochMismatch)(nil),            // 3: starling.peer.v1.EpochMismatch
-	(*Series)(nil),                   // 4: starling.peer.v1.Series
-	(*Sample)(nil),                   // 5: starling.peer.v1.Sample
-	(*Exemplar)(nil),                 // 6: starling.peer.v1.Exemplar
-	(*FamilyMetadata)(nil),           // 7: starling.peer.v1.FamilyMetadata
-	(*FamilyRefs)(nil),               // 8: starling.peer.v1.FamilyRefs
-	(*AppendRequest)(nil),            // 9: starling.peer.v1.AppendRequest
-	(*AppendResponse)(nil),           // 10: starling.peer.v1.AppendResponse
-	(*Gap)(nil),                      // 11: starling.peer.v1.Gap
-	(*NoteRequest)(nil),              // 12: starling.peer.v1.NoteRequest
-	(*NoteResponse)(nil),             // 13: starling.peer.v1.NoteResponse
-	(*StateRequest)(nil),             // 14: starling.peer.v1.StateRequest
-	(*StateResponse)(nil),            // 15: starling.peer.v1.StateResponse
-	(*TimeRange)(nil),                // 16: starling.peer.v1.TimeRange
-	(*HandOffRequest)(nil),           // 17: starling.peer.v1.HandOffRequest
-	(*Window)(nil),                   // 18: starling.peer.v1.Window
-	(*AdvanceRequest)(nil),           // 19: starling.peer.v1.AdvanceRequest
-	(*AdvanceResponse)(nil),          // 20: starling.peer.v1.AdvanceResponse
-	(*Proof)(nil),                    // 21: starling.peer.v1.Proof
-	(*Refusal)(nil),                  // 22: starling.peer.v1.Refusal
-	(*Matcher)(nil),                  // 23: starling.peer.v1.Matcher
-	(*Hints)(nil),                    // 24: starling.peer.v1.Hints
-	(*SelectRequest)(nil),            // 25: starling.peer.v1.SelectRequest
-	(*SelectResponse)(nil),           // 26: starling.peer.v1.SelectResponse
-	(*ChunkedSeries)(nil),            // 27: starling.peer.v1.ChunkedSeries
-	(*Chunk)(nil),                    // 28: starling.peer.v1.Chunk
-	(*LabelsRequest)(nil),            // 29: starling.peer.v1.LabelsRequest
-	(*LabelsResponse)(nil),           // 30: starling.peer.v1.LabelsResponse
-	(*MatcherSet)(nil),               // 31: starling.peer.v1.MatcherSet
-	(*ExemplarsRequest)(nil),         // 32: starling.peer.v1.ExemplarsRequest
-	(*ExemplarsResponse)(nil),        // 33: starling.peer.v1.ExemplarsResponse
-	(*MetadataRequest)(nil),          // 34: starling.peer.v1.MetadataRequest
-	(*MetadataResponse)(nil),         // 35: starling.peer.v1.MetadataResponse
-	(*StatsRequest)(nil),             // 36: starling.peer.v1.StatsRequest
-	(*StatsResponse)(nil),            // 37: starling.peer.v1.StatsResponse
-	(*ReportRequest)(nil),            // 38: starling.peer.v1.ReportRequest
-	(*ReportResponse)(nil),           // 39: starling.peer.v1.ReportResponse
-	(*Copying)(nil),                  // 40: starling.peer.v1.Copying
-	(*HandoverRequest)(nil),          // 41: starling.peer.v1.HandoverRequest
-	(*HandoverResponse)(nil),         // 42: starling.peer.v1.HandoverResponse
-	(*MembershipMessage)(nil),        // 43: starling.peer.v1.MembershipMessage
-	(*Proof_Node)(nil),               // 44: starling.peer.v1.Proof.Node
-	(*ExemplarsResponse_Item)(nil),   // 45: starling.peer.v1.ExemplarsResponse.Item
-	(*ExemplarsResponse_Result)(nil), // 46: starling.peer.v1.ExemplarsResponse.Result
-	(*StatsResponse_Count)(nil),      // 47: starling.peer.v1.StatsResponse.Count
+	(*FamilyMetadata)(nil),           // 4: starling.peer.v1.FamilyMetadata
+	(*WriteFrame)(nil),               // 5: starling.peer.v1.WriteFrame
+	(*WriteAnswer)(nil),              // 6: starling.peer.v1.WriteAnswer
+	(*Failure)(nil),                  // 7: starling.peer.v1.Failure
+	(*Gap)(nil),                      // 8: starling.peer.v1.Gap
+	(*NoteRequest)(nil),              // 9: starling.peer.v1.NoteRequest
+	(*NoteResponse)(nil),             // 10: starling.peer.v1.NoteResponse
+	(*StateRequest)(nil),             // 11: starling.peer.v1.StateRequest
+	(*StateResponse)(nil),            // 12: starling.peer.v1.StateResponse
+	(*Expiry)(nil),                   // 13: starling.peer.v1.Expiry
+	(*TimeRange)(nil),                // 14: starling.peer.v1.TimeRange
+	(*HandOffRequest)(nil),           // 15: starling.peer.v1.HandOffRequest
+	(*Window)(nil),                   // 16: starling.peer.v1.Window
+	(*AdvanceRequest)(nil),           // 17: starling.peer.v1.AdvanceRequest
+	(*AdvanceResponse)(nil),          // 18: starling.peer.v1.AdvanceResponse
+	(*DigestsRequest)(nil),           // 19: starling.peer.v1.DigestsRequest
+	(*DigestsResponse)(nil),          // 20: starling.peer.v1.DigestsResponse
+	(*CompareRequest)(nil),           // 21: starling.peer.v1.CompareRequest
+	(*CompareResponse)(nil),          // 22: starling.peer.v1.CompareResponse
+	(*Proof)(nil),                    // 23: starling.peer.v1.Proof
+	(*Refusal)(nil),                  // 24: starling.peer.v1.Refusal
+	(*Matcher)(nil),                  // 25: starling.peer.v1.Matcher
+	(*Hints)(nil),                    // 26: starling.peer.v1.Hints
+	(*SelectRequest)(nil),            // 27: starling.peer.v1.SelectRequest
+	(*Part)(nil),                     // 28: starling.peer.v1.Part
+	(*SelectResponse)(nil),           // 29: starling.peer.v1.SelectResponse
+	(*ChunkedSeries)(nil),            // 30: starling.peer.v1.ChunkedSeries
+	(*Chunk)(nil),                    // 31: starling.peer.v1.Chunk
+	(*LabelsRequest)(nil),            // 32: starling.peer.v1.LabelsRequest
+	(*LabelsResponse)(nil),           // 33: starling.peer.v1.LabelsResponse
+	(*MatcherSet)(nil),               // 34: starling.peer.v1.MatcherSet
+	(*ExemplarsRequest)(nil),         // 35: starling.peer.v1.ExemplarsRequest
+	(*ExemplarsResponse)(nil),        // 36: starling.peer.v1.ExemplarsResponse
+	(*MetadataRequest)(nil),          // 37: starling.peer.v1.MetadataRequest
+	(*MetadataResponse)(nil),         // 38: starling.peer.v1.MetadataResponse
+	(*StatsRequest)(nil),             // 39: starling.peer.v1.StatsRequest
+	(*StatsResponse)(nil),            // 40: starling.peer.v1.StatsResponse
+	(*ReportRequest)(nil),            // 41: starling.peer.v1.ReportRequest
+	(*ReportResponse)(nil),           // 42: starling.peer.v1.ReportResponse
+	(*Extent)(nil),                   // 43: starling.peer.v1.Extent
+	(*Copying)(nil),                  // 44: starling.peer.v1.Copying
+	(*HandoverRequest)(nil),          // 45: starling.peer.v1.HandoverRequest
+	(*HandoverResponse)(nil),         // 46: starling.peer.v1.HandoverResponse
+	(*MembershipMessage)(nil),        // 47: starling.peer.v1.MembershipMessage
+	(*Proof_Node)(nil),               // 48: starling.peer.v1.Proof.Node
+	(*ExemplarsResponse_Item)(nil),   // 49: starling.peer.v1.ExemplarsResponse.Item
+	(*ExemplarsResponse_Result)(nil), // 50: starling.peer.v1.ExemplarsResponse.Result
+	(*StatsResponse_Count)(nil),      // 51: starling.peer.v1.StatsResponse.Count
 }
 var file_peer_proto_depIdxs = []int32{
-	5,  // 0: starling.peer.v1.Series.samples:type_name -> starling.peer.v1.Sample
-	6,  // 1: starling.peer.v1.Series.exemplars:type_name -> starling.peer.v1.Exemplar
-	2,  // 2: starling.peer.v1.AppendRequest.header:type_name -> starling.peer.v1.Header
-	4,  // 3: starling.peer.v1.AppendRequest.series:type_name -> starling.peer.v1.Series
-	8,  // 4: starling.peer.v1.AppendRequest.metadata:type_name -> starling.peer.v1.FamilyRefs
-	22, // 5: starling.peer.v1.AppendResponse.refusals:type_name -> starling.peer.v1.Refusal
-	11, // 6: starling.peer.v1.AppendResponse.gaps:type_name -> starling.peer.v1.Gap
-	2,  // 7: starling.peer.v1.NoteRequest.header:type_name -> starling.peer.v1.Header
-	11, // 8: starling.peer.v1.NoteRequest.gap:type_name -> starling.peer.v1.Gap
-	2,  // 9: starling.peer.v1.StateRequest.header:type_name -> starling.peer.v1.Header
-	11, // 10: starling.peer.v1.StateResponse.gaps:type_name -> starling.peer.v1.Gap
-	16, // 11: starling.peer.v1.StateResponse.damage:type_name -> starling.peer.v1.TimeRange
-	2,  // 12: starling.peer.v1.HandOffRequest.header:type_name -> starling.peer.v1.Header
-	2,  // 13: starling.peer.v1.AdvanceRequest.header:type_name -> starling.peer.v1.Header
-	44, // 14: starling.peer.v1.Proof.nodes:type_name -> starling.peer.v1.Proof.Node
-	0,  // 15: starling.peer.v1.Refusal.reason:type_name -> starling.peer.v1.Refusal.Reason
-	1,  // 16: starling.peer.v1.Matcher.type:type_name -> starling.peer.v1.Matcher.Type
-	2,  // 17: starling.peer.v1.SelectRequest.header:type_name -> starling.peer.v1.Header
-	23, // 18: starling.peer.v1.SelectRequest.matchers:type_name -> starling.peer.v1.Matcher
-	24, // 19: starling.peer.v1.SelectRequest.hints:type_name -> starling.peer.v1.Hints
-	21, // 20: starling.peer.v1.SelectRequest.proof:type_name -> starling.peer.v1.Proof
-	27, // 21: starling.peer.v1.SelectResponse.series:type_name -> starling.peer.v1.ChunkedSeries
-	18, // 22: starling.peer.v1.SelectResponse.window:type_name -> starling.peer.v1.Window
-	28, // 23: starling.peer.v1.ChunkedSeries.chunks:type_name -> starling.peer.v1.Chunk
-	2,  // 24: starling.peer.v1.LabelsRequest.header:type_name -> starling.peer.v1.Header
-	23, // 25: starling.peer.v1.LabelsRequest.matchers:type_name -> starling.peer.v1.Matcher
-	23, // 26: starling.peer.v1.MatcherSet.matchers:type_name -> starling.peer.v1.Matcher
-	2,  // 27: starling.peer.v1.ExemplarsRequest.header:type_name -> starling.peer.v1.Header
-	31, // 28: starling.peer.v1.ExemplarsRequest.sets:type_name -> starling.peer.v1.MatcherSet
-	46, // 29: starling.peer.v1.ExemplarsResponse.results:type_name -> starling.peer.v1.ExemplarsResponse.Result
-	2,  // 30: starling.peer.v1.MetadataRequest.header:type_name -> starling.peer.v1.Header
-	7,  // 31: starling.peer.v1.MetadataResponse.metadata:type_name -> starling.peer.v1.FamilyMetadata
-	2,  // 32: starling.peer.v1.StatsRequest.header:type_name -> starling.peer.v1.Header
-	47, // 33: starling.peer.v1.StatsResponse.series_by_metric:type_name -> starling.peer.v1.StatsResponse.Count
-	47, // 34: starling.peer.v1.StatsResponse.values_by_label:type_name -> starling.peer.v1.StatsResponse.Count
-	47, // 35: starling.peer.v1.StatsResponse.memory_by_label:type_name -> starling.peer.v1.StatsResponse.Count
-	47, // 36: starling.peer.v1.StatsResponse.series_by_label_pair:type_name -> starling.peer.v1.StatsResponse.Count
-	2,  // 37: starling.peer.v1.ReportRequest.header:type_name -> starling.peer.v1.Header
-	40, // 38: starling.peer.v1.ReportResponse.copying:type_name -> starling.peer.v1.Copying
-	45, // 39: starling.peer.v1.ExemplarsResponse.Result.exemplars:type_name -> starling.peer.v1.ExemplarsResponse.Item
-	9,  // 40: starling.peer.v1.Peer.Append:input_type -> starling.peer.v1.AppendRequest
-	12, // 41: starling.peer.v1.Peer.Note:input_type -> starling.peer.v1.NoteRequest
-	14, // 42: starling.peer.v1.Peer.State:input_type -> starling.peer.v1.StateRequest
-	17, // 43: starling.peer.v1.Peer.HandOff:input_type -> starling.peer.v1.HandOffRequest
-	19, // 44: starling.peer.v1.Peer.Advance:input_type -> starling.peer.v1.AdvanceRequest
-	25, // 45: starling.peer.v1.Peer.Select:input_type -> starling.peer.v1.SelectRequest
-	29, // 46: starling.peer.v1.Peer.LabelNames:input_type -> starling.peer.v1.LabelsRequest
-	29, // 47: starling.peer.v1.Peer.LabelValues:input_type -> starling.peer.v1.LabelsRequest
-	32, // 48: starling.peer.v1.Peer.Exemplars:input_type -> starling.peer.v1.ExemplarsRequest
-	34, // 49: starling.peer.v1.Peer.Metadata:input_type -> starling.peer.v1.MetadataRequest
-	36, // 50: starling.peer.v1.Peer.Stats:input_type -> starling.peer.v1.StatsRequest
-	38, // 51: starling.peer.v1.Peer.Report:input_type -> starling.peer.v1.ReportRequest
-	41, // 52: starling.peer.v1.Peer.Handover:input_type -> starling.peer.v1.HandoverRequest
-	43, // 53: starling.peer.v1.Peer.Membership:input_type -> starling.peer.v1.MembershipMessage
-	10, // 54: starling.peer.v1.Peer.Append:output_type -> starling.peer.v1.AppendResponse
-	13, // 55: starling.peer.v1.Peer.Note:output_type -> starling.peer.v1.NoteResponse
-	15, // 56: starling.peer.v1.Peer.State:output_type -> starling.peer.v1.StateResponse
-	26, // 57: starling.peer.v1.Peer.HandOff:output_type -> starling.peer.v1.SelectResponse
-	20, // 58: starling.peer.v1.Peer.Advance:output_type -> starling.peer.v1.AdvanceResponse
-	26, // 59: starling.peer.v1.Peer.Select:output_type -> starling.peer.v1.SelectResponse
-	30, // 60: starling.peer.v1.Peer.LabelNames:output_type -> starling.peer.v1.LabelsResponse
-	30, // 61: starling.peer.v1.Peer.LabelValues:output_type -> starling.peer.v1.LabelsResponse
-	33, // 62: starling.peer.v1.Peer.Exemplars:output_type -> starling.peer.v1.ExemplarsResponse
-	35, // 63: starling.peer.v1.Peer.Metadata:output_type -> starling.peer.v1.MetadataResponse
-	37, // 64: starling.peer.v1.Peer.Stats:output_type -> starling.peer.v1.StatsResponse
-	39, // 65: starling.peer.v1.Peer.Report:output_type -> starling.peer.v1.ReportResponse
-	42, // 66: starling.peer.v1.Peer.Handover:output_type -> starling.peer.v1.HandoverResponse
-	43, // 67: starling.peer.v1.Peer.Membership:output_type -> starling.peer.v1.MembershipMessage
-	54, // [54:68] is the sub-list for method output_type
-	40, // [40:54] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	2,  // 0: starling.peer.v1.WriteFrame.header:type_name -> starling.peer.v1.Header
+	24, // 1: starling.peer.v1.WriteAnswer.refusals:type_name -> starling.peer.v1.Refusal
+	8,  // 2: starling.peer.v1.WriteAnswer.gaps:type_name -> starling.peer.v1.Gap
+	7,  // 3: starling.peer.v1.WriteAnswer.failure:type_name -> starling.peer.v1.Failure
+	3,  // 4: starling.peer.v1.Failure.mismatch:type_name -> starling.peer.v1.EpochMismatch
+	2,  // 5: starling.peer.v1.NoteRequest.header:type_name -> starling.peer.v1.Header
+	8,  // 6: starling.peer.v1.NoteRequest.gap:type_name -> starling.peer.v1.Gap
+	2,  // 7: starling.peer.v1.StateRequest.header:type_name -> starling.peer.v1.Header
+	13, // 8: starling.peer.v1.StateRequest.expiry:type_name -> starling.peer.v1.Expiry
+	8,  // 9: starling.peer.v1.StateResponse.gaps:type_name -> starling.peer.v1.Gap
+	14, // 10: starling.peer.v1.StateResponse.damage:type_name -> starling.peer.v1.TimeRange
+	14, // 11: starling.peer.v1.StateResponse.expired:type_name -> starling.peer.v1.TimeRange
+	13, // 12: starling.peer.v1.StateResponse.expiry:type_name -> starling.peer.v1.Expiry
+	2,  // 13: starling.peer.v1.HandOffRequest.header:type_name -> starling.peer.v1.Header
+	2,  // 14: starling.peer.v1.AdvanceRequest.header:type_name -> starling.peer.v1.Header
+	2,  // 15: starling.peer.v1.DigestsRequest.header:type_name -> starling.peer.v1.Header
+	14, // 16: starling.peer.v1.DigestsRequest.window:type_name -> starling.peer.v1.TimeRange
+	2,  // 17: starling.peer.v1.CompareRequest.header:type_name -> starling.peer.v1.Header
+	14, // 18: starling.peer.v1.CompareRequest.range:type_name -> starling.peer.v1.TimeRange
+	48, // 19: starling.peer.v1.Proof.nodes:type_name -> starling.peer.v1.Proof.Node
+	0,  // 20: starling.peer.v1.Refusal.reason:type_name -> starling.peer.v1.Refusal.Reason
+	1,  // 21: starling.peer.v1.Matcher.type:type_name -> starling.peer.v1.Matcher.Type
+	2,  // 22: starling.peer.v1.SelectRequest.header:type_name -> starling.peer.v1.Header
+	25, // 23: starling.peer.v1.SelectRequest.matchers:type_name -> starling.peer.v1.Matcher
+	26, // 24: starling.peer.v1.SelectRequest.hints:type_name -> starling.peer.v1.Hints
+	23, // 25: starling.peer.v1.SelectRequest.proof:type_name -> starling.peer.v1.Proof
+	28, // 26: starling.peer.v1.SelectRequest.part:type_name -> starling.peer.v1.Part
+	30, // 27: starling.peer.v1.SelectResponse.series:type_name -> starling.peer.v1.ChunkedSeries
+	16, // 28: starling.peer.v1.SelectResponse.window:type_name -> starling.peer.v1.Window
+	31, // 29: starling.peer.v1.ChunkedSeries.chunks:type_name -> starling.peer.v1.Chunk
+	2,  // 30: starling.peer.v1.LabelsRequest.header:type_name -> starling.peer.v1.Header
+	25, // 31: starling.peer.v1.LabelsRequest.matchers:type_name -> starling.peer.v1.Matcher
+	25, // 32: starling.peer.v1.MatcherSet.matchers:type_name -> starling.peer.v1.Matcher
+	2,  // 33: starling.peer.v1.ExemplarsRequest.header:type_name -> starling.peer.v1.Header
+	34, // 34: starling.peer.v1.ExemplarsRequest.sets:type_name -> starling.peer.v1.MatcherSet
+	50, // 35: starling.peer.v1.ExemplarsResponse.results:type_name -> starling.peer.v1.ExemplarsResponse.Result
+	2,  // 36: starling.peer.v1.MetadataRequest.header:type_name -> starling.peer.v1.Header
+	4,  // 37: starling.peer.v1.MetadataResponse.metadata:type_name -> starling.peer.v1.FamilyMetadata
+	2,  // 38: starling.peer.v1.StatsRequest.header:type_name -> starling.peer.v1.Header
+	51, // 39: starling.peer.v1.StatsResponse.series_by_metric:type_name -> starling.peer.v1.StatsResponse.Count
+	51, // 40: starling.peer.v1.StatsResponse.values_by_label:type_name -> starling.peer.v1.StatsResponse.Count
+	51, // 41: starling.peer.v1.StatsResponse.memory_by_label:type_name -> starling.peer.v1.StatsResponse.Count
+	51, // 42: starling.peer.v1.StatsResponse.series_by_label_pair:type_name -> starling.peer.v1.StatsResponse.Count
+	2,  // 43: starling.peer.v1.ReportRequest.header:type_name -> starling.peer.v1.Header
+	44, // 44: starling.peer.v1.ReportResponse.copying:type_name -> starling.peer.v1.Copying
+	43, // 45: starling.peer.v1.ReportResponse.extents:type_name -> starling.peer.v1.Extent
+	49, // 46: starling.peer.v1.ExemplarsResponse.Result.exemplars:type_name -> starling.peer.v1.ExemplarsResponse.Item
+	5,  // 47: starling.peer.v1.Peer.Write:input_type -> starling.peer.v1.WriteFrame
+	9,  // 48: starling.peer.v1.Peer.Note:input_type -> starling.peer.v1.NoteRequest
+	11, // 49: starling.peer.v1.Peer.State:input_type -> starling.peer.v1.StateRequest
+	15, // 50: starling.peer.v1.Peer.HandOff:input_type -> starling.peer.v1.HandOffRequest
+	17, // 51: starling.peer.v1.Peer.Advance:input_type -> starling.peer.v1.AdvanceRequest
+	19, // 52: starling.peer.v1.Peer.Digests:input_type -> starling.peer.v1.DigestsRequest
+	27, // 53: starling.peer.v1.Peer.Sum:input_type -> starling.peer.v1.SelectRequest
+	21, // 54: starling.peer.v1.Peer.Compare:input_type -> starling.peer.v1.CompareRequest
+	27, // 55: starling.peer.v1.Peer.Select:input_type -> starling.peer.v1.SelectRequest
+	32, // 56: starling.peer.v1.Peer.LabelNames:input_type -> starling.peer.v1.LabelsRequest
+	32, // 57: starling.peer.v1.Peer.LabelValues:input_type -> starling.peer.v1.LabelsRequest
+	35, // 58: starling.peer.v1.Peer.Exemplars:input_type -> starling.peer.v1.ExemplarsRequest
+	37, // 59: starling.peer.v1.Peer.Metadata:input_type -> starling.peer.v1.MetadataRequest
+	39, // 60: starling.peer.v1.Peer.Stats:input_type -> starling.peer.v1.StatsRequest
+	41, // 61: starling.peer.v1.Peer.Report:input_type -> starling.peer.v1.ReportRequest
+	45, // 62: starling.peer.v1.Peer.Handover:input_type -> starling.peer.v1.HandoverRequest
+	47, // 63: starling.peer.v1.Peer.Membership:input_type -> starling.peer.v1.MembershipMessage
+	6,  // 64: starling.peer.v1.Peer.Write:output_type -> starling.peer.v1.WriteAnswer
+	10, // 65: starling.peer.v1.Peer.Note:output_type -> starling.peer.v1.NoteResponse
+	12, // 66: starling.peer.v1.Peer.State:output_type -> starling.peer.v1.StateResponse
+	29, // 67: starling.peer.v1.Peer.HandOff:output_type -> starling.peer.v1.SelectResponse
+	18, // 68: starling.peer.v1.Peer.Advance:output_type -> starling.peer.v1.AdvanceResponse
+	20, // 69: starling.peer.v1.Peer.Digests:output_type -> starling.peer.v1.DigestsResponse
+	20, // 70: starling.peer.v1.Peer.Sum:output_type -> starling.peer.v1.DigestsResponse
+	22, // 71: starling.peer.v1.Peer.Compare:output_type -> starling.peer.v1.CompareResponse
+	29, // 72: starling.peer.v1.Peer.Select:output_type -> starling.peer.v1.SelectResponse
+	33, // 73: starling.peer.v1.Peer.LabelNames:output_type -> starling.peer.v1.LabelsResponse
+	33, // 74: starling.peer.v1.Peer.LabelValues:output_type -> starling.peer.v1.LabelsResponse
+	36, // 75: starling.peer.v1.Peer.Exemplars:output_type -> starling.peer.v1.ExemplarsResponse
+	38, // 76: starling.peer.v1.Peer.Metadata:output_type -> starling.peer.v1.MetadataResponse
+	40, // 77: starling.peer.v1.Peer.Stats:output_type -> starling.peer.v1.StatsResponse
+	42, // 78: starling.peer.v1.Peer.Report:output_type -> starling.peer.v1.ReportResponse
+	46, // 79: starling.peer.v1.Peer.Handover:output_type -> starling.peer.v1.HandoverResponse
+	47, // 80: starling.peer.v1.Peer.Membership:output_type -> starling.peer.v1.MembershipMessage
+	64, // [64:81] is the sub-list for method output_type
+	47, // [47:64] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_peer_proto_init() }
@@ -3444,7 +3790,7 @@ func file_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peer_proto_rawDesc), len(file_peer_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   46,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

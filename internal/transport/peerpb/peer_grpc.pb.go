@@ -27,11 +27,14 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Peer_Append_FullMethodName      = "/starling.peer.v1.Peer/Append"
+	Peer_Write_FullMethodName       = "/starling.peer.v1.Peer/Write"
 	Peer_Note_FullMethodName        = "/starling.peer.v1.Peer/Note"
 	Peer_State_FullMethodName       = "/starling.peer.v1.Peer/State"
 	Peer_HandOff_FullMethodName     = "/starling.peer.v1.Peer/HandOff"
 	Peer_Advance_FullMethodName     = "/starling.peer.v1.Peer/Advance"
+	Peer_Digests_FullMethodName     = "/starling.peer.v1.Peer/Digests"
+	Peer_Sum_FullMethodName         = "/starling.peer.v1.Peer/Sum"
+	Peer_Compare_FullMethodName     = "/starling.peer.v1.Peer/Compare"
 	Peer_Select_FullMethodName      = "/starling.peer.v1.Peer/Select"
 	Peer_LabelNames_FullMethodName  = "/starling.peer.v1.Peer/LabelNames"
 	Peer_LabelValues_FullMethodName = "/starling.peer.v1.Peer/LabelValues"
@@ -47,8 +50,10 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 type PeerClient interface {
-	// Append stores a batch on the receiving node alone: it is never forwarded.
-	Append(ctx context.Context, in *AppendRequest, opts ...grpc.CallOption) (*AppendResponse, error)
+	// Write carries appends for as long as the connection lasts: each stores a batch on the
+	// receiving node alone and is never forwarded. The first message only opens the stream.
+	// Answers come in any order.
+	Write(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WriteFrame, WriteAnswer], error)
 	// Note has the receiving node note durably that a peer may lack samples.
 	Note(ctx context.Context, in *NoteRequest, opts ...grpc.CallOption) (*NoteResponse, error)
 	// State is what the receiving node says of itself before it is asked for data.
@@ -58,6 +63,13 @@ type PeerClient interface {
 	HandOff(ctx context.Context, in *HandOffRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SelectResponse], error)
 	// Advance says that the asking node has stored and synced a window.
 	Advance(ctx context.Context, in *AdvanceRequest, opts ...grpc.CallOption) (*AdvanceResponse, error)
+	// Digests sums up what the receiving node holds of a window for series that the asking one
+	// owns, too.
+	Digests(ctx context.Context, in *DigestsRequest, opts ...grpc.CallOption) (*DigestsResponse, error)
+	// Sum sums up the series that Select would stream, by ranges of keys.
+	Sum(ctx context.Context, in *SelectRequest, opts ...grpc.CallOption) (*DigestsResponse, error)
+	// Compare has the receiving node compare some time with the other owners soon.
+	Compare(ctx context.Context, in *CompareRequest, opts ...grpc.CallOption) (*CompareResponse, error)
 	// Select streams the receiving node's own series, sorted by labels.
 	Select(ctx context.Context, in *SelectRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SelectResponse], error)
 	LabelNames(ctx context.Context, in *LabelsRequest, opts ...grpc.CallOption) (*LabelsResponse, error)
@@ -81,15 +93,18 @@ func NewPeerClient(cc grpc.ClientConnInterface) PeerClient {
 	return &peerClient{cc}
 }
 
-func (c *peerClient) Append(ctx context.Context, in *AppendRequest, opts ...grpc.CallOption) (*AppendResponse, error) {
+func (c *peerClient) Write(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WriteFrame, WriteAnswer], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(AppendResponse)
-	err := c.cc.Invoke(ctx, Peer_Append_FullMethodName, in, out, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Peer_ServiceDesc.Streams[0], Peer_Write_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
-	return out, nil
+	x := &grpc.GenericClientStream[WriteFrame, WriteAnswer]{ClientStream: stream}
+	return x, nil
 }
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peer_WriteClient = grpc.BidiStreamingClient[WriteFrame, WriteAnswer]
 
 func (c *peerClient) Note(ctx context.Context, in *NoteRequest, opts ...grpc.CallOption) (*NoteResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -113,7 +128,7 @@ func (c *peerClient) State(ctx context.Context, in *StateRequest, opts ...grpc.C
 
 func (c *peerClient) HandOff(ctx context.Context, in *HandOffRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SelectResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Peer_ServiceDesc.Streams[0], Peer_HandOff_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Peer_ServiceDesc.Streams[1], Peer_HandOff_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -140,9 +155,39 @@ func (c *peerClient) Advance(ctx context.Context, in *AdvanceRequest, opts ...gr
 	return out, nil
 }
 
+func (c *peerClient) Digests(ctx context.Context, in *DigestsRequest, opts ...grpc.CallOption) (*DigestsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DigestsResponse)
+	err := c.cc.Invoke(ctx, Peer_Digests_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *peerClient) Sum(ctx context.Context, in *SelectRequest, opts ...grpc.CallOption) (*DigestsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DigestsResponse)
+	err := c.cc.Invoke(ctx, Peer_Sum_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *peerClient) Compare(ctx context.Context, in *CompareRequest, opts ...grpc.CallOption) (*CompareResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CompareResponse)
+	err := c.cc.Invoke(ctx, Peer_Compare_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *peerClient) Select(ctx context.Context, in *SelectRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SelectResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Peer_ServiceDesc.Streams[1], Peer_Select_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Peer_ServiceDesc.Streams[2], Peer_Select_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -243,8 +288,10 @@ func (c *peerClient) Membership(ctx context.Context, in *MembershipMessage, opts
 // All implementations must embed UnimplementedPeerServer
 // for forward compatibility.
 type PeerServer interface {
-	// Append stores a batch on the receiving node alone: it is never forwarded.
-	Append(context.Context, *AppendRequest) (*AppendResponse, error)
+	// Write carries appends for as long as the connection lasts: each stores a batch on the
+	// receiving node alone and is never forwarded. The first message only opens the stream.
+	// Answers come in any order.
+	Write(grpc.BidiStreamingServer[WriteFrame, WriteAnswer]) error
 	// Note has the receiving node note durably that a peer may lack samples.
 	Note(context.Context, *NoteRequest) (*NoteResponse, error)
 	// State is what the receiving node says of itself before it is asked for data.
@@ -254,6 +301,13 @@ type PeerServer interface {
 	HandOff(*HandOffRequest, grpc.ServerStreamingServer[SelectResponse]) error
 	// Advance says that the asking node has stored and synced a window.
 	Advance(context.Context, *AdvanceRequest) (*AdvanceResponse, error)
+	// Digests sums up what the receiving node holds of a window for series that the asking one
+	// owns, too.
+	Digests(context.Context, *DigestsRequest) (*DigestsResponse, error)
+	// Sum sums up the series that Select would stream, by ranges of keys.
+	Sum(context.Context, *SelectRequest) (*DigestsResponse, error)
+	// Compare has the receiving node compare some time with the other owners soon.
+	Compare(context.Context, *CompareRequest) (*CompareResponse, error)
 	// Select streams the receiving node's own series, sorted by labels.
 	Select(*SelectRequest, grpc.ServerStreamingServer[SelectResponse]) error
 	LabelNames(context.Context, *LabelsRequest) (*LabelsResponse, error)
@@ -277,8 +331,8 @@ type PeerServer interface {
 // pointer dereference when methods are called.
 type UnimplementedPeerServer struct{}
 
-func (UnimplementedPeerServer) Append(context.Context, *AppendRequest) (*AppendResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method Append not implemented")
+func (UnimplementedPeerServer) Write(grpc.BidiStreamingServer[WriteFrame, WriteAnswer]) error {
+	return status.Error(codes.Unimplemented, "method Write not implemented")
 }
 func (UnimplementedPeerServer) Note(context.Context, *NoteRequest) (*NoteResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Note not implemented")
@@ -291,6 +345,15 @@ func (UnimplementedPeerServer) HandOff(*HandOffRequest, grpc.ServerStreamingServ
 }
 func (UnimplementedPeerServer) Advance(context.Context, *AdvanceRequest) (*AdvanceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Advance not implemented")
+}
+func (UnimplementedPeerServer) Digests(context.Context, *DigestsRequest) (*DigestsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Digests not implemented")
+}
+func (UnimplementedPeerServer) Sum(context.Context, *SelectRequest) (*DigestsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Sum not implemented")
+}
+func (UnimplementedPeerServer) Compare(context.Context, *CompareRequest) (*CompareResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Compare not implemented")
 }
 func (UnimplementedPeerServer) Select(*SelectRequest, grpc.ServerStreamingServer[SelectResponse]) error {
 	return status.Error(codes.Unimplemented, "method Select not implemented")
@@ -340,23 +403,12 @@ func RegisterPeerServer(s grpc.ServiceRegistrar, srv PeerServer) {
 	s.RegisterService(&Peer_ServiceDesc, srv)
 }
 
-func _Peer_Append_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(AppendRequest)
-	if err := dec(in); err != nil {
-		return nil, err
-	}
-	if interceptor == nil {
-		return srv.(PeerServer).Append(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{
-		Server:     srv,
-		FullMethod: Peer_Append_FullMethodName,
-	}
-	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(PeerServer).Append(ctx, req.(*AppendRequest))
-	}
-	return interceptor(ctx, in, info, handler)
+func _Peer_Write_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(PeerServer).Write(&grpc.GenericServerStream[WriteFrame, WriteAnswer]{ServerStream: stream})
 }
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peer_WriteServer = grpc.BidiStreamingServer[WriteFrame, WriteAnswer]
 
 func _Peer_Note_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(NoteRequest)
@@ -419,6 +471,60 @@ func _Peer_Advance_Handler(srv interface{}, ctx context.Context, dec func(interf
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(PeerServer).Advance(ctx, req.(*AdvanceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Peer_Digests_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DigestsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).Digests(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_Digests_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).Digests(ctx, req.(*DigestsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Peer_Sum_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SelectRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).Sum(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_Sum_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).Sum(ctx, req.(*SelectRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Peer_Compare_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CompareRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).Compare(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_Compare_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).Compare(ctx, req.(*CompareRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -586,10 +692,6 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 	HandlerType: (*PeerServer)(nil),
 	Methods: []grpc.MethodDesc{
 		{
-			MethodName: "Append",
-			Handler:    _Peer_Append_Handler,
-		},
-		{
 			MethodName: "Note",
 			Handler:    _Peer_Note_Handler,
 		},
@@ -600,6 +702,18 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Advance",
 			Handler:    _Peer_Advance_Handler,
+		},
+		{
+			MethodName: "Digests",
+			Handler:    _Peer_Digests_Handler,
+		},
+		{
+			MethodName: "Sum",
+			Handler:    _Peer_Sum_Handler,
+		},
+		{
+			MethodName: "Compare",
+			Handler:    _Peer_Compare_Handler,
 		},
 		{
 			MethodName: "LabelNames",
@@ -635,6 +749,12 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 		},
 	},
 	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Write",
+			Handler:       _Peer_Write_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
 		{
 			StreamName:    "HandOff",
 			Handler:       _Peer_HandOff_Handler,

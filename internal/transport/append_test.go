@@ -1,12 +1,12 @@
 package transport
 
 import (
-	"fmt"
+	"context"
 	"math"
 	"math/rand/v2"
 	"reflect"
-	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/exemplar"
@@ -14,8 +14,8 @@ import (
 	"github.com/prometheus/prometheus/model/metadata"
 	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/tsdb/tsdbutil"
-	"google.golang.org/protobuf/proto"
 
+	"github.com/starling-tsdb/starling/internal/proof"
 	"github.com/starling-tsdb/starling/internal/series"
 	"github.com/starling-tsdb/starling/internal/transport/peerpb"
 )
@@ -62,70 +62,6 @@ func randomSample(r *rand.Rand) series.Sample {
 	return s
 }
 
-// overTheWire encodes a batch, and decodes and joins its requests.
-func overTheWire(t testing.TB, b *series.Batch) (back *series.Batch, requests int) {
-	t.Helper()
-	reqs, err := batchToProto(b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	back = &series.Batch{}
-	for _, req := range reqs {
-		if req.first != len(back.Series) {
-			t.Fatalf("a request begins with series %d after %d were sent", req.first, len(back.Series))
-		}
-		wire, err := proto.Marshal(req.AppendRequest)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(wire) > 2*requestBytes {
-			t.Fatalf("a request of %d bytes", len(wire))
-		}
-		var got peerpb.AppendRequest
-		if err := proto.Unmarshal(wire, &got); err != nil {
-			t.Fatal(err)
-		}
-		part, err := batchFromProto(&got)
-		if err != nil {
-			t.Fatal(err)
-		}
-		back.Series = append(back.Series, part.Series...)
-		back.Metadata = append(back.Metadata, part.Metadata...)
-	}
-	return back, len(reqs)
-}
-
-func TestBatchSurvivesTheWire(t *testing.T) {
-	for seed := range uint64(500) {
-		b := randomBatch(rand.New(rand.NewPCG(seed, 1)))
-		got, _ := overTheWire(t, b)
-		compareBatches(t, seed, got, b)
-	}
-}
-
-// What a small body can ask for, by texts that many series share, fits into requests.
-func TestLargeBatchesAreCut(t *testing.T) {
-	help := strings.Repeat("h", 30<<10)
-	b := &series.Batch{}
-	for i := range 2500 {
-		b.Metadata = append(b.Metadata, series.Metadata{Family: fmt.Sprint(i), Metadata: metadata.Metadata{Help: help}})
-	}
-	if got, requests := overTheWire(t, b); requests != 1 || !reflect.DeepEqual(got.Metadata, b.Metadata) {
-		t.Errorf("shared texts take %d requests", requests)
-	}
-	for i := range 1000 {
-		b.Series = append(b.Series, series.Series{
-			Labels:  labels.FromStrings("__name__", "m", "long", fmt.Sprint(i, help)),
-			Samples: []series.Sample{{T: int64(i)}},
-		})
-	}
-	got, requests := overTheWire(t, b)
-	if requests < 3 {
-		t.Errorf("30 MB of labels in %d requests", requests)
-	}
-	compareBatches(t, 0, got, b)
-}
-
 // compareBatches compares floats bit by bit: NaN is not equal to itself.
 func compareBatches(t *testing.T, seed uint64, got, want *series.Batch) {
 	t.Helper()
@@ -156,21 +92,76 @@ func compareBatches(t *testing.T, seed uint64, got, want *series.Batch) {
 }
 
 func TestOutcomeIsCheckedAgainstTheRequest(t *testing.T) {
-	requests, err := batchToProto(&series.Batch{Series: []series.Series{{Samples: make([]series.Sample, 2)}}})
-	if err != nil {
-		t.Fatal(err)
+	b := &series.Batch{Series: make([]series.Series, 8)}
+	b.Series[7].Samples = make([]series.Sample, 2)
+	parts := func(refusals ...series.Refusal) []appendPart {
+		return []appendPart{{0, 7, &peerpb.WriteAnswer{}}, {7, 9, &peerpb.WriteAnswer{Refusals: refusalsToProto(refusals)}}}
 	}
-	req := requests[0]
-	req.first = 7
-	sent := series.Outcome{Refusals: []series.Refusal{{Item: 1, Reason: series.Conflict, Message: "m"}}}
-	want := series.Outcome{Refusals: []series.Refusal{{Series: 7, Item: 1, Reason: series.Conflict, Message: "m"}}}
-	var got series.Outcome
-	if err := outcomeFromProto(outcomeToProto(sent), req, &got); err != nil || !reflect.DeepEqual(got, want) {
-		t.Errorf("outcome became %+v, %v; want %+v", got, err, want)
+	want := []series.Refusal{{Series: 7, Item: 1, Reason: series.Conflict, Message: "m"}}
+	got, err := confirmationOf(b, parts(series.Refusal{Item: 1, Reason: series.Conflict, Message: "m"}))
+	if err != nil || !reflect.DeepEqual(got.Refusals, want) {
+		t.Errorf("refusals became %+v, %v; want %+v", got.Refusals, err, want)
 	}
 	for _, bad := range []series.Refusal{{Series: 1}, {Item: 2}, {Item: 0, Exemplar: true}} {
-		if err := outcomeFromProto(outcomeToProto(series.Outcome{Refusals: []series.Refusal{bad}}), req, &got); err == nil {
+		if _, err := confirmationOf(b, parts(bad)); err == nil {
 			t.Errorf("a refusal of something that was not sent was taken: %+v", bad)
 		}
 	}
+}
+
+func TestBatchesSurviveTheStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		for seed := range uint64(100) {
+			b := randomBatch(rand.New(rand.NewPCG(seed, 1)))
+			if _, err := r.peers.Peer("remote").Append(t.Context(), epoch(1), b); err != nil {
+				t.Fatal(err)
+			}
+			compareBatches(t, seed, r.remote.appended[seed], b)
+		}
+	})
+}
+
+// A batch that does not fit into one frame is confirmed if all its parts are. They travel one
+// after the other, so that the last one's gaps hold for all.
+func TestLargeBatchTravelsInParts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		b := &series.Batch{Series: make([]series.Series, 1_200_000)}
+		for i := range b.Series {
+			b.Series[i] = series.Series{Labels: labels.FromStrings("a", "b"), Samples: []series.Sample{{T: int64(i)}}}
+		}
+		b.Metadata = []series.Metadata{{Family: "last"}}
+		r.remote.refuse = []series.Refusal{{Series: 3, Reason: series.Conflict}}
+		r.remote.onAppend(func(context.Context, *series.Batch) {
+			r.remote.mu.Lock()
+			defer r.remote.mu.Unlock()
+			r.remote.gaps = append(r.remote.gaps, proof.Gap{Peer: "x", Since: int64(len(r.remote.gaps))})
+		})
+		peer := r.peers.Peer("remote")
+		c, err := peer.Append(t.Context(), epoch(1), b)
+		parts := r.remote.appended
+		if err != nil || len(parts) < 2 || len(c.Refusals) != len(parts) || len(c.Gaps) != len(parts) {
+			t.Fatalf("%d parts, %d refusals, %d gaps, %v", len(parts), len(c.Refusals), len(c.Gaps), err)
+		}
+		first := 0
+		for i, part := range parts {
+			if c.Refusals[i].Series != first+3 {
+				t.Errorf("refusal of series %d, want %d", c.Refusals[i].Series, first+3)
+			}
+			compareBatches(t, 0, &series.Batch{Series: part.Series}, &series.Batch{Series: b.Series[first : first+len(part.Series)]})
+			first += len(part.Series)
+		}
+		if len(parts[0].Metadata) > 0 || len(parts[len(parts)-1].Metadata) != 1 {
+			t.Error("metadata does not travel with the last part")
+		}
+		r.remote.onAppend(func(_ context.Context, b *series.Batch) {
+			if len(b.Metadata) > 0 {
+				panic("on the last part")
+			}
+		})
+		if _, err := peer.Append(t.Context(), epoch(1), b); err == nil {
+			t.Error("a batch is confirmed of which a part is not")
+		}
+	})
 }
