@@ -52,8 +52,8 @@ type Options struct {
 	Replica func(id table.NodeID) Replica
 	// Timeout bounds how long owners are waited for.
 	Timeout time.Duration
-	// Grace is how long the remaining owners are waited for once the answer is certain,
-	// so that copies seldom differ.
+	// Grace is how long the remaining owners are waited for at least once the answer is
+	// certain, so that copies seldom differ.
 	Grace      time.Duration
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
@@ -111,7 +111,7 @@ func (e *ShortError) Error() string {
 	return msg
 }
 
-// Write stores a batch on its owners. Without an error, every sample not refused in the
+// Write stores a batch on its owners, and retains it while one of them reads it. Without an error, every sample not refused in the
 // result is confirmed by its write quorum. An error means that some valid sample is not,
 // or that ctx ended first.
 func (c *Coordinator) Write(ctx context.Context, b *series.Batch) (series.Result, error) {
@@ -156,11 +156,8 @@ func (c *Coordinator) write(ctx context.Context, b *series.Batch) (series.Result
 	}
 	assignments := t.Writing()
 	plan := split(b, assignments, placements)
-	tally := newTally(b, assignments)
-	for _, p := range plan.gone {
-		tally.fail(p)
-	}
-	col := c.collect(ctx, tally, plan.parts, c.send(ctx, t, plan.parts))
+	tally := newTally(b, assignments, plan.gone)
+	col := c.collect(ctx, tally, plan.parts, c.send(ctx, t, b, plan.parts))
 	res, err := c.conclude(ctx, tally, plan.gone, col)
 	if err != nil {
 		return res, err
@@ -175,8 +172,9 @@ type answer struct {
 }
 
 // send starts the appends on all owners. They outlive the answer to the client, but not
-// the time-out: a straggler still gets its copy.
-func (c *Coordinator) send(ctx context.Context, t *table.Table, parts []*part) <-chan answer {
+// the time-out: a straggler still gets its copy, of the batch that the parts are of.
+func (c *Coordinator) send(ctx context.Context, t *table.Table, b *series.Batch, parts []*part) <-chan answer {
+	b.Retain()
 	detached, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.opts.Timeout)
 	answers := make(chan answer, len(parts))
 	var owners sync.WaitGroup
@@ -192,6 +190,7 @@ func (c *Coordinator) send(ctx context.Context, t *table.Table, parts []*part) <
 	}
 	go func() {
 		owners.Wait()
+		b.Release()
 		cancel()
 	}()
 	return answers
@@ -215,6 +214,20 @@ type collected struct {
 	mismatch *table.MismatchError
 }
 
+// patience is how many times as long as for a quorum the remaining owners are waited for, and
+// maxGrace bounds that. Where all are busy, some take longer than others: a gap that is noted
+// for a sample which is only late costs a hand-off, and that on machines that are busy already.
+const (
+	patience = 4
+	maxGrace = 2 * time.Second
+)
+
+// grace is how long the remaining owners are waited for when the verdicts took so long to be
+// certain.
+func (c *Coordinator) grace(certain time.Duration) time.Duration {
+	return max(c.opts.Grace, min(patience*certain, maxGrace))
+}
+
 // collect waits for the owners: until the verdicts are certain, and then, for the grace, for
 // those that miss something that nobody has noted yet.
 func (c *Coordinator) collect(ctx context.Context, t *tally, parts []*part, answers <-chan answer) collected {
@@ -223,13 +236,14 @@ func (c *Coordinator) collect(ctx context.Context, t *tally, parts []*part, answ
 		col.missing[p] = errors.New("no answer in time")
 	}
 	var grace <-chan time.Time
+	start := time.Now()
 	for waiting := len(parts); waiting > 0; {
 		if t.settled() {
 			if t.offered(parts, col.holders) {
 				break
 			}
 			if grace == nil {
-				timer := time.NewTimer(c.opts.Grace)
+				timer := time.NewTimer(c.grace(time.Since(start)))
 				defer timer.Stop()
 				grace = timer.C
 			}

@@ -198,6 +198,36 @@ func TestWriteAnswersAtQuorumAfterGrace(t *testing.T) {
 	})
 }
 
+// Where a quorum takes long, the remaining owner is given time in proportion.
+func TestGraceGrowsWithTheTimeOfTheQuorum(t *testing.T) {
+	for _, tc := range []struct{ quorum, last, want time.Duration }{
+		{10 * time.Millisecond, 55 * time.Millisecond, 55 * time.Millisecond},
+		{10 * time.Millisecond, 200 * time.Millisecond, 60 * time.Millisecond},
+		{100 * time.Millisecond, 490 * time.Millisecond, 490 * time.Millisecond},
+		{100 * time.Millisecond, 600 * time.Millisecond, 500 * time.Millisecond},
+		{time.Second, 4 * time.Second, 3 * time.Second},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCluster(3)
+			for i, delay := range []time.Duration{tc.quorum, tc.quorum, tc.last} {
+				c.nodes[table.NodeID(fmt.Sprint("node-", i))].delay = delay
+			}
+			start := time.Now()
+			if _, err := c.Write(t.Context(), batch("a")); err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(start); took != tc.want {
+				t.Errorf("quorum after %s, the last owner after %s: answered after %s, want %s", tc.quorum, tc.last, took, tc.want)
+			}
+			noted := c.nodes["node-0"].asked > 0
+			if late := tc.last > tc.want; noted != late {
+				t.Errorf("quorum after %s, the last owner after %s: noted is %v", tc.quorum, tc.last, noted)
+			}
+			time.Sleep(tc.last)
+		})
+	}
+}
+
 func TestWriteIsShortWithTwoOwnersDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(3)

@@ -74,12 +74,12 @@ func (t *tally) lackOf(assignment int, p *part, confirmed bool, o series.Outcome
 }
 
 // written tells whether a sample has reached its quorum.
-func (t *tally) written(key item) bool { return t.verdict(key) == written }
+func (t *tally) written(key item) bool { return t.judge(key.series, t.objections[key]) == written }
 
 // covered tells whether a write quorum of the holders of each sample in the lack is among
 // those that note it.
 func (t *tally) covered(l *lack, notes []*holder) bool {
-	quorum := t.counts[l.assignment].quorum
+	quorum := func(i int) int { write, _ := t.counts[l.assignment].quorums(i); return write }
 	noted := make([]int, len(t.batch.Series))
 	refused := map[item]int{}
 	for _, h := range notes {
@@ -95,12 +95,12 @@ func (t *tally) covered(l *lack, notes []*holder) bool {
 		}
 	}
 	for i, lacks := range l.series {
-		if lacks && noted[i] < quorum {
+		if lacks && noted[i] < quorum(i) {
 			return false
 		}
 	}
 	for key, n := range refused {
-		if l.has(key) && noted[key.series]-n < quorum && t.written(key) {
+		if l.has(key) && noted[key.series]-n < quorum(key.series) && t.written(key) {
 			return false
 		}
 	}
@@ -163,6 +163,9 @@ func (t *tally) uncovered(assignment int, parts []*part, holders []*holder) (ope
 		var outcome series.Outcome
 		if i >= 0 {
 			outcome = holders[i].Outcome
+			if len(outcome.Refusals) == 0 {
+				continue // it has all of it
+			}
 		}
 		l := t.lackOf(assignment, p, i >= 0, outcome)
 		if !l.any {

@@ -18,6 +18,9 @@ const maxRunningBytes = 512 << 20
 // ErrNoTable means that the node is not yet part of a formed cluster.
 var ErrNoTable = errors.New("this node is not yet part of a cluster")
 
+// errForgetful is what an owner answers that may have promised to refuse it.
+var errForgetful = errors.New("this node's data directory is an old copy: it confirms nothing at an epoch that it may have left before")
+
 // Store confirms what lies on stable storage.
 type Store interface {
 	// Append stores a batch. An error means that nothing of it is confirmed; without
@@ -41,6 +44,8 @@ type Owner struct {
 	gaps  Gaps
 
 	mu sync.Mutex
+	// refused is the epoch up to which everything is refused.
+	refused uint64
 	// ended is signalled, under mu, when the last append of an epoch ends.
 	ended *sync.Cond
 	now   *table.Table
@@ -68,6 +73,14 @@ func (o *Owner) Adopt(t *table.Table) {
 	for o.olderRunning(t.Epoch) {
 		o.ended.Wait()
 	}
+}
+
+// RefuseUntil has the owner confirm and note nothing at an epoch up to the given one: it may
+// have forgotten that it had adopted a later one, and with that promised to refuse.
+func (o *Owner) RefuseUntil(epoch uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.refused = epoch
 }
 
 func (o *Owner) olderRunning(epoch uint64) bool {
@@ -119,6 +132,9 @@ func (o *Owner) begin(epoch uint64, size int64) error {
 	defer o.mu.Unlock()
 	if o.now == nil || o.now.Epoch != epoch {
 		return &table.MismatchError{Have: o.now, Want: epoch}
+	}
+	if epoch <= o.refused {
+		return errForgetful
 	}
 	if o.bytes > 0 && o.bytes+size > maxRunningBytes {
 		return fmt.Errorf("%d bytes of samples wait for the store already", o.bytes)

@@ -240,8 +240,12 @@ func randomTable(rng *rand.Rand) *table.Table {
 			a.Slots = append(a.Slots, table.Slot{})
 		}
 	}
-	for range rng.IntN(a.Copies() - a.WriteQuorum() + 1) {
-		if s := &a.Slots[rng.IntN(len(a.Slots))]; s.Node != "" && rng.IntN(2) == 0 {
+	spare := a.Copies() - a.WriteQuorum()
+	if rng.IntN(8) == 0 {
+		spare = len(a.Slots) // a loss was accepted
+	}
+	for range rng.IntN(spare + 1) {
+		if s := &a.Slots[rng.IntN(len(a.Slots))]; s.Node != "" && len(a.Nodes()) > 1 && rng.IntN(2) == 0 {
 			s.Removed = true
 		}
 	}
@@ -305,6 +309,16 @@ func (w *world) randomActor(rng *rand.Rand, id table.NodeID, trouble float64, de
 	return a
 }
 
+// left is how many owners of a series are not removed.
+func (w *world) left(a, i int) (n int) {
+	for _, slot := range w.placements[a][i] {
+		if !w.table.Writing()[a].Slots[slot].Removed {
+			n++
+		}
+	}
+	return n
+}
+
 // expect returns what a write must come to, by the answers of all owners.
 func (w *world) expect(it item) verdict {
 	v := written
@@ -324,7 +338,8 @@ func (w *world) expect(it item) verdict {
 				said.stored++
 			}
 		}
-		switch got := decide(said, assignment.Copies(), assignment.WriteQuorum()); {
+		write, read := assignment.Quorums(w.left(a, it.series))
+		switch got := decide(said, assignment.Copies(), write, read); {
 		case got == short || v == short:
 			v = short
 		case got == refused || v == refused:
@@ -337,7 +352,7 @@ func (w *world) expect(it item) verdict {
 // check returns an error if an acknowledged sample is not safe by one of the assignments.
 func (w *world) check(it item, t int64) error {
 	for a, owners := range w.owners(it.series) {
-		quorum := w.table.Writing()[a].WriteQuorum()
+		quorum, _ := w.table.Writing()[a].Quorums(w.left(a, it.series))
 		var holders []*actor
 		for _, o := range owners {
 			if o.holds(it) {

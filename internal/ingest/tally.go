@@ -25,12 +25,11 @@ type votes struct {
 }
 
 // decide is the rule of guarantee 2, for one item with the given number of copies and
-// write quorum. Refusals of a read quorum make an item invalid: then no write quorum can
+// quorums. Refusals of a read quorum make an item invalid: then no write quorum can
 // hold it. A conflict is another value for the same timestamp: queries answer one of
 // the two, so it never leads to a retry, and the item is refused unless a quorum took it.
-func decide(v votes, copies, quorum int) verdict {
+func decide(v votes, copies, quorum, readQuorum int) verdict {
 	pending := copies - v.stored - v.conflict - v.invalid - v.failed
-	readQuorum := copies - quorum + 1
 	switch {
 	case v.stored >= quorum:
 		return written
@@ -73,22 +72,42 @@ type tally struct {
 
 // count holds the answers of the owners by one assignment.
 type count struct {
-	copies int
-	quorum int
+	*table.Assignment
 
+	// copies is how many there are of each series, and quorum the write and the read quorum
+	// of one that has no owner removed.
+	copies int
+	quorum [2]int
+
+	removed   []uint8 // by series: owners that are removed
 	confirmed []uint8 // by series: owners that answered
 	failed    []uint8 // by series: owners that did not confirm anything
 }
 
-func newTally(b *series.Batch, assignments []*table.Assignment) *tally {
+// newTally begins to count. gone are the parts of owners that are removed.
+func newTally(b *series.Batch, assignments []*table.Assignment, gone []*part) *tally {
 	t := &tally{batch: b}
 	for _, a := range assignments {
-		t.counts = append(t.counts, count{
-			copies: a.Copies(), quorum: a.WriteQuorum(),
-			confirmed: make([]uint8, len(b.Series)), failed: make([]uint8, len(b.Series)),
-		})
+		n := len(b.Series)
+		c := count{Assignment: a, copies: a.Copies(), removed: make([]uint8, n), confirmed: make([]uint8, n), failed: make([]uint8, n)}
+		c.quorum[0], c.quorum[1] = a.Quorums(c.copies)
+		t.counts = append(t.counts, c)
+	}
+	for _, p := range gone {
+		t.fail(p)
+	}
+	for a := range t.counts {
+		copy(t.counts[a].removed, t.counts[a].failed)
 	}
 	return t
+}
+
+// quorums are those of a series.
+func (c *count) quorums(i int) (write, read int) {
+	if c.removed[i] == 0 {
+		return c.quorum[0], c.quorum[1]
+	}
+	return c.Quorums(c.copies - int(c.removed[i]))
 }
 
 // confirm counts an owner's answer to its part of the batch.
@@ -144,27 +163,28 @@ func (t *tally) fail(p *part) {
 	}
 }
 
-// verdict is what the write comes to for an item: the worst by any assignment.
-func (t *tally) verdict(key item) verdict {
-	ob := t.objections[key]
+// judge tells what the write comes to for an item of a series that owners object to as told,
+// or not at all if ob is nil: the worst by any assignment.
+func (t *tally) judge(i int, ob *objection) verdict {
 	v := written
 	for a := range t.counts {
 		var said objections
 		if ob != nil {
 			said = ob.by[a]
 		}
-		v = worse(v, t.counts[a].verdict(key.series, said))
+		v = worse(v, t.counts[a].verdict(i, said))
 	}
 	return v
 }
 
 func (c *count) verdict(i int, said objections) verdict {
+	write, read := c.quorums(i)
 	return decide(votes{
 		stored:   int(c.confirmed[i]) - said.conflict - said.invalid,
 		conflict: said.conflict,
 		invalid:  said.invalid,
 		failed:   int(c.failed[i]),
-	}, c.copies, c.quorum)
+	}, c.copies, write, read)
 }
 
 // worse returns the verdict that counts if the owners by two assignments do not come to the
@@ -178,24 +198,30 @@ func worse(a, b verdict) verdict {
 	return written
 }
 
-// plain is the verdict for those items of a series that no owner objected to.
-func (t *tally) plain(i int) verdict {
-	v := written
-	for a := range t.counts {
-		v = worse(v, t.counts[a].verdict(i, objections{}))
+// alike tells whether the owners of a series said the same as those of the one before it, so
+// that the verdict is the same where nobody objects: most series of a batch are alike.
+func (t *tally) alike(i int) bool {
+	if i == 0 {
+		return false
 	}
-	return v
+	for a := range t.counts {
+		c := &t.counts[a]
+		if c.confirmed[i] != c.confirmed[i-1] || c.failed[i] != c.failed[i-1] || c.removed[i] != c.removed[i-1] {
+			return false
+		}
+	}
+	return true
 }
 
 // settled tells whether no owner's answer can change a verdict any more.
 func (t *tally) settled() bool {
 	for i := range t.batch.Series {
-		if t.plain(i) == open {
+		if !t.alike(i) && t.judge(i, nil) == open {
 			return false
 		}
 	}
-	for key := range t.objections {
-		if t.verdict(key) == open {
+	for key, ob := range t.objections {
+		if t.judge(key.series, ob) == open {
 			return false
 		}
 	}
@@ -207,55 +233,48 @@ func (t *tally) settled() bool {
 func (t *tally) result() (series.Result, int) {
 	var res series.Result
 	shortOf := 0
+	var agreed verdict // on items of this series that nobody objects to
+	verdictOn := func(key item) (verdict, *objection) {
+		if ob := t.objections[key]; ob != nil {
+			return t.judge(key.series, ob), ob
+		}
+		return agreed, nil
+	}
 	for i := range t.batch.Series {
 		for a := range t.counts {
 			c := &t.counts[a]
 			c.failed[i] = uint8(c.copies) - c.confirmed[i]
 		}
-		s := &t.batch.Series[i]
-		v := t.plain(i)
-		for j := range s.Samples {
-			shortOf += t.sample(&res, item{series: i, index: j}, v)
+		if !t.alike(i) {
+			agreed = t.judge(i, nil)
 		}
+		s := &t.batch.Series[i]
+		for j := range s.Samples {
+			v, ob := verdictOn(item{series: i, index: j})
+			switch v {
+			case written:
+				if s.Samples[j].IsHistogram() {
+					res.Written.Histograms++
+				} else {
+					res.Written.Samples++
+				}
+			case refused:
+				res.Refused = append(res.Refused, ob.first)
+			default:
+				shortOf++
+			}
+		}
+		// Exemplars are kept as well as can be: one that is short of its quorum is simply
+		// not counted as written.
 		for j := range s.Exemplars {
-			t.exemplar(&res, item{series: i, index: j, exemplar: true}, v)
+			v, ob := verdictOn(item{series: i, index: j, exemplar: true})
+			switch v {
+			case written:
+				res.Written.Exemplars++
+			case refused:
+				res.Refused = append(res.Refused, ob.first)
+			}
 		}
 	}
 	return res, shortOf
-}
-
-// sample adds one sample to the result and returns 1 if it is short of its quorum.
-func (t *tally) sample(res *series.Result, key item, v verdict) int {
-	ob := t.objections[key]
-	if ob != nil {
-		v = t.verdict(key)
-	}
-	switch v {
-	case written:
-		if t.batch.Series[key.series].Samples[key.index].IsHistogram() {
-			res.Written.Histograms++
-		} else {
-			res.Written.Samples++
-		}
-	case refused:
-		res.Refused = append(res.Refused, ob.first)
-	default:
-		return 1
-	}
-	return 0
-}
-
-// exemplar adds one exemplar. Exemplars are kept as well as can be: one that is short of
-// its quorum is simply not counted as written.
-func (t *tally) exemplar(res *series.Result, key item, v verdict) {
-	ob := t.objections[key]
-	if ob != nil {
-		v = t.verdict(key)
-	}
-	switch v {
-	case written:
-		res.Written.Exemplars++
-	case refused:
-		res.Refused = append(res.Refused, ob.first)
-	}
 }

@@ -9,7 +9,7 @@ func TestDecideExhaustively(t *testing.T) {
 		quorum := copies/2 + 1
 		readQuorum := copies - quorum + 1
 		for _, v := range allVotes(copies) {
-			got := decide(v, copies, quorum)
+			got := decide(v, copies, quorum, readQuorum)
 			pending := copies - v.stored - v.conflict - v.invalid - v.failed
 			if got == written && v.stored < quorum {
 				t.Fatalf("copies %d, %+v: written without a write quorum", copies, v)
@@ -27,18 +27,18 @@ func TestDecideExhaustively(t *testing.T) {
 				t.Fatalf("copies %d, %+v: conflicts alone lead to a retry", copies, v)
 			}
 			if got != open && pending > 0 {
-				checkFinal(t, v, copies, quorum, got)
+				checkFinal(t, v, copies, quorum, readQuorum, got)
 			}
 		}
 	}
 }
 
 // checkFinal adds one more answer of each kind to a settled vote.
-func checkFinal(t *testing.T, v votes, copies, quorum int, settled verdict) {
+func checkFinal(t *testing.T, v votes, copies, quorum, readQuorum int, settled verdict) {
 	t.Helper()
 	for _, add := range []votes{{stored: 1}, {conflict: 1}, {invalid: 1}, {failed: 1}} {
 		next := votes{v.stored + add.stored, v.conflict + add.conflict, v.invalid + add.invalid, v.failed + add.failed}
-		if got := decide(next, copies, quorum); got != settled {
+		if got := decide(next, copies, quorum, readQuorum); got != settled {
 			t.Fatalf("copies %d, %+v: verdict %d became %d with %+v", copies, v, settled, got, add)
 		}
 	}
@@ -76,7 +76,7 @@ func TestDecideByHand(t *testing.T) {
 		{"another value on one, third open", votes{stored: 1, conflict: 1}, open},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if got := decide(c.v, 3, 2); got != c.want {
+			if got := decide(c.v, 3, 2, 2); got != c.want {
 				t.Errorf("decide(%+v) = %d, want %d", c.v, got, c.want)
 			}
 		})
