@@ -22,14 +22,15 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunks"
 	"golang.org/x/time/rate"
 
+	"github.com/starling-tsdb/starling/internal/expiry"
 	"github.com/starling-tsdb/starling/internal/proof"
 	"github.com/starling-tsdb/starling/internal/table"
 )
 
 const (
-	// windowSpan is the length of a window, but for the last one. Windows end at multiples
+	// WindowSpan is the length of a window, but for the last one. Windows end at multiples
 	// of it, as blocks do.
-	windowSpan = 2 * time.Hour
+	WindowSpan = 2 * time.Hour
 
 	// ancientAge is the age up to which windows are small. A note that is damaged begins at
 	// the beginning of time; whatever is older is one window.
@@ -43,9 +44,27 @@ const (
 	aliveEvery = 64 << 10
 )
 
+// What a peer is given chunks for.
+const (
+	forGap  = "gap"
+	forCopy = "copy"
+)
+
 // Everything matches all series, which have a metric name.
 func Everything() []*labels.Matcher {
 	return []*labels.Matcher{labels.MustNewMatcher(labels.MatchNotEqual, labels.MetricName, "")}
+}
+
+// Pause waits for a time, and tells whether ctx has not ended before.
+func Pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // Book holds the gaps that the giver notes.
@@ -59,6 +78,8 @@ type Book interface {
 // Source is the giver's store.
 type Source interface {
 	ChunkQuerier(mint, maxt int64) (storage.ChunkQuerier, error)
+	// Horizon is what the giver's samples are expired before; none of that is handed off.
+	Horizon() expiry.Horizon
 }
 
 // GiverOptions are what a Giver works with. All are required but Registerer.
@@ -93,12 +114,12 @@ func NewGiver(opts GiverOptions) *Giver {
 		limiter: rate.NewLimiter(rate.Limit(opts.BytesPerSecond), burst),
 		bytes: factory.NewCounterVec(prometheus.CounterOpts{
 			Name: "starling_handoff_given_bytes_total",
-			Help: "Bytes of chunks handed off to a peer that missed them.",
-		}, []string{"peer"}),
+			Help: "Bytes of chunks given to a peer, that had missed some of them (gap) or was to own them (copy).",
+		}, []string{"peer", "reason"}),
 		samples: factory.NewCounterVec(prometheus.CounterOpts{
 			Name: "starling_handoff_given_samples_total",
-			Help: "Samples handed off to a peer that missed them, or may have.",
-		}, []string{"peer"}),
+			Help: "Samples given to a peer, that had or may have missed some of them (gap) or was to own them (copy).",
+		}, []string{"peer", "reason"}),
 	}
 	if opts.Registerer != nil {
 		opts.Registerer.MustRegister(leftCollector{g})
@@ -123,6 +144,7 @@ func (g *Giver) Give(ctx context.Context, epoch uint64, peer table.NodeID, sessi
 	if err != nil {
 		return proof.Window{}, nil, err
 	}
+	since = max(since, g.opts.Source.Horizon().At())
 	until := windowEnd(since, time.Now())
 	// The querier is opened after the session began: it finds all that was stored for
 	// somebody who was offered the gap before.
@@ -131,11 +153,14 @@ func (g *Giver) Give(ctx context.Context, epoch uint64, peer table.NodeID, sessi
 		return proof.Window{}, nil, fmt.Errorf("hand off to %s: %w", peer, err)
 	}
 	all := q.Select(ctx, true, &storage.SelectHints{Start: since, End: until - 1}, Everything()...)
-	s := &Set{
-		pacedSet: pacedSet{ChunkSeriesSet: all, ctx: ctx, giver: g, peer: peer},
-		querier:  q, session: number, owns: owns,
+	take, alive := g.take(ctx, peer, forGap), g.keepAlive(peer, number)
+	each := func(c chunks.Meta) error {
+		if err := take(c); err != nil {
+			return err
+		}
+		return alive(c)
 	}
-	s.sent = s.keepAlive
+	s := &Set{tappedSet: tappedSet{ChunkSeriesSet: all, each: each}, querier: q, owns: owns}
 	return proof.Window{Session: number, Since: since, Until: until}, s, nil
 }
 
@@ -144,19 +169,22 @@ func (g *Giver) Give(ctx context.Context, epoch uint64, peer table.NodeID, sessi
 func windowEnd(since int64, now time.Time) int64 {
 	switch ancient := now.Add(-ancientAge).UnixMilli(); {
 	case since < ancient:
-		return windowEdge(ancient)
-	case since < now.Add(-windowSpan).UnixMilli():
-		return windowEdge(since)
+		return WindowEdge(ancient)
+	case since < now.Add(-WindowSpan).UnixMilli():
+		return WindowEdge(since)
 	default:
 		return math.MaxInt64
 	}
 }
 
-// windowEdge returns where the window with a time in it ends, as blocks do, in milliseconds.
-func windowEdge(t int64) int64 {
-	span := windowSpan.Milliseconds()
-	return t - (t%span+span)%span + span
-}
+// WindowStart returns where the window with a time in it begins, as blocks do, in milliseconds.
+func WindowStart(t int64) int64 { return WindowEdge(t) - WindowSpan.Milliseconds() }
+
+// WindowEdge returns where that window ends, exclusive.
+func WindowEdge(t int64) int64 { return edge(t, WindowSpan.Milliseconds()) }
+
+// edge returns the next multiple of span after a time.
+func edge(t, span int64) int64 { return t - (t%span+span)%span + span }
 
 // Advance says that the peer has stored and synced a window.
 func (g *Giver) Advance(ctx context.Context, peer table.NodeID, session uint64, until int64) (open bool, err error) {
@@ -166,16 +194,14 @@ func (g *Giver) Advance(ctx context.Context, peer table.NodeID, session uint64, 
 
 // Set is the series of a window that the peer owns, within the giver's rate.
 type Set struct {
-	pacedSet
+	tappedSet
 	querier storage.ChunkQuerier
-	session uint64
 	owns    func(labels.Labels) bool
-	unpaid  int // bytes since the session was said to be alive
 }
 
 // Next implements storage.ChunkSeriesSet.
 func (s *Set) Next() bool {
-	for s.pacedSet.Next() {
+	for s.tappedSet.Next() {
 		if s.owns(s.ChunkSeriesSet.At().Labels()) {
 			return true
 		}
@@ -186,86 +212,36 @@ func (s *Set) Next() bool {
 // Close implements io.Closer.
 func (s *Set) Close() error { return s.querier.Close() }
 
-// keepAlive keeps the session from timing out while its window is on the way.
-func (s *Set) keepAlive(bytes int) error {
-	if s.unpaid += bytes; s.unpaid < aliveEvery {
-		return nil
+// keepAlive returns what keeps a session from timing out while its window is on the way. It is
+// told of each chunk.
+func (g *Giver) keepAlive(peer table.NodeID, session uint64) func(chunks.Meta) error {
+	unpaid := 0 // bytes since the session was said to be alive
+	return func(c chunks.Meta) error {
+		if unpaid += len(c.Chunk.Bytes()); unpaid < aliveEvery {
+			return nil
+		}
+		unpaid = 0
+		return g.opts.Book.Alive(peer, session)
 	}
-	s.unpaid = 0
-	return s.giver.opts.Book.Alive(s.peer, s.session)
 }
 
 // Pace returns a set whose chunks come at the giver's rate, for a peer that copies them.
 func (g *Giver) Pace(ctx context.Context, peer table.NodeID, set storage.ChunkSeriesSet) storage.ChunkSeriesSet {
-	return &pacedSet{ChunkSeriesSet: set, ctx: ctx, giver: g, peer: peer, sent: func(int) error { return nil }}
+	return &tappedSet{ChunkSeriesSet: set, each: g.take(ctx, peer, forCopy)}
 }
 
-// pacedSet is a set whose chunks come at the giver's rate.
-type pacedSet struct {
-	storage.ChunkSeriesSet
-	ctx   context.Context
-	giver *Giver
-	peer  table.NodeID
-	sent  func(bytes int) error
-	err   error
-}
-
-// Next implements storage.ChunkSeriesSet.
-func (s *pacedSet) Next() bool { return s.err == nil && s.ChunkSeriesSet.Next() }
-
-// At implements storage.ChunkSeriesSet.
-func (s *pacedSet) At() storage.ChunkSeries { return &paced{s.ChunkSeriesSet.At(), s} }
-
-// Err implements storage.ChunkSeriesSet.
-func (s *pacedSet) Err() error {
-	if s.err != nil {
-		return s.err
+// take returns what waits until the rate allows for a chunk, and counts it.
+func (g *Giver) take(ctx context.Context, peer table.NodeID, reason string) func(chunks.Meta) error {
+	bytes, samples := g.bytes.WithLabelValues(string(peer), reason), g.samples.WithLabelValues(string(peer), reason)
+	return func(c chunks.Meta) error {
+		n := len(c.Chunk.Bytes())
+		if err := g.limiter.WaitN(ctx, min(n, burst)); err != nil {
+			return err
+		}
+		bytes.Add(float64(n))
+		samples.Add(float64(c.Chunk.NumSamples()))
+		g.given.bytes.Add(int64(n))
+		g.given.samples.Add(int64(c.Chunk.NumSamples()))
+		return nil
 	}
-	return s.ChunkSeriesSet.Err()
-}
-
-// take waits until the rate allows for a chunk.
-func (s *pacedSet) take(c chunks.Meta) error {
-	n := len(c.Chunk.Bytes())
-	if err := s.giver.limiter.WaitN(s.ctx, min(n, burst)); err != nil {
-		return err
-	}
-	s.giver.bytes.WithLabelValues(string(s.peer)).Add(float64(n))
-	s.giver.samples.WithLabelValues(string(s.peer)).Add(float64(c.Chunk.NumSamples()))
-	s.giver.given.bytes.Add(int64(n))
-	s.giver.given.samples.Add(int64(c.Chunk.NumSamples()))
-	return s.sent(n)
-}
-
-// paced is a series whose chunks come at the giver's rate.
-type paced struct {
-	storage.ChunkSeries
-	set *pacedSet
-}
-
-// Iterator implements storage.ChunkSeries.
-func (p *paced) Iterator(chunks.Iterator) chunks.Iterator {
-	return &pacedIterator{p.ChunkSeries.Iterator(nil), p.set}
-}
-
-type pacedIterator struct {
-	chunks.Iterator
-	set *pacedSet
-}
-
-// Next implements chunks.Iterator.
-func (it *pacedIterator) Next() bool {
-	if it.set.err != nil || !it.Iterator.Next() {
-		return false
-	}
-	it.set.err = it.set.take(it.At())
-	return it.set.err == nil
-}
-
-// Err implements chunks.Iterator.
-func (it *pacedIterator) Err() error {
-	if it.set.err != nil {
-		return it.set.err
-	}
-	return it.Iterator.Err()
 }

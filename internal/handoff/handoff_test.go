@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 	"github.com/prometheus/prometheus/tsdb/tsdbutil"
 
+	"github.com/starling-tsdb/starling/internal/expiry"
 	"github.com/starling-tsdb/starling/internal/gaps"
 	"github.com/starling-tsdb/starling/internal/proof"
 	"github.com/starling-tsdb/starling/internal/series"
@@ -191,6 +192,45 @@ func TestTakeAfterALongOutage(t *testing.T) {
 			t.Errorf("%d windows: an outage of two days must not be one piece", r.windows)
 		}
 	})
+}
+
+// What is expired on one of the two is neither read nor stored, however long ago the gap began.
+func TestNothingExpiredIsHandedOff(t *testing.T) {
+	for _, whose := range []string{"giver", "taker"} {
+		t.Run("on the "+whose, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, 1<<30)
+				old, horizon := time.Now().Add(-20*24*time.Hour), time.Now().Add(-10*time.Hour)
+				r.put(r.theirs, "a", old, 100)
+				r.put(r.theirs, "a", horizon.Add(-10*time.Minute), 20)
+				r.put(r.own, "b", time.Now(), 1)
+				r.expire(map[string]*store.Store{"giver": r.theirs, "taker": r.own}[whose], horizon)
+				r.note(old.Add(-20 * 24 * time.Hour))
+				r.visit()
+				if got := r.contents(r.own); len(got) != 1+10 {
+					t.Errorf("the taker has %d samples: %v", len(got), got)
+				}
+				if open := r.book.Open(); len(open) != 0 {
+					t.Errorf("still open: %v", open)
+				}
+				if whose == "giver" && r.windows > 8 {
+					t.Errorf("%d windows for ten hours", r.windows)
+				}
+			})
+		})
+	}
+}
+
+// expire has a store hear of a horizon.
+func (r *rig) expire(s *store.Store, before time.Time) {
+	r.Helper()
+	h := expiry.Horizon{Time: expiry.None, Size: before.UnixMilli()}
+	if err := s.AdoptHorizon(r.Context(), h); err != nil {
+		r.Fatal(err)
+	}
+	if s.Horizon().At() != h.At() {
+		r.Fatalf("horizon %+v, want %+v", s.Horizon(), h)
+	}
 }
 
 func TestTakeNothingTwice(t *testing.T) {

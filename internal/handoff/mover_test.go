@@ -44,6 +44,57 @@ func TestMove(t *testing.T) {
 	})
 }
 
+// A stray sample from long ago, which is expired here, makes no windows.
+func TestMoveBeginsAtTheHorizon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newMoverRig(t, 1<<30)
+		horizon := time.Now().Add(-9 * time.Hour)
+		r.put(r.origins[2].store, "stray", horizon.Add(-10_000*time.Hour), 1)
+		r.everywhere("a", horizon.Add(-10*time.Minute), 20)
+		r.expire(r.own, horizon)
+		if err := r.step(); err != nil {
+			t.Fatal(err)
+		}
+		if got := r.contents(r.own); len(got) != 10 || r.mover.Ready() != r.move.Began {
+			t.Errorf("%d samples, ready for %d", len(got), r.mover.Ready())
+		}
+		copied := r.origins[0].copied
+		if len(copied) == 0 || len(copied) > 7 || copied[0].Min != horizon.UnixMilli() {
+			t.Errorf("windows %v", copied)
+		}
+	})
+}
+
+// An owner on which samples are expired that are not here is not read from.
+func TestMoveFromOwnersThatExpireMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newMoverRig(t, 1<<30)
+		r.everywhere("a", time.Now().Add(-20*time.Hour), 10)
+		r.everywhere("a", time.Now(), 10)
+		expire := func(o *origin) {
+			r.expire(o.store, time.Now().Add(-9*time.Hour))
+			o.state.Expired = []proof.Range{{Min: math.MinInt64, Max: o.store.Horizon().At() - 1}}
+		}
+		expire(r.origins[0])
+		if err := r.step(); err != nil {
+			t.Fatal(err)
+		}
+		if got := r.contents(r.own); len(got) != 20 {
+			t.Errorf("%d samples, want all", len(got))
+		}
+		expire(r.origins[1])
+		r.move.Began++
+		r.mover.progress.Store(&Progress{})
+		if err := r.step(); !errors.Is(err, errIncomplete) || !errors.Is(err, errExpired) {
+			t.Errorf("from one owner that holds all: %v", err)
+		}
+		r.expire(r.own, time.Now().Add(-9*time.Hour))
+		if err := r.step(); err != nil {
+			t.Errorf("with the same horizon: %v", err)
+		}
+	})
+}
+
 // The recent windows do not become shorter and shorter, however long each takes.
 func TestMoveFromSlowOwnersEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -141,7 +192,7 @@ func TestMoveGoesOnAfterARestart(t *testing.T) {
 			t.Fatalf("%+v, want the copying to have come to the window %v", p, broken)
 		}
 		for _, o := range r.origins {
-			o.breaks, o.onCopy, o.copied = -1, nil, o.copied[:1]
+			o.breaks, o.onCopy, o.looked = -1, nil, o.looked[:1]
 		}
 		r.restart()
 		r.wantReady()
@@ -159,7 +210,7 @@ func TestMoveGoesOnAfterARestart(t *testing.T) {
 		r.everywhere("b", time.Now().Add(-72*time.Hour), 10)
 		r.move.Began = 6
 		for _, o := range r.origins {
-			o.copied = nil
+			o.looked = nil
 		}
 		r.wantReady()
 		r.wantWindows(r.origins[0])
@@ -178,7 +229,7 @@ func TestMoveWithADamagedFile(t *testing.T) {
 		if r.mover.Ready() != 0 || !strings.Contains(r.log.String(), "begins anew") {
 			t.Errorf("ready for %d by a damaged file; log: %s", r.mover.Ready(), r.log.String())
 		}
-		r.origins[0].copied = nil
+		r.origins[0].looked = nil
 		r.wantReady()
 		r.wantWindows(r.origins[0])
 	})
@@ -198,7 +249,7 @@ func TestMoveBeginsAgainWithTheNextPhase(t *testing.T) {
 		}
 		r.wantWaiting(nil)
 		for _, o := range r.origins {
-			o.copied = nil
+			o.looked = nil
 		}
 		r.origins[1].onCopy = nil
 		r.wantReady()
@@ -234,6 +285,21 @@ func TestNotReadyWithAGap(t *testing.T) {
 		r.origins[1].state.Gaps = nil
 		r.origins[0].gap("b", time.Now()) // of another one
 		r.wantReady()
+	})
+}
+
+// A node that gains nothing asks for no samples, and is ready once no gap is noted for it.
+func TestMoveWithoutGain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newMoverRig(t, 1<<30)
+		r.everywhere(`a`, time.Now().Add(-72*time.Hour), 72)
+		r.move.Gains, r.move.From.Slots[2].Node = false, "self"
+		r.origins[1].gap("self", time.Now())
+		r.wantWaiting(nil)
+		r.origins[1].state.Gaps = nil
+		if err := r.step(); err != nil || r.mover.Ready() != 5 || len(r.origins[0].looked) > 0 {
+			t.Errorf("ready for %d, %v; it looked at %v", r.mover.Ready(), err, r.origins[0].looked)
+		}
 	})
 }
 
@@ -317,5 +383,25 @@ func TestMoverRuns(t *testing.T) {
 		if r.mover.Ready() != 5 || !strings.Contains(r.log.String(), errIncomplete.Error()) {
 			t.Errorf("ready for %d; log: %s", r.mover.Ready(), r.log.String())
 		}
+	})
+}
+
+// Who was ready and finds damage is not any more, until that is made good.
+func TestReadinessIsTakenBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newMoverRig(t, 1<<30)
+		r.everywhere("a", time.Now().Add(-5*time.Hour), 30)
+		r.wantReady()
+		r.move.Damaged = true
+		r.readied = 0
+		if err := r.step(); !errors.Is(err, errDamaged) || r.mover.Ready() != 0 || r.readied != 1 {
+			t.Errorf("damaged: %v, ready for %d, told %d times", err, r.mover.Ready(), r.readied)
+		}
+		r.restart()
+		if r.mover.Ready() != 0 {
+			t.Error("after a restart it is ready")
+		}
+		r.move.Damaged = false
+		r.wantReady()
 	})
 }

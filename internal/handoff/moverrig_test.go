@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
 
+	"github.com/starling-tsdb/starling/internal/expiry"
 	"github.com/starling-tsdb/starling/internal/proof"
 	"github.com/starling-tsdb/starling/internal/series"
 	store "github.com/starling-tsdb/starling/internal/storage"
@@ -43,8 +45,14 @@ type origin struct {
 	mends time.Time // when the error goes away by itself; zero for never
 	delay time.Duration
 	// breaks is how many series a copy gives before it fails; negative for all.
-	breaks   int
-	copied   []proof.Range
+	breaks int
+	// looked are the windows that it was asked for, in a row, and copied those that it was to
+	// stream.
+	looked, copied []proof.Range
+	// decoded counts the sums over samples.
+	decoded int
+	// loses is the name of a series that its streams leave out.
+	loses    string
 	onCopy   func()
 	families []series.Metadata
 }
@@ -65,7 +73,8 @@ func (o *origin) Oldest(context.Context) (int64, error) {
 }
 
 // Copy implements Origin. Series with own="no" are not gained.
-func (o *origin) Copy(ctx context.Context, p *proof.Proof, mint, maxt int64) storage.ChunkSeriesSet {
+func (o *origin) Copy(ctx context.Context, p *proof.Proof, ranges uint64, mint, maxt int64) storage.ChunkSeriesSet {
+	o.look(mint, maxt)
 	o.copied = append(o.copied, proof.Range{Min: mint, Max: maxt})
 	if o.onCopy != nil {
 		o.onCopy()
@@ -75,12 +84,44 @@ func (o *origin) Copy(ctx context.Context, p *proof.Proof, mint, maxt int64) sto
 		o.r.Fatal(err)
 	}
 	context.AfterFunc(ctx, func() { q.Close() })
-	share := p.Share(o.slot)
+	share := p.Share(o.r.move.From, o.slot)
 	s := &servedSet{
 		ChunkSeriesSet: q.Select(ctx, true, &storage.SelectHints{Start: mint, End: maxt}, Everything()...), left: o.breaks,
-		serves: func(ls labels.Labels) bool { return share.Serves([]int{0, 1, 2}) && ls.Get("own") != "no" },
+		serves: func(ls labels.Labels) bool {
+			key, owners, wanted := o.r.placed(ls)
+			return wanted && ls.Get(labels.MetricName) != o.loses && share.Serves(owners) && ranges>>proof.KeyRange(key)&1 != 0
+		},
 	}
 	return o.r.giver.Pace(ctx, "self", s)
+}
+
+// Sum implements Origin.
+func (o *origin) Sum(ctx context.Context, p *proof.Proof, ranges uint64, mint, maxt int64, encoded bool) (*proof.Sums, error) {
+	o.look(mint, maxt)
+	if !encoded {
+		o.decoded++
+	}
+	sums, share := new(proof.Sums), p.Share(o.r.move.From, o.slot)
+	err := Sum(ctx, o.store, proof.Range{Min: mint, Max: maxt}, Everything(), encoded, func(ls labels.Labels) (uint64, []*proof.Sums) {
+		key, owners, wanted := o.r.placed(ls)
+		if !wanted || ranges>>proof.KeyRange(key)&1 == 0 || !share.Serves(owners) {
+			return key, nil
+		}
+		return key, []*proof.Sums{sums}
+	})
+	return sums, err
+}
+
+// look notes which window the origin is asked for.
+func (o *origin) look(mint, maxt int64) {
+	if window := (proof.Range{Min: mint, Max: maxt}); !slices.Contains(o.looked, window) {
+		o.looked = append(o.looked, window)
+	}
+}
+
+// placed has all three own all series.
+func (r *moverRig) placed(ls labels.Labels) (key uint64, owners []int, wanted bool) {
+	return ls.Hash(), []int{0, 1, 2}, ls.Get("own") != "no"
 }
 
 // Metadata implements Origin.
@@ -116,7 +157,7 @@ func newMoverRig(t *testing.T, bytesPerSecond int64) *moverRig {
 	t.Helper()
 	r := &moverRig{rig: newRig(t, bytesPerSecond), dir: t.TempDir()}
 	r.store = r.own
-	r.move = &Move{Began: 5, From: &table.Assignment{ReplicationFactor: 3}}
+	r.move = &Move{Began: 5, Gains: true, Owners: Owners{From: &table.Assignment{ReplicationFactor: 3}, MostCopies: r.mostCopies, Placed: r.placed}}
 	for i, id := range []table.NodeID{"a", "b", "c"} {
 		r.origins[i] = &origin{r: r, slot: i, breaks: -1, store: r.theirs}
 		if i > 0 {
@@ -129,12 +170,23 @@ func newMoverRig(t *testing.T, bytesPerSecond int64) *moverRig {
 	return r
 }
 
+// mostCopies: all three own all series.
+func (r *moverRig) mostCopies(told func(slot int) bool) int {
+	n := 0
+	for slot, s := range r.move.From.Slots {
+		if s.Removed || told(slot) {
+			n++
+		}
+	}
+	return n
+}
+
 // restart opens the mover anew.
 func (r *moverRig) restart() {
 	r.Helper()
 	var err error
 	r.mover, err = OpenMover(MoverOptions{
-		Self: "self", Store: r, Damaged: store.ErrDamaged, Expired: store.ErrExpired, Dir: r.dir,
+		CopierOptions: CopierOptions{Self: "self", Store: r, Damaged: store.ErrDamaged}, Dir: r.dir,
 		Move:  func() *Move { return r.move },
 		Ready: func() { r.readied++ }, Logger: slog.New(slog.NewTextHandler(&r.log, nil)),
 	})
@@ -148,10 +200,21 @@ func (r *moverRig) Querier(mint, maxt int64) (storage.Querier, error) {
 	return r.store.Querier(mint, maxt)
 }
 
+// ChunkQuerier implements CopierStore.
+func (r *moverRig) ChunkQuerier(mint, maxt int64) (storage.ChunkQuerier, error) {
+	return r.own.ChunkQuerier(mint, maxt)
+}
+
 // Import implements Store.
 func (r *moverRig) Import(ctx context.Context, b *series.Batch) error { return r.store.Import(ctx, b) }
 
-// ImportBlock implements MoverStore.
+// Sync implements Store.
+func (r *moverRig) Sync(ctx context.Context) error { return r.store.Sync(ctx) }
+
+// Horizon implements CopierStore.
+func (r *moverRig) Horizon() expiry.Horizon { return r.own.Horizon() }
+
+// ImportBlock implements CopierStore.
 func (r *moverRig) ImportBlock(ctx context.Context, mint, maxt int64, set storage.ChunkSeriesSet) (int, error) {
 	if r.onImport != nil {
 		set = r.onImport(set)
@@ -159,8 +222,11 @@ func (r *moverRig) ImportBlock(ctx context.Context, mint, maxt int64, set storag
 	return r.own.ImportBlock(ctx, mint, maxt, set)
 }
 
-// ImportableUntil implements MoverStore.
+// ImportableUntil implements CopierStore.
 func (r *moverRig) ImportableUntil() int64 { return r.own.ImportableUntil() }
+
+// ImportSpan implements CopierStore.
+func (r *moverRig) ImportSpan() int64 { return r.own.ImportSpan() }
 
 // everywhere stores samples on all origins.
 func (r *moverRig) everywhere(name string, first time.Time, n int) {
@@ -175,7 +241,12 @@ func (o *origin) gap(peer table.NodeID, since time.Time) {
 	o.state.Gaps = append(o.state.Gaps, proof.Gap{Peer: peer, Since: since.UnixMilli()})
 }
 
-func (r *moverRig) step() error { return r.mover.step(r.Context()) }
+// step steps, and lets a compaction end: while it waits for readers it sleeps, and no time passes
+// in a bubble where somebody waits for its lock.
+func (r *moverRig) step() error {
+	defer func() { <-time.After(time.Second) }()
+	return r.mover.step(r.Context())
+}
 
 // wantReady steps once, and wants all samples of the origins but those that are not gained.
 func (r *moverRig) wantReady() {
@@ -207,11 +278,15 @@ func (r *moverRig) wantWaiting(want error) {
 	}
 }
 
-// wantWindows wants the windows that an origin was asked for to be all of time, once.
+// wantWindows wants the windows that an origin was asked for to be all of time, but for what is
+// expired, once.
 func (r *moverRig) wantWindows(o *origin) {
 	r.Helper()
 	next := int64(math.MinInt64)
-	for _, w := range o.copied {
+	if len(o.looked) > 0 && o.looked[0].Min <= r.own.Horizon().At() {
+		next = o.looked[0].Min
+	}
+	for _, w := range o.looked {
 		if w.Min != next || w.Max < w.Min {
 			r.Fatalf("a window from %d to %d, want one from %d", w.Min, w.Max, next)
 		}

@@ -10,11 +10,11 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
-	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 
+	"github.com/starling-tsdb/starling/internal/merge"
 	"github.com/starling-tsdb/starling/internal/proof"
 	"github.com/starling-tsdb/starling/internal/series"
 	"github.com/starling-tsdb/starling/internal/table"
@@ -53,6 +53,8 @@ type Store interface {
 	Querier(mint, maxt int64) (storage.Querier, error)
 	// Import returns when samples of any age are stored and synced.
 	Import(ctx context.Context, b *series.Batch) error
+	// Sync returns when all that answers have shown before is synced.
+	Sync(ctx context.Context) error
 }
 
 // TakerOptions are what a Taker works with. All are required but Registerer.
@@ -114,11 +116,7 @@ func (t *Taker) Run(ctx context.Context) {
 				}
 			}
 		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if !Pause(ctx, wait) {
 			return
 		}
 	}
@@ -208,6 +206,7 @@ type missing struct {
 	batch   series.Batch
 	pending int // samples in the batch
 	stored  int
+	lacking lacking
 	it      chunkenc.Iterator
 }
 
@@ -245,12 +244,16 @@ func (m *missing) take(theirs storage.ChunkSeriesSet) error {
 	return m.finish(theirs)
 }
 
-// finish stores the rest, if both sides were read to their ends.
+// finish stores the rest, if both sides were read to their ends, and has what was found in the
+// own store be synced.
 func (m *missing) finish(theirs storage.ChunkSeriesSet) error {
 	if err := errors.Join(theirs.Err(), m.own.set.Err()); err != nil {
 		return err
 	}
-	return m.flush()
+	if err := m.flush(); err != nil {
+		return err
+	}
+	return m.store.Sync(m.ctx)
 }
 
 // series adds what a series lacks to the batch.
@@ -273,6 +276,7 @@ func (m *missing) series(theirs storage.ChunkSeries) error {
 	if len(s.Samples) == 0 {
 		return nil
 	}
+	m.lacking.add(ls, s.Samples)
 	m.batch.Series = append(m.batch.Series, s)
 	m.pending += len(s.Samples)
 	if m.pending < batchSamples {
@@ -283,19 +287,11 @@ func (m *missing) series(theirs storage.ChunkSeries) error {
 
 func (m *missing) chunk(s *series.Series, has func(t int64) bool) error {
 	for vt := m.it.Next(); vt != chunkenc.ValNone; vt = m.it.Next() {
-		p := series.Sample{T: m.it.AtT(), ST: m.it.AtST()}
-		if p.T < m.window.Since || p.T >= m.window.Until || has(p.T) {
+		t := m.it.AtT()
+		if t < m.window.Since || t >= m.window.Until || has(t) {
 			continue
 		}
-		switch vt {
-		case chunkenc.ValHistogram:
-			_, p.H = m.it.AtHistogram(&histogram.Histogram{})
-		case chunkenc.ValFloatHistogram:
-			_, p.FH = m.it.AtFloatHistogram(&histogram.FloatHistogram{})
-		default:
-			_, p.V = m.it.At()
-		}
-		s.Samples = append(s.Samples, p)
+		s.Samples = append(s.Samples, merge.SampleAt(m.it, vt))
 	}
 	return m.it.Err()
 }
