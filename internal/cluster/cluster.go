@@ -28,19 +28,24 @@ var (
 // Cluster is this node's part in the cluster. Its methods may be called by any number of
 // goroutines, unless they say otherwise.
 type Cluster struct {
-	cfg       Config
-	id        identity
-	log       *slog.Logger
-	quiet     *throttle
-	count     *metrics
-	peers     *registry
-	consensus *consensus
-	store     *raftStore
-	lock      fileutil.Releaser
-	gossip    *gossip
+	cfg Config
+	id  identity
+	// starts is how often this node has started, as far as its peers know.
+	starts  atomic.Uint64
+	log     *slog.Logger
+	quiet   *throttle
+	count   *metrics
+	peers   *registry
+	streams *streams
+	lock    fileutil.Releaser
+	gossip  *gossip
 
 	birth birth
 	seat  seat
+	era   era
+	// current is this node's part in Raft. It is replaced with the generation, and stopped
+	// while the node vouches for a recovery.
+	current atomic.Pointer[consensus]
 
 	advertised atomic.Pointer[advertised] // nil until Run knows it
 	tender     chan struct{}              // wakes lead
@@ -66,7 +71,8 @@ func New(cfg Config) (*Cluster, error) {
 	if c.cfg.Ready == nil {
 		c.cfg.Ready = c.present
 	}
-	if err := c.open(); err != nil {
+	store, err := c.open()
+	if err != nil {
 		c.release()
 		return nil, err
 	}
@@ -78,14 +84,14 @@ func New(cfg Config) (*Cluster, error) {
 		cfg: &c.cfg, self: c.id, peers: c.peers, log: c.log, quiet: c.quiet, count: c.count,
 		describe: c.metadata, table: c.Table, change: make(chan struct{}, 1), dialing: make(map[string]bool),
 	}
-	c.consensus = &consensus{
-		self: c.id.Node, store: c.store, patient: newPatientStore(c.store.log, cfg.Timing.Complain, c.log), timing: cfg.Timing, log: c.log, hlog: c.raftLogger(),
-		fsm: &machine{offer: c.seat.offer},
-		streams: &streams{
-			listener: cfg.RaftListener, dial: cfg.Dial, address: c.Address, cluster: c.clusterID,
-			self: c.id.Node, timeout: cfg.Timing.Stream, log: c.log, quiet: c.quiet,
-			accepted: make(chan net.Conn), done: make(chan struct{}), open: make(map[net.Conn]struct{}),
-		},
+	c.streams = &streams{
+		listener: cfg.RaftListener, dial: cfg.Dial, address: c.Address, cluster: c.clusterID,
+		self: c.id.Node, timeout: cfg.Timing.Stream, log: c.log, quiet: c.quiet,
+		done: make(chan struct{}), open: make(map[net.Conn]*group),
+	}
+	c.current.Store(c.newConsensus(store))
+	if c.era.fenced() {
+		c.consensus().stop()
 	}
 	return c, nil
 }
@@ -95,36 +101,44 @@ func (c *Cluster) raftLogger() *raftLog {
 }
 
 // open takes possession of the directory and reads it.
-func (c *Cluster) open() error {
+func (c *Cluster) open() (*raftStore, error) {
 	dir := c.cfg.Dir
 	if err := statefile.MakeDir(dir); err != nil {
-		return fmt.Errorf("open the cluster directory: %w", err)
+		return nil, fmt.Errorf("open the cluster directory: %w", err)
 	}
 	lock, _, err := fileutil.Flock(filepath.Join(dir, lockFile))
 	if err != nil {
-		return fmt.Errorf("lock %s: is another process using it? %w", dir, err)
+		return nil, fmt.Errorf("lock %s: is another process using it? %w", dir, err)
 	}
 	c.lock = lock
-	if c.store, err = openRaftStore(dir, c.raftLogger()); err != nil {
-		return err
+	if err := c.era.open(dir); err != nil {
+		return nil, err
 	}
-	if c.id, err = openIdentity(dir, c.store.wasThere); err != nil {
-		return err
+	store, err := openRaftStore(c.era.storeDir(), c.raftLogger())
+	if err != nil {
+		return nil, err
 	}
+	if c.id, err = openIdentity(dir, store); err != nil {
+		return nil, err
+	}
+	c.starts.Store(c.id.Boots)
 	if c.cfg.Advertise.Name == "" {
 		c.cfg.Advertise.Name = string(c.id.Node)
 	}
+	if err := c.era.start(c.id.Node); err != nil {
+		return nil, err
+	}
 	if c.peers, err = loadPeers(dir, c.log); err != nil {
-		return fmt.Errorf("read the remembered peers: %w", err)
+		return nil, fmt.Errorf("read the remembered peers: %w", err)
 	}
-	if err := c.openBirth(); err != nil {
-		return err
+	if err := c.openBirth(store); err != nil {
+		return nil, err
 	}
-	return c.openTable()
+	return store, c.openTable()
 }
 
 // openBirth reads what the node knows of the birth of its cluster.
-func (c *Cluster) openBirth() error {
+func (c *Cluster) openBirth(store *raftStore) error {
 	newID, err := newULID()
 	if err != nil {
 		return err
@@ -138,7 +152,7 @@ func (c *Cluster) openBirth() error {
 		return fmt.Errorf("%w; restore the whole directory from one backup, or empty it and let the node join as a new one", err)
 	}
 	c.birth.publish()
-	used, err := c.store.used()
+	used, err := store.used()
 	if err != nil {
 		return fmt.Errorf("read the Raft store: %w", err)
 	}
@@ -195,6 +209,7 @@ func (c *Cluster) release() {
 	c.closeOnce.Do(func() {
 		c.count.unregister()
 		c.birth.close()
+		c.era.close()
 		c.seat.close()
 		if c.lock != nil {
 			if err := c.lock.Release(); err != nil {
@@ -216,10 +231,10 @@ func (c *Cluster) Run(ctx context.Context) error {
 		if t := c.cfg.GossipTransport; t != nil {
 			err = errors.Join(err, t.Shutdown())
 		}
-		return errors.Join(err, c.consensus.streams.Close())
+		return errors.Join(err, c.streams.close())
 	}
 	c.log.Info("node started", "node", c.id.Node, "starts", c.id.Boots, "gossip", c.gossip.addr, "cluster", c.clusterID())
-	c.consensus.streams.run()
+	c.streams.run()
 
 	work, cancel := context.WithCancelCause(ctx)
 	var wg sync.WaitGroup
@@ -227,6 +242,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 	wg.Go(func() { c.gossip.announce(work) })
 	wg.Go(func() { c.adoptOffers(work) })
 	wg.Go(func() { c.follow(work) })
+	wg.Go(func() { c.keepZone(work) })
 	wg.Go(func() { c.lead(work) })
 	wg.Go(func() {
 		if err := c.settleIn(work); err != nil {
@@ -240,10 +256,10 @@ func (c *Cluster) Run(ctx context.Context) error {
 	}
 	cancel(nil)
 
-	c.consensus.stop()
+	c.endRaft()
 	wg.Wait()
 	c.gossip.stop()
-	if closeErr := c.consensus.streams.Close(); closeErr != nil {
+	if closeErr := c.streams.close(); closeErr != nil {
 		c.log.Debug("close the Raft listener", "err", closeErr)
 	}
 	if saveErr := c.peers.save(c.cfg.Dir); saveErr != nil {
@@ -279,6 +295,9 @@ func (c *Cluster) metadata() metadata {
 	}
 	if t := c.Table(); t != nil {
 		m.Epoch, m.Ready = t.Epoch, c.cfg.Ready()
+	}
+	if n := c.starts.Load(); n != c.id.Boots {
+		m.Starts = n
 	}
 	return m
 }

@@ -166,7 +166,7 @@ func TestLeaderLoss(t *testing.T) {
 		lost, start := w.leader(), time.Now()
 		lost.crash()
 		w.eventually(30*time.Second, "another leader", func() bool {
-			return w.nodes[0].c.consensus.leading() || w.nodes[1].c.consensus.leading()
+			return w.nodes[0].c.consensus().leading() || w.nodes[1].c.consensus().leading()
 		})
 		w.Logf("a new leader within %v", time.Since(start))
 		w.change(w.nodes[0])
@@ -183,7 +183,7 @@ func TestGracefulStopHandsOver(t *testing.T) {
 		l := w.leader()
 		l.stop()
 		if took := w.eventually(2*time.Second, "another leader", func() bool {
-			return w.nodes[0].c.consensus.leading() || w.nodes[1].c.consensus.leading()
+			return w.nodes[0].c.consensus().leading() || w.nodes[1].c.consensus().leading()
 		}); took > time.Second {
 			w.Errorf("leadership took %v to hand over", took)
 		}
@@ -228,7 +228,7 @@ func TestSevenNodesFiveVote(t *testing.T) {
 		}
 		tab := w.agree(time.Minute, 7)
 		w.eventually(time.Minute, "five voters", func() bool {
-			f := w.leader().c.consensus.running().GetConfiguration()
+			f := w.leader().c.consensus().running().GetConfiguration()
 			if f.Error() != nil {
 				return false
 			}

@@ -30,7 +30,7 @@ type consensus struct {
 	store   *raftStore
 	patient *patientStore // store.log as Raft uses it
 	fsm     *machine
-	streams *streams
+	group   *group
 	timing  Timing
 	log     *slog.Logger
 	hlog    hclog.Logger
@@ -56,7 +56,7 @@ func (c *consensus) start(founders []founder) error {
 	conf := c.config()
 	if c.trans == nil {
 		c.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-			Stream: c.streams, MaxPool: 3, Timeout: c.timing.Stream, Logger: c.hlog,
+			Stream: c.group, MaxPool: 3, Timeout: c.timing.Stream, Logger: c.hlog,
 			MsgpackUseNewTimeFormat: true,
 		})
 	}
@@ -178,6 +178,13 @@ func (c *consensus) running() *raft.Raft {
 		return nil
 	}
 	return c.raft
+}
+
+// over tells whether stop was called.
+func (c *consensus) over() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.stopped
 }
 
 // catchUp returns the term that this node leads in, once it has applied all that earlier
@@ -386,14 +393,18 @@ func nextServer(members, vote []table.NodeID, servers []raft.Server) serverStep 
 // stop hands leadership over, if there is somebody to take it, and stops Raft.
 func (c *consensus) stop() {
 	c.mu.Lock()
-	r, trans := c.raft, c.trans
+	r, trans, before := c.raft, c.trans, c.stopped
 	c.stopped = true
 	c.mu.Unlock()
+	if before {
+		return
+	}
 	if r == nil {
 		c.patient.close()
 		if trans != nil {
 			_ = trans.Close()
 		}
+		_ = c.group.Close()
 		return
 	}
 	if r.State() == raft.Leader {
@@ -402,7 +413,9 @@ func (c *consensus) stop() {
 		cancel()
 	}
 	down := r.Shutdown()
-	c.patient.close() // Raft may be waiting for it
+	// Raft may be waiting for its disk, and for nodes that are gone.
+	c.patient.close()
+	_ = c.group.Close()
 	if err := down.Error(); err != nil {
 		c.log.Warn("stop Raft", "err", err)
 	}

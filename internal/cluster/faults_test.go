@@ -57,10 +57,10 @@ func TestOtherClusterIDIsRefused(t *testing.T) {
 		if !errors.Is(err, ErrForeign) {
 			w.Errorf("request to the other cluster: %v", err)
 		}
-		if err := a.c.consensus.streams.check(streamHello + b.c.clusterID() + " x " + string(a.c.Self())); err == nil {
+		if _, err := a.c.streams.check(streamHello + b.c.clusterID() + " x " + string(a.c.Self())); err == nil {
 			w.Error("a Raft stream of the other cluster was accepted")
 		}
-		if err := a.c.consensus.streams.check(streamHello + a.c.clusterID() + " x y"); err == nil {
+		if _, err := a.c.streams.check(streamHello + a.c.clusterID() + " x y"); err == nil {
 			w.Error("a Raft stream for another node was accepted")
 		}
 		if err := a.c.Learn(b.c.Table()); !errors.Is(err, ErrForeign) {
@@ -142,14 +142,14 @@ func TestSnapshotsReachLateNodes(t *testing.T) {
 			w.change(w.nodes[0])
 		}
 		time.Sleep(10 * time.Minute)
-		first, err := w.leader().c.store.log.FirstIndex()
+		first, err := w.leader().c.consensus().store.log.FirstIndex()
 		if err != nil || first < 50 {
 			w.Errorf("the log still begins at %d, %v", first, err)
 		}
 		n := w.begin(4, 0)
 		w.agree(time.Minute, 4)
 		w.eventually(time.Minute, "the new node has the state of the snapshot", func() bool {
-			t, err := n.c.consensus.fsm.table()
+			t, err := n.c.consensus().fsm.table()
 			return err == nil && t != nil && t.Epoch == n.c.Table().Epoch
 		})
 		n.crash()

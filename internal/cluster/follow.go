@@ -18,6 +18,9 @@ func (c *Cluster) follow(ctx context.Context) {
 			return
 		case <-time.After(4 * c.cfg.Timing.Poll):
 		}
+		if err := c.abide(ctx); err != nil && ctx.Err() == nil && c.quiet.allow("part") {
+			c.log.Warn("this node takes no part in Raft; it tries again", "err", err)
+		}
 		if err := c.followOnce(ctx); err != nil && ctx.Err() == nil {
 			c.log.Debug("a newer table was not learnt yet", "err", err)
 		}
@@ -27,8 +30,8 @@ func (c *Cluster) follow(ctx context.Context) {
 // followOnce asks one peer after the other.
 func (c *Cluster) followOnce(ctx context.Context) (err error) {
 	own := c.Table()
-	if own == nil {
-		return nil // the first one comes from the leader; see Learn
+	if own == nil || c.Apart() != nil {
+		return nil // the first one comes from the leader, see Learn; none is for who is apart
 	}
 	for _, p := range c.peers.all() {
 		if p.State != Alive || p.Cluster != own.ClusterID || p.Epoch <= own.Epoch {

@@ -128,12 +128,16 @@ func (c *Cluster) settleStep(ctx context.Context, view *stableView) (waiting str
 	if c.clusterID() == "" {
 		return c.formStep(ctx, view)
 	}
-	if c.consensus.running() == nil {
-		if err := c.consensus.start(c.birth.Founders); err != nil {
+	if err := c.Apart(); err != nil {
+		c.log.Error("this node serves nobody", "err", err)
+		return "", true, nil
+	}
+	if c.consensus().running() == nil {
+		if err := c.era.during(c.takePart); err != nil {
 			return "Raft's first entries to be written", false, err
 		}
 	}
-	c.consensus.electAtOnce(func(id table.NodeID) bool {
+	c.consensus().electAtOnce(func(id table.NodeID) bool {
 		p, ok := c.peers.get(id)
 		return ok && p.State == Alive && p.Cluster == c.clusterID()
 	})
@@ -145,10 +149,6 @@ func (c *Cluster) settleStep(ctx context.Context, view *stableView) (waiting str
 					c.log.Warn("it cannot be written down that this node has joined; it is tried again", "err", err)
 				}
 				return "", false, err
-			}
-			if zone, placed := t.ZoneOf(c.id.Node); placed && zone != c.cfg.Advertise.Zone {
-				c.log.Warn("the table has this node in another zone than --cluster.zone, which is ignored",
-					"table", zone, "flag", c.cfg.Advertise.Zone)
 			}
 			return "", true, nil
 		}
@@ -264,7 +264,7 @@ func (c *Cluster) joinStep(ctx context.Context) (waiting string, done bool, err 
 		return waiting, false, err
 	}
 	// What Raft came to before there was a first table has been passed over.
-	if t, err := c.consensus.fsm.table(); err == nil && t != nil {
+	if t, err := c.consensus().fsm.table(); err == nil && t != nil {
 		c.seat.offer(t)
 	}
 	return "", false, nil
@@ -302,11 +302,11 @@ func (c *Cluster) lead(ctx context.Context) {
 		case <-c.tender:
 		case <-time.After(2 * c.cfg.Timing.Poll):
 		}
-		if now := c.consensus.leading(); now != leading {
+		if now := c.consensus().leading(); now != leading {
 			leading = now
-			c.log.Info("Raft leadership", "leading", leading, "leader", c.consensus.leader())
+			c.log.Info("Raft leadership", "leading", leading, "leader", c.consensus().leader())
 		}
-		if _, err := c.consensus.fsm.table(); err != nil && c.quiet.allow("newer") {
+		if _, err := c.consensus().fsm.table(); err != nil && c.quiet.allow("newer") {
 			c.log.Error("this node cannot follow Raft; it takes tables from its peers", "err", err)
 		}
 		if leading {
@@ -317,10 +317,10 @@ func (c *Cluster) lead(ctx context.Context) {
 
 // leadOnce does what the leader has to do.
 func (c *Cluster) leadOnce(ctx context.Context) {
-	term, err := c.consensus.catchUp(ctx)
+	term, err := c.consensus().catchUp(ctx)
 	stepped := false
 	if err == nil {
-		stepped, err = c.consensus.tend(term, func(id table.NodeID, index uint64) bool { return c.hasLog(ctx, id, index) })
+		stepped, err = c.consensus().tend(term, func(id table.NodeID, index uint64) bool { return c.hasLog(ctx, id, index) })
 	}
 	switch {
 	case err != nil && ctx.Err() == nil:
@@ -340,7 +340,8 @@ func (c *Cluster) wakeTender() {
 	}
 }
 
-// hasLog asks a node whether its Raft log reaches an index.
+// hasLog asks a node whether its Raft log reaches an index. The log of another generation
+// has indices of its own.
 func (c *Cluster) hasLog(ctx context.Context, id table.NodeID, index uint64) bool {
 	address, ok := c.Address(id)
 	if !ok || id == c.id.Node {
@@ -348,5 +349,5 @@ func (c *Cluster) hasLog(ctx context.Context, id table.NodeID, index uint64) boo
 	}
 	var s status
 	err := c.call(ctx, id, address, opStatus, struct{}{}, &s)
-	return err == nil && s.RaftIndex >= index
+	return err == nil && s.Recovery == c.consensus().group.recovery && s.RaftIndex >= index
 }

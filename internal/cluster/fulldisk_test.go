@@ -56,8 +56,8 @@ func TestFullDisksStallRaft(t *testing.T) {
 		time.Sleep(5 * time.Minute)
 		said := false
 		for _, n := range rest {
-			if n.c.consensus.leading() || n.c.Table() == nil {
-				w.Errorf("%s: leading %v, table %v", n.name, n.c.consensus.leading(), n.c.Table())
+			if n.c.consensus().leading() || n.c.Table() == nil {
+				w.Errorf("%s: leading %v, table %v", n.name, n.c.consensus().leading(), n.c.Table())
 			}
 			said = said || n.logs.has("level=ERROR", "Raft cannot write", "log.tmp")
 		}
@@ -68,7 +68,7 @@ func TestFullDisksStallRaft(t *testing.T) {
 			f()
 		}
 		w.Logf("a leader %v after there was space", w.eventually(30*time.Second, "a leader once there is space", func() bool {
-			return rest[0].c.consensus.leading() || rest[1].c.consensus.leading()
+			return rest[0].c.consensus().leading() || rest[1].c.consensus().leading()
 		}))
 		w.change(rest[0])
 	})
@@ -113,7 +113,7 @@ func TestFullDiskOfTheLeader(t *testing.T) {
 		start := time.Now()
 		w.change(w.others(full)[0])
 		w.Logf("proposed within %v", time.Since(start))
-		if full.c.consensus.leading() {
+		if full.c.consensus().leading() {
 			w.Error("the node with the full disk leads")
 		}
 		free()

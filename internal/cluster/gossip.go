@@ -31,6 +31,8 @@ type metadata struct {
 	Epoch   uint64 `json:"e,omitempty"`
 	Ready   uint64 `json:"y,omitempty"`
 	Expect  uint16 `json:"x,omitempty"`
+	// Starts is set where it is more than the number in the name.
+	Starts uint64 `json:"s,omitempty"`
 	// Leaving is set just before a graceful stop; memberlist tells those who hear of the
 	// end in other ways that the node is dead.
 	Leaving bool `json:"l,omitempty"`
@@ -327,7 +329,7 @@ func (g *gossip) read(n *memberlist.Node) (peer, metadata, error) {
 	}
 	ip := n.Addr.String()
 	return peer{
-		ID: id.Node, Boots: id.Boots, Gossip: joinHostPort(ip, int(n.Port)),
+		ID: id.Node, Boots: max(id.Boots, m.Starts), Gossip: joinHostPort(ip, int(n.Port)),
 		RPC: joinHostPort(ip, int(m.RPC)), HTTP: joinHostPort(ip, int(m.HTTP)),
 		Name: m.Name, Zone: m.Zone, Version: m.Version, Cluster: m.Cluster, Epoch: m.Epoch, Ready: m.Ready,
 		Expect: int(m.Expect), State: Alive,

@@ -54,6 +54,7 @@ type node struct {
 	err    error
 	logs   *logBuffer
 	rpc    net.Listener
+	gossip *simnet.GossipTransport
 
 	mu      sync.Mutex
 	adopted []*table.Table
@@ -121,7 +122,8 @@ func (w *world) start(name, ip string, change func(*Config), made ...func(*Clust
 		w.Fatal(err)
 	}
 	cfg := w.config(name, ip)
-	cfg.GossipTransport = host.GossipTransport(gossipPort)
+	n.gossip = host.GossipTransport(gossipPort)
+	cfg.GossipTransport = n.gossip
 	cfg.RaftListener = raftListener
 	cfg.Registerer = prometheus.NewRegistry()
 	cfg.Logger = slog.New(slog.NewTextHandler(n.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -284,7 +286,7 @@ func (w *world) leader() *node {
 	var leader *node
 	w.eventually(time.Minute, "there is a leader", func() bool {
 		for _, n := range w.nodes {
-			if n.c.consensus.leading() {
+			if n.c.consensus().leading() {
 				leader = n
 				return true
 			}

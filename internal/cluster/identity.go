@@ -50,7 +50,7 @@ func parseGossipName(name string) (identity, error) {
 // openIdentity loads or makes the identity of dir and counts this start. The Raft store
 // has to be open already: a store exists from before its node's identity was written,
 // so an identity without one has lost it.
-func openIdentity(dir string, storeWasThere bool) (identity, error) {
+func openIdentity(dir string, store *raftStore) (identity, error) {
 	var id identity
 	path := filepath.Join(dir, identityFile)
 	err := statefile.Load(dir, identityFile, &id)
@@ -62,13 +62,13 @@ func openIdentity(dir string, storeWasThere bool) (identity, error) {
 		if id.Node, err = newNodeID(); err != nil {
 			return id, err
 		}
-		if err := statefile.Save(filepath.Join(dir, raftDir), ownerFile, id.Node); err != nil {
+		if err := statefile.Save(store.dir, ownerFile, id.Node); err != nil {
 			return id, err
 		}
 	case err != nil:
 		return id, fmt.Errorf("%w; restore it from a backup, or empty %s and let the node join as a new one", err, dir)
 	default:
-		if err := checkOwner(dir, id.Node, storeWasThere); err != nil {
+		if err := checkOwner(dir, id.Node, store); err != nil {
 			return id, err
 		}
 	}
@@ -109,19 +109,18 @@ func checkNoIdentity(dir string) error {
 
 // checkOwner refuses a Raft store that is not this node's: with an empty or foreign
 // store it could vote twice in one term, or lack what it had confirmed.
-func checkOwner(dir string, self table.NodeID, storeWasThere bool) error {
+func checkOwner(dir string, self table.NodeID, store *raftStore) error {
 	var owner table.NodeID
-	store := filepath.Join(dir, raftDir)
 	advice := fmt.Sprintf("restore %s and %s from one backup, or empty %s and let the node join as a new one",
-		filepath.Join(dir, identityFile), store, dir)
-	err := statefile.Load(store, ownerFile, &owner)
+		filepath.Join(dir, identityFile), store.dir, dir)
+	err := statefile.Load(store.dir, ownerFile, &owner)
 	switch {
-	case errors.Is(err, os.ErrNotExist) || (err == nil && !storeWasThere):
-		return fmt.Errorf("%w: the Raft store of node %s is not in %s; %s", errLost, self, store, advice)
+	case errors.Is(err, os.ErrNotExist) || (err == nil && !store.wasThere):
+		return fmt.Errorf("%w: the Raft store of node %s is not in %s; %s", errLost, self, store.dir, advice)
 	case err != nil:
 		return fmt.Errorf("%w; %s", err, advice)
 	case owner != self:
-		return fmt.Errorf("%w: the Raft store in %s belongs to node %s, the identity says %s; %s", errLost, store, owner, self, advice)
+		return fmt.Errorf("%w: the Raft store in %s belongs to node %s, the identity says %s; %s", errLost, store.dir, owner, self, advice)
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ func TestFreshLeaderKnowsWhoJoined(t *testing.T) {
 		w.together(3)
 		w.agree(30*time.Second, 3)
 		for _, n := range w.nodes {
-			if err := n.c.consensus.running().Snapshot().Error(); err != nil {
+			if err := n.c.consensus().running().Snapshot().Error(); err != nil {
 				w.Fatal(err)
 			}
 		}
@@ -30,7 +30,7 @@ func TestFreshLeaderKnowsWhoJoined(t *testing.T) {
 		w.agree(30*time.Second, 4)
 		id := raft.ServerID(joined.c.Self())
 		servers := func(n *node) (has bool) {
-			f := n.c.consensus.running().GetConfiguration()
+			f := n.c.consensus().running().GetConfiguration()
 			if err := f.Error(); err != nil {
 				w.Fatal(err)
 			}
@@ -80,7 +80,7 @@ func TestRestartAlone(t *testing.T) {
 					w.change(n)
 				}
 				if snapshot {
-					if err := n.c.consensus.running().Snapshot().Error(); err != nil {
+					if err := n.c.consensus().running().Snapshot().Error(); err != nil {
 						w.Fatal(err)
 					}
 				}
@@ -128,14 +128,14 @@ func TestSnapshotReachesANodeThatFellBehind(t *testing.T) {
 		w.together(3)
 		w.agree(30*time.Second, 3)
 		behind := w.others(w.leader())[0]
-		last := behind.c.consensus.running().LastIndex()
+		last := behind.c.consensus().running().LastIndex()
 		behind.crash()
 		for range 200 {
 			w.change(w.nodes[0])
 		}
 		time.Sleep(10 * time.Minute)
 		for _, n := range w.nodes {
-			if first, err := n.c.store.log.FirstIndex(); err != nil || first <= last+1 {
+			if first, err := n.c.consensus().store.log.FirstIndex(); err != nil || first <= last+1 {
 				w.Fatalf("the log of %s begins at %d, %v; the other's ends at %d", n.name, first, err, last)
 			}
 		}
@@ -143,8 +143,8 @@ func TestSnapshotReachesANodeThatFellBehind(t *testing.T) {
 			behind = w.start(behind.name, behind.ip, func(c *Config) { c.Find.Join = seeds(1, 2, 3) })
 			w.change(behind)
 			w.eventually(time.Minute, "it has the log of the others", func() bool {
-				a, b := behind.c.consensus.running(), w.nodes[0].c.consensus.running()
-				last, err := behind.c.store.log.LastIndex()
+				a, b := behind.c.consensus().running(), w.nodes[0].c.consensus().running()
+				last, err := behind.c.consensus().store.log.LastIndex()
 				return a != nil && err == nil && a.AppliedIndex() == b.AppliedIndex() && last == a.AppliedIndex()
 			})
 			behind.crash()

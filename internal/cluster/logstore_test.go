@@ -118,7 +118,7 @@ func TestLogGivesWayToASnapshot(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
 			open := func() *raftStore {
-				s, err := openRaftStore(dir, hclog.NewNullLogger())
+				s, err := openRaftStore(filepath.Join(dir, raftDir), hclog.NewNullLogger())
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -1,8 +1,10 @@
 package cluster
 
 import (
+	"fmt"
 	"slices"
 
+	"github.com/starling-tsdb/starling/internal/statefile"
 	"github.com/starling-tsdb/starling/internal/table"
 )
 
@@ -90,7 +92,7 @@ func (c *Cluster) Members() []Member {
 // selfPeer describes this node as gossip describes the others.
 func (c *Cluster) selfPeer() peer {
 	p := peer{
-		ID: c.id.Node, Boots: c.id.Boots, State: Alive,
+		ID: c.id.Node, Boots: c.starts.Load(), State: Alive,
 		Name: c.cfg.Advertise.Name, Zone: c.cfg.Advertise.Zone, Version: c.cfg.Advertise.Version,
 		Cluster: c.clusterID(),
 	}
@@ -116,7 +118,22 @@ func (c *Cluster) Address(id table.NodeID) (string, bool) {
 }
 
 // Starts returns how often this node has started.
-func (c *Cluster) Starts() uint64 { return c.id.Boots }
+func (c *Cluster) Starts() uint64 { return c.starts.Load() }
+
+// CountStarts has the number of starts be at least n, durably: a directory that was put back
+// from an old copy counts on from the starts that its peers have seen. It is not called
+// concurrently.
+func (c *Cluster) CountStarts(n uint64) error {
+	if n <= c.starts.Load() {
+		return nil
+	}
+	if err := statefile.Save(c.cfg.Dir, identityFile, identity{Node: c.id.Node, Boots: n}); err != nil {
+		return fmt.Errorf("count the starts: %w", err)
+	}
+	c.starts.Store(n)
+	c.gossip.changed()
+	return nil
+}
 
 // SeenStart takes note of a start of another node: its number and a random one. It returns
 // another start of that node that was seen and that is not an earlier one, or 0.

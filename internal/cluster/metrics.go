@@ -120,12 +120,12 @@ func (s *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	if a := s.c.advertised.Load(); a != nil && a.gossip != "" {
 		gauge(healthDesc, float64(s.c.gossip.list.GetHealthScore()))
 	}
-	r := s.c.consensus.running()
+	r := s.c.consensus().running()
 	if r == nil {
 		return
 	}
 	gauge(leaderDesc, boolean(r.State() == raft.Leader))
-	gauge(hasLeaderDesc, boolean(s.c.consensus.leader() != ""))
+	gauge(hasLeaderDesc, boolean(s.c.consensus().leader() != ""))
 	gauge(termDesc, float64(r.CurrentTerm()))
 	gauge(appliedDesc, float64(r.AppliedIndex()))
 }

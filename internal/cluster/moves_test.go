@@ -228,7 +228,7 @@ func (m *moves) settled(members ...int) {
 // servers returns who votes in Raft and who does not, as the leader has it.
 func (m *moves) servers() (voters, others []table.NodeID) {
 	m.Helper()
-	f := m.leader().c.consensus.running().GetConfiguration()
+	f := m.leader().c.consensus().running().GetConfiguration()
 	if f.Error() != nil {
 		return nil, nil
 	}
@@ -247,10 +247,10 @@ func (m *moves) servers() (voters, others []table.NodeID) {
 func (m *moves) handOver() {
 	m.Helper()
 	old := m.leader()
-	if err := old.c.consensus.running().LeadershipTransfer().Error(); err != nil {
+	if err := old.c.consensus().running().LeadershipTransfer().Error(); err != nil {
 		m.Fatal(err)
 	}
-	m.eventually(time.Minute, "another one leads", func() bool { return !old.c.consensus.leading() && m.leader() != old })
+	m.eventually(time.Minute, "another one leads", func() bool { return !old.c.consensus().leading() && m.leader() != old })
 }
 
 // follower returns the number of a founder among 1..3 that does not lead.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
 	"sync"
 
 	"github.com/hashicorp/go-hclog"
@@ -17,6 +16,7 @@ import (
 
 // raftStore is what Raft keeps on disk.
 type raftStore struct {
+	dir   string
 	log   *logStore
 	snaps *raft.FileSnapshotStore
 	// wasThere tells that the store was made by an earlier start.
@@ -24,10 +24,9 @@ type raftStore struct {
 }
 
 func openRaftStore(dir string, log hclog.Logger) (s *raftStore, err error) {
-	dir = filepath.Join(dir, raftDir)
 	// The libraries panic on some damage; a start has to fail with an error.
 	defer recoverInto(&err, "open the Raft store "+dir)
-	s = &raftStore{}
+	s = &raftStore{dir: dir}
 	if err := statefile.MakeDir(dir); err != nil {
 		return nil, fmt.Errorf("open the Raft store: %w", err)
 	}

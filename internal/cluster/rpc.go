@@ -14,11 +14,14 @@ import (
 // Requests between nodes are JSON: they are few and small, and a person can read them.
 // Every one names the cluster, the sender and the addressee.
 type request struct {
-	Cluster string          `json:"cluster,omitempty"` // empty from a fresh node
-	From    table.NodeID    `json:"from"`
-	To      table.NodeID    `json:"to"`
-	Op      operation       `json:"op"`
-	Body    json.RawMessage `json:"body,omitempty"`
+	Cluster string       `json:"cluster,omitempty"` // empty from a fresh node
+	From    table.NodeID `json:"from"`
+	To      table.NodeID `json:"to"`
+	// Recovery is the ID of the sender's generation, nil if it has no table yet. What changes
+	// the table has to come from the same generation.
+	Recovery *string         `json:"recovery,omitempty"`
+	Op       operation       `json:"op"`
+	Body     json.RawMessage `json:"body,omitempty"`
 }
 
 type operation string
@@ -28,6 +31,9 @@ const (
 	opPropose operation = "propose" // table.Command -> the table that includes it
 	opStatus  operation = "status"  // nothing -> status
 	opTable   operation = "table"   // nothing -> the table that the node has adopted
+	opSurvey  operation = "survey"  // nothing -> survey
+	opPledge  operation = "pledge"  // pledgeRequest -> nothing
+	opRelease operation = "release" // the ID of a recovery that is given up -> nothing
 )
 
 type response struct {
@@ -49,6 +55,7 @@ const (
 	codeNotFounded  code = "not-founded" // there is no table yet
 	codeRejected    code = "rejected"    // the table refuses the command, for good
 	codeUnsupported code = "unsupported"
+	codeGeneration  code = "generation" // the sender is in another generation
 )
 
 // remoteError is an answer that is an error.
@@ -68,12 +75,16 @@ func (e *remoteError) Is(target error) bool {
 		return e.Code == codeRejected
 	case ErrForeign:
 		return e.Code == codeForeign
+	case errGeneration:
+		return e.Code == codeGeneration
 	}
 	return false
 }
 
 type status struct {
+	// RaftIndex is the last entry of the log of the generation that came from Recovery.
 	RaftIndex uint64 `json:"raftIndex"`
+	Recovery  string `json:"recovery,omitempty"`
 	Epoch     uint64 `json:"epoch"`
 	Ready     uint64 `json:"ready,omitempty"`
 }
@@ -84,7 +95,7 @@ func (c *Cluster) call(ctx context.Context, to table.NodeID, address string, op 
 	if err != nil {
 		return err
 	}
-	req, err := json.Marshal(request{Cluster: c.clusterID(), From: c.id.Node, To: to, Op: op, Body: body})
+	req, err := json.Marshal(request{Cluster: c.clusterID(), From: c.id.Node, To: to, Recovery: c.recoveryID(), Op: op, Body: body})
 	if err != nil {
 		return err
 	}
@@ -130,7 +141,7 @@ func (c *Cluster) errorResponse(err error) response {
 	switch {
 	case errors.Is(err, errNotLeader):
 		r.Code = codeNotLeader
-		if r.Leader = c.consensus.leader(); r.Leader != "" {
+		if r.Leader = c.consensus().leader(); r.Leader != "" {
 			r.LeaderAddress, _ = c.Address(r.Leader)
 		}
 	case errors.Is(err, ErrForeign):
@@ -141,6 +152,8 @@ func (c *Cluster) errorResponse(err error) response {
 		r.Code = codeWrongNode
 	case errors.Is(err, errUnsupported):
 		r.Code = codeUnsupported
+	case errors.Is(err, errGeneration):
+		r.Code = codeGeneration
 	}
 	return r
 }
@@ -148,6 +161,7 @@ func (c *Cluster) errorResponse(err error) response {
 var (
 	errWrongNode   = errors.New("the request is for another node")
 	errUnsupported = errors.New("unknown operation")
+	errGeneration  = errors.New("the sender is in another generation of the table")
 )
 
 func (c *Cluster) answer(ctx context.Context, req request) (any, error) {
@@ -172,11 +186,14 @@ func (c *Cluster) answer(ctx context.Context, req request) (any, error) {
 		}
 		return c.receiveVouch(req.From, v)
 	case opPropose:
+		if own := c.recoveryID(); own != nil && req.Recovery != nil && *own != *req.Recovery {
+			return nil, fmt.Errorf("%w: %s has gone through %s, %s through %s", errGeneration, req.From, nameRecovery(*req.Recovery), c.id.Node, nameRecovery(*own))
+		}
 		cmd, err := decodeCommand(req.Body)
 		if err != nil {
 			return nil, err
 		}
-		t, err := c.consensus.apply(ctx, cmd)
+		t, err := c.consensus().apply(ctx, cmd)
 		if err != nil {
 			return nil, err
 		}
@@ -187,10 +204,25 @@ func (c *Cluster) answer(ctx context.Context, req request) (any, error) {
 			return t, nil
 		}
 		return nil, table.ErrNotFounded
+	case opSurvey:
+		return c.survey(), nil
+	case opPledge:
+		var p pledgeRequest
+		if err := json.Unmarshal(req.Body, &p); err != nil {
+			return nil, err
+		}
+		return struct{}{}, c.pledge(p)
+	case opRelease:
+		var id string
+		if err := json.Unmarshal(req.Body, &id); err != nil {
+			return nil, err
+		}
+		return struct{}{}, c.unpledge(id)
 	case opStatus:
 		s := status{}
-		if r := c.consensus.running(); r != nil {
-			s.RaftIndex = r.LastIndex()
+		part := c.consensus()
+		if r := part.running(); r != nil {
+			s.RaftIndex, s.Recovery = r.LastIndex(), part.group.recovery
 		}
 		if t := c.Table(); t != nil {
 			s.Epoch, s.Ready = t.Epoch, c.cfg.Ready()
@@ -198,6 +230,16 @@ func (c *Cluster) answer(ctx context.Context, req request) (any, error) {
 		return s, nil
 	}
 	return nil, fmt.Errorf("%w %q: it is of another version", errUnsupported, req.Op)
+}
+
+// recoveryID is that of the node's table, nil if there is none.
+func (c *Cluster) recoveryID() *string {
+	t := c.Table()
+	if t == nil {
+		return nil
+	}
+	id := t.Recovery().ID
+	return &id
 }
 
 func nameCluster(id string) string {

@@ -140,10 +140,17 @@ func (c *Cluster) Learn(t *table.Table) error {
 }
 
 func (c *Cluster) adopt(t *table.Table) error {
-	before := c.Table()
-	adopted, err := c.seat.adopt(t)
+	before, adopted := c.Table(), false
+	err := c.era.during(func() (err error) {
+		if err = c.admit(t); err == nil {
+			adopted, err = c.seat.adopt(t)
+		}
+		return err
+	})
 	if err != nil {
-		c.count.adoptFailures.Inc()
+		if !refused(err) {
+			c.count.adoptFailures.Inc()
+		}
 		return err
 	}
 	if !adopted {
@@ -159,6 +166,12 @@ func (c *Cluster) adopt(t *table.Table) error {
 	return nil
 }
 
+// refused tells whether a table was not adopted because it is of another history, or past.
+func refused(err error) bool {
+	var apart *ApartError
+	return errors.Is(err, errPast) || errors.Is(err, ErrForeign) || errors.As(err, &apart)
+}
+
 // adoptOffers adopts what Raft comes to.
 func (c *Cluster) adoptOffers(ctx context.Context) {
 	for {
@@ -172,7 +185,9 @@ func (c *Cluster) adoptOffers(ctx context.Context) {
 		if t == nil || c.Table() == nil {
 			continue
 		}
-		if err := c.adopt(t); err != nil {
+		if err := c.adopt(t); refused(err) {
+			c.log.Debug("a table was not adopted", "epoch", t.Epoch, "err", err)
+		} else if err != nil {
 			c.log.Error("the table could not be adopted; it is tried again", "epoch", t.Epoch, "err", err)
 			time.AfterFunc(c.cfg.Timing.Poll, func() { c.seat.offer(t) })
 		}
@@ -230,7 +245,7 @@ func (c *Cluster) awaitTable(ctx context.Context, t *table.Table) error {
 
 // proposeOnce asks the leader, or whoever may know it.
 func (c *Cluster) proposeOnce(ctx context.Context, cmd table.Command) (*table.Table, error) {
-	t, err := c.consensus.apply(ctx, cmd)
+	t, err := c.consensus().apply(ctx, cmd)
 	if err == nil {
 		c.wakeTender()
 		return t, nil
@@ -250,7 +265,7 @@ func (c *Cluster) proposeOnce(ctx context.Context, cmd table.Command) (*table.Ta
 		}
 		return t, t.Validate()
 	}
-	leader := c.consensus.leader()
+	leader := c.consensus().leader()
 	address, _ := c.Address(leader)
 	last := errNotLeader
 	for _, p := range append([]peer{{ID: leader, RPC: address, State: Alive, Cluster: c.clusterID()}}, c.peers.all()...) {

@@ -24,7 +24,8 @@ import (
 //
 //	starling-raft 1 <cluster> <from> <to>\n
 //
-// The answer is "ok\n", or the reason for the refusal and the end of the stream.
+// The answer is "ok\n", or the reason for the refusal and the end of the stream. After a
+// recovery its ID follows as a fourth word: the line of another generation is refused.
 type streams struct {
 	listener net.Listener
 	dial     func(ctx context.Context, address string) (net.Conn, error)
@@ -35,17 +36,40 @@ type streams struct {
 	log      *slog.Logger
 	quiet    *throttle
 
-	accepted chan net.Conn
-	done     chan struct{}
-	once     sync.Once
-	wg       sync.WaitGroup
+	done chan struct{}
+	once sync.Once
+	wg   sync.WaitGroup
 
 	mu     sync.Mutex
-	open   map[net.Conn]struct{}
+	open   map[net.Conn]*group // nil while a first line is awaited
+	group  *group              // that takes what is accepted; nil while there is none
 	closed bool
 }
 
-var _ raft.StreamLayer = (*streams)(nil)
+// group is the part of the streams that one group of Raft uses: the servers of one
+// generation of the table. Its messages must reach no other, so it closes its connections
+// with itself.
+type group struct {
+	*streams
+	// recovery is the ID of the generation's, empty before the first one.
+	recovery string
+	accepted chan net.Conn
+	// ctx ends with the group: Raft does not end before what it has under way.
+	ctx context.Context
+	end context.CancelFunc
+}
+
+var _ raft.StreamLayer = (*group)(nil)
+
+// join makes the group of a generation the one that takes what is accepted.
+func (s *streams) join(recovery string) *group {
+	g := &group{streams: s, recovery: recovery, accepted: make(chan net.Conn)}
+	g.ctx, g.end = context.WithCancel(context.Background())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.group = g
+	return g
+}
 
 const streamHello = "starling-raft 1 "
 
@@ -68,7 +92,7 @@ func (s *streams) run() {
 				}
 				continue
 			}
-			tracked := s.track(conn)
+			tracked := s.track(conn, nil)
 			s.wg.Go(func() { s.welcome(tracked) })
 		}
 	})
@@ -82,7 +106,11 @@ func (s *streams) welcome(conn net.Conn) {
 		_ = conn.Close()
 		return
 	}
-	if refusal := s.check(line); refusal != nil {
+	g, refusal := s.check(line)
+	if refusal == nil {
+		refusal = s.give(conn, g)
+	}
+	if refusal != nil {
 		if s.quiet.allow("raft stream " + refusal.Error()) {
 			s.log.Warn("refused a Raft stream", "from", conn.RemoteAddr(), "err", refusal)
 		}
@@ -96,27 +124,57 @@ func (s *streams) welcome(conn net.Conn) {
 	}
 	_ = conn.SetDeadline(time.Time{})
 	select {
-	case s.accepted <- conn:
+	case g.accepted <- conn:
+	case <-g.ctx.Done():
+		_ = conn.Close()
 	case <-s.done:
 		_ = conn.Close()
 	}
 }
 
-func (s *streams) check(line string) error {
+// check returns the group that a first line is for.
+func (s *streams) check(line string) (*group, error) {
 	rest, ok := strings.CutPrefix(line, streamHello)
 	f := strings.Fields(rest)
 	own := s.cluster()
 	switch {
-	case !ok || len(f) != 3:
-		return fmt.Errorf("not a Raft stream of this version: %.60q", line)
+	case !ok || len(f) != 3 && len(f) != 4:
+		return nil, fmt.Errorf("not a Raft stream of this version: %.60q", line)
 	case own == "":
-		return fmt.Errorf("node %s is in no cluster yet", s.self)
+		return nil, fmt.Errorf("node %s is in no cluster yet", s.self)
 	case f[0] != own:
-		return fmt.Errorf("node %s belongs to cluster %s, the stream is of cluster %s", s.self, own, f[0])
+		return nil, fmt.Errorf("node %s belongs to cluster %s, the stream is of cluster %s", s.self, own, f[0])
 	case f[2] != string(s.self):
-		return fmt.Errorf("this is node %s, the stream is for node %s", s.self, f[2])
+		return nil, fmt.Errorf("this is node %s, the stream is for node %s", s.self, f[2])
 	}
+	s.mu.Lock()
+	g := s.group
+	s.mu.Unlock()
+	if g == nil {
+		return nil, fmt.Errorf("node %s takes no part in Raft", s.self)
+	}
+	if recovery := strings.Join(f[3:], ""); recovery != g.recovery {
+		return nil, fmt.Errorf("node %s is in the generation of %s, the stream of %s", s.self, nameRecovery(g.recovery), nameRecovery(recovery))
+	}
+	return g, nil
+}
+
+// give has a connection closed with a group.
+func (s *streams) give(conn net.Conn, g *group) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, open := s.open[conn]; !open || s.group != g {
+		return fmt.Errorf("node %s has left that generation", s.self)
+	}
+	s.open[conn] = g
 	return nil
+}
+
+func nameRecovery(id string) string {
+	if id == "" {
+		return "no recovery"
+	}
+	return "recovery " + id
 }
 
 // readLine reads up to a line feed, a byte at a time: what follows belongs to Raft.
@@ -136,30 +194,31 @@ func readLine(r io.Reader) (string, error) {
 }
 
 // Accept implements net.Listener.
-func (s *streams) Accept() (net.Conn, error) {
+func (g *group) Accept() (net.Conn, error) {
 	select {
-	case conn := <-s.accepted:
+	case conn := <-g.accepted:
 		return conn, nil
-	case <-s.done:
+	case <-g.ctx.Done():
 		return nil, net.ErrClosed
 	}
 }
 
 // Dial implements raft.StreamLayer. The address is a node ID.
-func (s *streams) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+func (g *group) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	s := g.streams
 	address, ok := s.address(table.NodeID(to))
 	if !ok {
 		return nil, fmt.Errorf("no address is known of node %s", to)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	ctx, cancel := context.WithTimeout(g.ctx, timeout)
 	defer cancel()
 	raw, err := s.dial(ctx, address)
 	if err != nil {
 		return nil, err
 	}
-	conn := s.track(raw)
+	conn := s.track(raw, g)
 	_ = conn.SetDeadline(time.Now().Add(s.timeout))
-	_, err = fmt.Fprintf(conn, "%s%s %s %s\n", streamHello, s.cluster(), s.self, to)
+	_, err = fmt.Fprintln(conn, g.hello(to))
 	var line string
 	if err == nil {
 		line, err = readLine(conn)
@@ -174,39 +233,66 @@ func (s *streams) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, 
 	return conn, conn.SetDeadline(time.Time{})
 }
 
-// Addr implements net.Listener.
-func (s *streams) Addr() net.Addr { return nodeAddr(s.self) }
+// hello is the first line of a stream to a node.
+func (g *group) hello(to raft.ServerAddress) string {
+	return strings.TrimSpace(fmt.Sprintf("%s%s %s %s %s", streamHello, g.cluster(), g.self, to, g.recovery))
+}
 
-// Close implements net.Listener. It closes all connections: Raft's transport leaves
-// those that it accepted to their peers.
-func (s *streams) Close() error {
+// Addr implements net.Listener.
+func (g *group) Addr() net.Addr { return nodeAddr(g.self) }
+
+// Close implements net.Listener. It closes all connections of the group: Raft's transport
+// leaves those that it accepted to their peers.
+func (g *group) Close() error {
+	g.end()
+	g.streams.mu.Lock()
+	if g.streams.group == g {
+		g.streams.group = nil
+	}
+	g.streams.mu.Unlock()
+	g.closeConns(func(of *group) bool { return of == g })
+	return nil
+}
+
+// close ends the accepting of connections, and all that there are.
+func (s *streams) close() error {
 	var err error
 	s.once.Do(func() {
 		close(s.done)
 		err = s.listener.Close()
 		s.mu.Lock()
 		s.closed = true
-		open := s.open
-		s.open = nil
 		s.mu.Unlock()
-		for conn := range open {
-			_ = conn.Close()
-		}
+		s.closeConns(func(*group) bool { return true })
 	})
 	s.wg.Wait()
 	return err
 }
 
-// track has conn closed by Close.
-func (s *streams) track(conn net.Conn) net.Conn {
+func (s *streams) closeConns(which func(of *group) bool) {
+	var conns []net.Conn
+	s.mu.Lock()
+	for conn, of := range s.open {
+		if which(of) {
+			conns = append(conns, conn)
+		}
+	}
+	s.mu.Unlock()
+	for _, conn := range conns {
+		_ = conn.Close()
+	}
+}
+
+// track has conn closed with a group, and with the streams.
+func (s *streams) track(conn net.Conn, of *group) net.Conn {
 	t := &trackedConn{Conn: conn, streams: s}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
+	if ended := of != nil && of.ctx.Err() != nil; s.closed || ended {
 		_ = conn.Close()
 		return t
 	}
-	s.open[t] = struct{}{}
+	s.open[t] = of
 	return t
 }
 

@@ -18,7 +18,7 @@ type report struct {
 // awaited returns the members that the next phase of the transition waits for. Every owner by
 // either assignment has to be in the present phase, so that nobody is read from by one that
 // others have ceased to write by; and after the copying every target owner has to hold its
-// share. Members that wait for a later transition hold nothing, and what they ask of owners
+// share. What a node says from another generation is of another history. Members that wait for a later transition hold nothing, and what they ask of owners
 // is refused unless it is of the owners' epoch.
 func awaited(t *table.Table, reports map[table.NodeID]report) []table.NodeID {
 	tr := t.Transition
@@ -30,7 +30,7 @@ func awaited(t *table.Table, reports map[table.NodeID]report) []table.NodeID {
 		}
 		_, owns := tr.Target.SlotOf(id)
 		r := reports[id]
-		if r.epoch < tr.Began || tr.Phase == table.Copying && owns && r.ready != tr.Began {
+		if r.epoch < tr.Began || table.Generation(r.epoch) != table.Generation(t.Epoch) || tr.Phase == table.Copying && owns && r.ready != tr.Began {
 			awaited = append(awaited, id)
 		}
 	}
@@ -71,7 +71,7 @@ func (c *Cluster) advance(ctx context.Context, inLine bool) {
 		}
 		return
 	}
-	next, err := c.consensus.apply(ctx, table.Command{Kind: table.Advance, Epoch: t.Transition.Began})
+	next, err := c.consensus().apply(ctx, table.Command{Kind: table.Advance, Epoch: t.Transition.Began})
 	if err != nil {
 		if ctx.Err() == nil {
 			c.log.Warn("begin the next phase of the transition; it is tried again", "epoch", t.Epoch, "err", err)

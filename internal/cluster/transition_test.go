@@ -35,6 +35,7 @@ func TestAwaited(t *testing.T) {
 		{"ready for another phase", table.Copying, map[table.NodeID]report{"a": {8, 8}, "c": {8, 7}, "d": {7, 6}}, []table.NodeID{"a", "d"}},
 		{"the leaving node is behind", table.Copying, map[table.NodeID]report{"a": {7, 7}, "c": {6, 7}, "d": {7, 7}}, []table.NodeID{"c"}},
 		{"a ready node is behind", table.Copying, map[table.NodeID]report{"a": {6, 7}, "c": {7, 7}, "d": {7, 7}}, []table.NodeID{"a"}},
+		{"one is in another generation", table.Copying, map[table.NodeID]report{"a": {1_000_000_007, 7}, "c": {7, 0}, "d": {8, 7}}, []table.NodeID{"a"}},
 		{"all switched", table.Switching, map[table.NodeID]report{"a": {7, 5}, "c": {7, 0}, "d": {9, 5}}, nil},
 		{"not all switched", table.Switching, map[table.NodeID]report{"a": {7, 7}, "b": {7, 7}, "c": {6, 7}, "d": {6, 7}}, []table.NodeID{"c", "d"}},
 	} {
