@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"time"
 
 	"github.com/alecthomas/kingpin/v2"
 	"golang.org/x/term"
@@ -34,7 +35,10 @@ type clusterCommand struct {
 	new     string
 	lost    bool
 	setLost bool
+	accept  bool
 	copies  int
+	from    string
+	to      string
 }
 
 // errUsage marks a wrong command line that only shows when it is put together.
@@ -69,12 +73,14 @@ func (cl *commandLine) clusterCommands() {
 	plan.Arg("command", "leave, remove, replace or replication.").Required().EnumVar(&c.op, "leave", "remove", "replace", "replication")
 	plan.Arg("arguments", "The arguments of that command.").Required().StringsVar(&c.args)
 	c.lostFlag(plan)
+	c.acceptFlag(plan)
 	c.outputFlag(plan)
 
 	leave := add("leave", "Have nodes that are alive give their copies to others. They serve until that is done, and can then be stopped.",
 		c.change("leave", func() api.CommandRequest { return api.CommandRequest{Nodes: c.nodes} }))
 	remove := add("remove", "Give up nodes that will not come back: their copies are made anew from the other owners.",
-		c.change("remove", func() api.CommandRequest { return api.CommandRequest{Nodes: c.nodes} }))
+		c.change("remove", func() api.CommandRequest { return api.CommandRequest{Nodes: c.nodes, AcceptLoss: c.accept} }))
+	c.acceptFlag(remove)
 	for _, cmd := range []*kingpin.CmdClause{leave, remove} {
 		cmd.Arg("node", "ID or name of a node, or the beginning of either.").Required().StringsVar(&c.nodes)
 	}
@@ -91,9 +97,48 @@ func (cl *commandLine) clusterCommands() {
 		cmd.Flag("wait", "Stay until it is done, and show how far it is.").NoEnvar().BoolVar(&c.wait)
 	}
 
+	recovery := add("recover", "Go on without a majority of the first five nodes, which is gone for good: ask a node that is left. Shows first what it would do, and what may be lost.",
+		func(ctx context.Context, con *admin.Console) error { return con.Recover(ctx, c.yes) })
+	recovery.Flag("yes", "Do not ask.").Short('y').NoEnvar().BoolVar(&c.yes)
+	c.outputFlag(recovery)
+
+	c.repairCommand(add)
 	add("pause", "Hold back the copying of this transition and of later ones. Writes and queries go on.",
 		c.change("pause", func() api.CommandRequest { return api.CommandRequest{} }))
 	add("resume", "Let the copying go on.", c.change("resume", func() api.CommandRequest { return api.CommandRequest{} }))
+}
+
+func (c *clusterCommand) repairCommand(add func(name, help string, run func(context.Context, *admin.Console) error) *kingpin.CmdClause) {
+	repair := add("repair", "Have all nodes compare the samples that they hold with the other owners soon, and copy what differs. They do so once a day by themselves.",
+		func(ctx context.Context, con *admin.Console) error {
+			r, err := c.repairRequest()
+			if err != nil {
+				return err
+			}
+			return con.Repair(ctx, r)
+		})
+	repair.Flag("from", "The oldest time to compare, as in RFC 3339: 2026-01-31T12:00:00Z. Default: all.").NoEnvar().StringVar(&c.from)
+	repair.Flag("to", "The newest time to compare. Default: all; the last hours follow when they are in blocks.").NoEnvar().StringVar(&c.to)
+	c.outputFlag(repair)
+}
+
+// repairRequest is what the flags of repair say.
+func (c *clusterCommand) repairRequest() (api.RepairRequest, error) {
+	var r api.RepairRequest
+	for _, f := range []struct {
+		name, value string
+		into        **time.Time
+	}{{"from", c.from, &r.From}, {"to", c.to, &r.To}} {
+		if f.value == "" {
+			continue
+		}
+		t, err := time.Parse(time.RFC3339, f.value)
+		if err != nil {
+			return r, fmt.Errorf("%w: --%s=%q is no time as in RFC 3339, like 2026-01-31T12:00:00Z", errUsage, f.name, f.value)
+		}
+		*f.into = &t
+	}
+	return r, nil
 }
 
 func (c *clusterCommand) outputFlag(cmd *kingpin.CmdClause) {
@@ -103,6 +148,11 @@ func (c *clusterCommand) outputFlag(cmd *kingpin.CmdClause) {
 func (c *clusterCommand) lostFlag(cmd *kingpin.CmdClause) {
 	cmd.Flag("lost", "replace: give the old node up, or with --no-lost have it serve until the new one holds its copies. Default: give it up unless it is alive.").
 		NoEnvar().IsSetByUser(&c.setLost).BoolVar(&c.lost)
+}
+
+func (c *clusterCommand) acceptFlag(cmd *kingpin.CmdClause) {
+	cmd.Flag("accept-loss", "remove: give the nodes up even if some series have too few owners left, or none. What only those nodes held is lost for good.").
+		NoEnvar().BoolVar(&c.accept)
 }
 
 func (c *clusterCommand) status(ctx context.Context, con *admin.Console) error {
@@ -130,7 +180,10 @@ func (c *clusterCommand) replacement() api.CommandRequest {
 
 // planned is the command that a plan is asked for.
 func (c *clusterCommand) planned() (api.CommandRequest, error) {
-	r := api.CommandRequest{Nodes: c.args}
+	r := api.CommandRequest{Nodes: c.args, AcceptLoss: c.accept}
+	if c.accept && c.op != "remove" {
+		return r, fmt.Errorf("%w: --accept-loss belongs to remove", errUsage)
+	}
 	switch c.op {
 	case "replace":
 		if len(c.args) != 2 {

@@ -47,6 +47,12 @@ func TestClusterCommands(t *testing.T) {
 		{[]string{"plan", "replication", "2"}, 0, []string{plan}, api.CommandRequest{Op: "replication", ReplicationFactor: 2}},
 		{[]string{"leave", "a", "b", "--yes"}, 0, []string{plan, base + "leave"}, api.CommandRequest{Nodes: []string{"a", "b"}}},
 		{[]string{"remove", "a", "-y", "--wait"}, 0, []string{plan, base + "remove", status}, api.CommandRequest{Nodes: []string{"a"}}},
+		{[]string{"remove", "a", "-y", "--accept-loss"}, 0, []string{plan, base + "remove"}, api.CommandRequest{Nodes: []string{"a"}, AcceptLoss: true}},
+		{[]string{"plan", "remove", "a", "--accept-loss"}, 0, []string{plan}, api.CommandRequest{Op: "remove", Nodes: []string{"a"}, AcceptLoss: true}},
+		{[]string{"repair"}, 0, []string{base + "repair"}, api.CommandRequest{}},
+		{[]string{"repair", "--from=2026-01-31T12:00:00Z", "--to", "2026-02-01T00:00:00+02:00", "-o", "json"}, 0, []string{base + "repair"}, api.CommandRequest{}},
+		{[]string{"recover", "-y"}, 0, []string{status + "/recover", base + "recover"}, api.CommandRequest{}},
+		{[]string{"recover"}, exitFailure, []string{status + "/recover"}, api.CommandRequest{}},
 		{[]string{"replace", "a", "b", "-y"}, 0, []string{plan, base + "replace"}, api.CommandRequest{Old: "a", New: "b"}},
 		{[]string{"replace", "a", "b", "-y", "--lost"}, 0, []string{plan, base + "replace"}, api.CommandRequest{Old: "a", New: "b", Lost: &yes}},
 		{[]string{"replication", "3", "-y"}, 0, []string{plan, base + "replication"}, api.CommandRequest{ReplicationFactor: 3}},
@@ -63,6 +69,9 @@ func TestClusterCommands(t *testing.T) {
 		{[]string{"plan", "pause", "x"}, exitUsage, nil, api.CommandRequest{}},
 		{[]string{"plan", "replace", "a"}, exitUsage, nil, api.CommandRequest{}},
 		{[]string{"plan", "replication", "many"}, exitUsage, nil, api.CommandRequest{}},
+		{[]string{"plan", "leave", "a", "--accept-loss"}, exitUsage, nil, api.CommandRequest{}},
+		{[]string{"leave", "a", "--accept-loss"}, exitUsage, nil, api.CommandRequest{}},
+		{[]string{"repair", "--from=yesterday"}, exitUsage, nil, api.CommandRequest{}},
 		{[]string{"plan", "leave", "a", "--lost"}, exitUsage, nil, api.CommandRequest{}},
 	} {
 		got, sent = nil, api.CommandRequest{}

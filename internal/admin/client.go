@@ -68,6 +68,24 @@ func (c *Client) Plan(ctx context.Context, r api.CommandRequest) (*api.ClusterPl
 	return p, c.call(ctx, http.MethodPost, "/plan", r, p)
 }
 
+// PlanRecovery asks what a recovery from the node would do.
+func (c *Client) PlanRecovery(ctx context.Context) (*api.RecoveryPlan, error) {
+	p := new(api.RecoveryPlan)
+	return p, c.call(ctx, http.MethodGet, "/recover", nil, p)
+}
+
+// Recover has a recovery carried out.
+func (c *Client) Recover(ctx context.Context, r api.RecoveryRequest) (api.CommandResult, error) {
+	var result api.CommandResult
+	return result, c.call(ctx, http.MethodPost, "/recover", r, &result)
+}
+
+// Repair has all nodes compare what they hold.
+func (c *Client) Repair(ctx context.Context, r api.RepairRequest) (api.RepairResult, error) {
+	var result api.RepairResult
+	return result, c.call(ctx, http.MethodPost, "/repair", r, &result)
+}
+
 // Do has a command carried out.
 func (c *Client) Do(ctx context.Context, r api.CommandRequest) (api.CommandResult, error) {
 	var result api.CommandResult

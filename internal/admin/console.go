@@ -27,6 +27,9 @@ type Cluster interface {
 	Status(ctx context.Context) (*api.ClusterStatus, error)
 	Plan(ctx context.Context, r api.CommandRequest) (*api.ClusterPlan, error)
 	Do(ctx context.Context, r api.CommandRequest) (api.CommandResult, error)
+	PlanRecovery(ctx context.Context) (*api.RecoveryPlan, error)
+	Recover(ctx context.Context, r api.RecoveryRequest) (api.CommandResult, error)
+	Repair(ctx context.Context, r api.RepairRequest) (api.RepairResult, error)
 }
 
 // Console is where an operator sits. Its methods are not for concurrent use.
@@ -98,6 +101,52 @@ func (c *Console) Change(ctx context.Context, r api.CommandRequest, sure, wait b
 		return nil
 	}
 	return c.Wait(ctx, done.Epoch)
+}
+
+// Repair has all nodes compare what they hold, and says who does not.
+func (c *Console) Repair(ctx context.Context, r api.RepairRequest) error {
+	result, err := c.Cluster.Repair(ctx, r)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return c.json(result)
+	}
+	return c.write(Repair(result))
+}
+
+// Recover has the node that is asked go on without those that are gone: sure or not, it shows
+// first what that means, and asks if it is not sure.
+func (c *Console) Recover(ctx context.Context, sure bool) error {
+	p, err := c.Cluster.PlanRecovery(ctx)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		err = c.json(p)
+	} else {
+		err = c.write(Recovery(p))
+	}
+	if err != nil {
+		return err
+	}
+	if !sure {
+		if !c.Asks {
+			return fmt.Errorf("%w: there is nobody to ask, so say --yes", errUnconfirmed)
+		}
+		if err := c.confirm(ctx); err != nil {
+			return err
+		}
+	}
+	r := api.RecoveryRequest{Epoch: p.Epoch}
+	for _, n := range p.Survivors {
+		r.Survivors = append(r.Survivors, n.ID)
+	}
+	done, err := c.Cluster.Recover(ctx, r)
+	if err != nil {
+		return err
+	}
+	return c.write(fmt.Sprintf("Recovered, as of epoch %d\n", done.Epoch))
 }
 
 // plain commands move nothing by themselves.

@@ -18,7 +18,9 @@ type fakeCluster struct {
 	states []any // *api.ClusterStatus or error
 	asked  int
 	done   []api.CommandRequest
-	err    error
+
+	recovered []api.RecoveryRequest
+	err       error
 }
 
 func (f *fakeCluster) Status(context.Context) (*api.ClusterStatus, error) {
@@ -37,6 +39,22 @@ func (f *fakeCluster) Plan(context.Context, api.CommandRequest) (*api.ClusterPla
 func (f *fakeCluster) Do(_ context.Context, r api.CommandRequest) (api.CommandResult, error) {
 	f.done = append(f.done, r)
 	return api.CommandResult{Epoch: 13}, f.err
+}
+
+func (f *fakeCluster) PlanRecovery(context.Context) (*api.RecoveryPlan, error) {
+	return &api.RecoveryPlan{
+		Epoch: 7, Next: 1_000_000_000, Survivors: []api.NamedNode{{ID: "01AA", Name: "host-1"}}, Gone: []api.NamedNode{{ID: "01AB"}, {ID: "01AC", Name: "host-3"}},
+		Voters: 3, LostVoters: 2, WriteQuorum: 2, Losses: []float64{0, 0, 1, 0},
+	}, f.err
+}
+
+func (*fakeCluster) Repair(context.Context, api.RepairRequest) (api.RepairResult, error) {
+	return api.RepairResult{Nodes: 2, Unreached: map[string]string{"01BB": "it is gone"}}, nil
+}
+
+func (f *fakeCluster) Recover(_ context.Context, r api.RecoveryRequest) (api.CommandResult, error) {
+	f.recovered = append(f.recovered, r)
+	return api.CommandResult{Epoch: 1_000_000_000}, f.err
 }
 
 func console(f *fakeCluster, in string, asks bool, width int) (*Console, *strings.Builder) {
@@ -178,5 +196,38 @@ func TestRequestsReachTheCluster(t *testing.T) {
 	want := api.CommandRequest{Op: "replace", Old: "a", New: "b"}
 	if err := con.Change(t.Context(), want, true, false); err != nil || !reflect.DeepEqual(f.done, []api.CommandRequest{want}) {
 		t.Errorf("%v, done %+v", err, f.done)
+	}
+}
+
+// A recovery says what it means, and does what it has shown.
+func TestRecoveryIsConfirmed(t *testing.T) {
+	for _, c := range []struct {
+		in               string
+		asks, sure, done bool
+	}{
+		{"y\n", true, false, true},
+		{"n\n", true, false, false},
+		{"", false, false, false},
+		{"", false, true, true},
+	} {
+		f := &fakeCluster{}
+		con, out := console(f, c.in, c.asks, 0)
+		err := con.Recover(t.Context(), c.sure)
+		if (err == nil) != c.done || (len(f.recovered) == 1) != c.done {
+			t.Errorf("%+v: %v, recovered %+v", c, err, f.recovered)
+		}
+		for _, says := range []string{"host-3", "2 of the 3 voters are gone", "epoch 1000000000", "100.0% of all series have 2 or more of their 3 owners among the gone"} {
+			if !strings.Contains(out.String(), says) {
+				t.Errorf("%+v: nothing of %q in\n%s", c, says, out)
+			}
+		}
+		if want := (api.RecoveryRequest{Epoch: 7, Survivors: []string{"01AA"}}); c.done && !reflect.DeepEqual(f.recovered[0], want) {
+			t.Errorf("%+v: %+v", c, f.recovered)
+		}
+	}
+	f := &fakeCluster{err: errors.New("a majority is there")}
+	con, _ := console(f, "y\n", true, 0)
+	if err := con.Recover(t.Context(), true); err == nil || len(f.recovered) > 0 {
+		t.Errorf("%v, recovered %+v", err, f.recovered)
 	}
 }

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,6 +14,9 @@ import (
 
 // clock is how times of the day are shown, in UTC as in the node's logs.
 const clock = "2006-01-02 15:04:05 MST"
+
+// minute is how times of samples are shown, in UTC.
+const minute = "2006-01-02 15:04"
 
 // minPrefix is how much of an ID is shown at least.
 const minPrefix = 8
@@ -57,6 +61,16 @@ func (n names) list(ids []string) string {
 	return strings.Join(list, ", ")
 }
 
+// Repair renders who compares what it holds.
+func Repair(r api.RepairResult) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d nodes compare what they hold; starling cluster status shows how much is left\n", r.Nodes)
+	for _, id := range slices.Sorted(maps.Keys(r.Unreached)) {
+		fmt.Fprintf(&b, "%s does not: %s\n", id, r.Unreached[id])
+	}
+	return b.String()
+}
+
 // columns aligns cells that tabs separate.
 func columns(b *strings.Builder, write func(w *tabwriter.Writer)) {
 	var aligned strings.Builder
@@ -99,7 +113,16 @@ func (v *view) head() {
 		return
 	}
 	v.say("Cluster %s at epoch %d, as %s sees it", v.ClusterID, v.Epoch, v.names.of(v.Self))
+	if v.Generation > 0 {
+		v.say("It is in generation %d: it was recovered from the loss of a majority", v.Generation)
+	}
+	if v.Apart != "" {
+		v.say("%s", v.Apart)
+	}
 	v.say("%d copies of each series, %d confirm a write", v.copies(), v.WriteQuorum)
+	if v.Crowded > 0 {
+		v.say("%s of the series have copies in fewer zones than they could: a zone has fewer than half as many nodes as the mean", percent(v.Crowded))
+	}
 }
 
 func (v *view) copies() int {
@@ -129,9 +152,21 @@ func (v *view) nodes() {
 					share += " -> " + percent(n.Share.Target)
 				}
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", n.Name, v.names.prefix[n.ID], dash(n.Zone), slot, v.state(n), n.Epoch, series, bytes, share)
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", n.Name, v.names.prefix[n.ID], v.zone(n), slot, v.state(n), n.Epoch, series, bytes, share)
 		}
 	})
+}
+
+// zone is where a node is, and where it is to be counted when the transition has ended.
+func (v *view) zone(n api.NodeStatus) string {
+	if v.Transition != nil {
+		for _, s := range v.Transition.Slots {
+			if s.Node == n.ID && s.Zone != n.Zone {
+				return dash(n.Zone) + " -> " + dash(s.Zone)
+			}
+		}
+	}
+	return dash(n.Zone)
 }
 
 // state is what gossip says of a node, and which way it goes.
@@ -215,7 +250,7 @@ func (v *view) awaited() string {
 func progress(c api.CopyStatus, paused bool) string {
 	switch {
 	case c.Ready:
-		return fmt.Sprintf("%s\t100%%\tready\t%s samples", bar(1), count(float64(c.Samples)))
+		return fmt.Sprintf("%s\t100%%\tready\t%s samples, %s", bar(1), count(float64(c.Samples)), size(float64(c.Bytes)))
 	case c.Silent:
 		return "?\t\tit does not answer"
 	case c.Started == nil:
@@ -230,12 +265,15 @@ func progress(c api.CopyStatus, paused bool) string {
 	case c.SecondsLeft > 0:
 		left = "about " + span(seconds(c.SecondsLeft)) + " left"
 	}
-	cells := []string{bar(c.Done), fmt.Sprintf("%d%%", int(100*c.Done)), left, count(float64(c.Samples)) + " samples"}
-	if c.SamplesLeft > 0 {
-		cells[3] += ", about " + count(float64(c.SamplesLeft)) + " to come"
+	cells := []string{bar(c.Done), fmt.Sprintf("%d%%", int(100*c.Done)), left, fmt.Sprintf("%s samples, %s", count(float64(c.Samples)), size(float64(c.Bytes)))}
+	if c.BytesLeft > 0 {
+		cells[3] += ", about " + size(float64(c.BytesLeft)) + " to come"
 	}
-	if c.SamplesPerSecond > 0 {
-		cells = append(cells, count(c.SamplesPerSecond)+" samples/s")
+	if c.BytesPerSecond > 0 {
+		cells = append(cells, size(c.BytesPerSecond)+"/s")
+	}
+	if c.Until != nil {
+		cells = append(cells, "all before "+c.Until.UTC().Format(minute))
 	}
 	return strings.Join(cells, "\t")
 }
@@ -262,6 +300,14 @@ func (v *view) damage() {
 			suspect = ", suspect"
 		}
 		v.say("Damage on %s: %s %s, found %s%s: %s", v.names.of(v.Self), d.Kind, d.Name, d.Found.UTC().Format(clock), suspect, d.Detail)
+	}
+	for _, n := range v.Nodes {
+		if n.Damaged > 0 && n.ID != v.Self {
+			v.say("Damage on %s: ranges of time that it makes good from other owners: %d; ask it for details", v.names.of(n.ID), n.Damaged)
+		}
+		if n.Comparing > 0 {
+			v.say("Repair: %s is to compare %d windows of two hours with the other owners", v.names.of(n.ID), n.Comparing)
+		}
 	}
 }
 
@@ -314,7 +360,11 @@ func Plan(p *api.ClusterPlan) string {
 		columns(&b, func(w *tabwriter.Writer) {
 			fmt.Fprintln(w, "SLOT\tNOW\tTHEN")
 			for _, s := range p.Slots {
-				fmt.Fprintf(w, "%d\t%s\t%s\n", s.Slot, occupant(names, s.Before), occupant(names, s.After))
+				now, then := occupant(names, s.Before), occupant(names, s.After)
+				if s.Before.Zone != s.After.Zone && now == then {
+					now, then = now+" in zone "+dash(s.Before.Zone), then+" in zone "+dash(s.After.Zone)
+				}
+				fmt.Fprintf(w, "%d\t%s\t%s\n", s.Slot, now, then)
 			}
 		})
 		b.WriteString("\n")
@@ -347,6 +397,40 @@ func Plan(p *api.ClusterPlan) string {
 		fmt.Fprintf(&b, "Warning: %s\n", w)
 	}
 	return b.String()
+}
+
+// Recovery renders what a recovery would do.
+func Recovery(p *api.RecoveryPlan) string {
+	var b strings.Builder
+	say := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	say("Gone:     %s", nameNodes(p.Gone))
+	say("Go on:    %s", nameNodes(p.Survivors))
+	say("Table:    of epoch %d, continued as epoch %d", p.Epoch, p.Next)
+	say("")
+	say("%d of the %d voters are gone: if they only stopped, start them instead, and nothing has to be recovered", p.LostVoters, p.Voters)
+	say("Changes of the cluster that only those who are gone have agreed on after epoch %d are not continued", p.Epoch)
+	whole, short := 0.0, 0.0
+	for k, share := range p.Losses {
+		if k >= p.WriteQuorum {
+			short += share
+		}
+		if k == len(p.Losses)-1 {
+			whole = share
+		}
+	}
+	say("%s of all series have %d or more of their %d owners among the gone: what only those confirmed is missing until they are back",
+		percent(short), p.WriteQuorum, len(p.Losses)-1)
+	say("%s of all series have no other owner", percent(whole))
+	say("Whoever comes back takes part again, unless it was at a later epoch than %d: such a node says so in its log, and serves nobody", p.Epoch)
+	return b.String()
+}
+
+func nameNodes(nodes []api.NamedNode) string {
+	var ids, given []string
+	for _, n := range nodes {
+		ids, given = append(ids, n.ID), append(given, n.Name)
+	}
+	return dash(namesOf(ids, given).list(ids))
 }
 
 func occupant(names names, s api.SlotStatus) string {

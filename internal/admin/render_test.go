@@ -60,11 +60,12 @@ func moving() *api.ClusterStatus {
 	s.Nodes = append(s.Nodes, api.NodeStatus{ID: "01M8ZZZZZZWT5S02QRBCDSJW4Z", Name: "node-2", State: "alive", Epoch: 12, Share: &api.ShareStatus{Target: 1.0 / 3}})
 	s.Transition = &api.TransitionStatus{
 		Phase: "copying", Began: 12, Since: ago(192 * time.Second), ReplicationFactor: 3,
-		Slots:   []api.SlotStatus{{Node: s.Nodes[0].ID}, {Slot: 1, Node: s.Nodes[3].ID}, {Slot: 2, Node: s.Nodes[2].ID}},
+		Slots:   []api.SlotStatus{{Node: s.Nodes[0].ID, Zone: "y"}, {Slot: 1, Node: s.Nodes[3].ID}, {Slot: 2, Node: s.Nodes[2].ID, Zone: "z"}},
 		Awaited: []string{s.Nodes[2].ID, s.Nodes[3].ID},
 		Copying: []api.CopyStatus{
 			{Node: s.Nodes[0].ID, Ready: true, Done: 1, Started: ago(time.Minute)},
-			{Node: s.Nodes[3].ID, Done: 0.456, Samples: 1_200_000, SamplesLeft: 1_430_000, SamplesPerSecond: 41_000, SecondsLeft: 36, Started: ago(time.Minute)},
+			{Node: s.Nodes[3].ID, Done: 0.456, Samples: 1_200_000, SamplesLeft: 1_430_000, SamplesPerSecond: 41_000, SecondsLeft: 36, Started: ago(time.Minute),
+				Bytes: 1_700_000, BytesLeft: 2_030_000, BytesPerSecond: 58_000, Until: ago(30 * time.Hour)},
 			{Node: s.Nodes[2].ID, Silent: true},
 		},
 	}
@@ -79,7 +80,7 @@ func TestStatusIsReadable(t *testing.T) {
 	paused.Paused, paused.Transition.Since = true, nil
 	switching := settled()
 	switching.Transition = &api.TransitionStatus{Phase: "switching", Began: 12, Since: ago(2 * time.Second), Slots: switching.Slots[:2], Awaited: []string{switching.Nodes[1].ID}}
-	switching.Nodes[1].Epoch = 11
+	switching.Nodes[1].Epoch, switching.Crowded = 11, 1.0/3
 	fresh := &api.ClusterStatus{Self: "01M7YSNEEPJJ8Z3YB1GRAW1GHW", Nodes: []api.NodeStatus{{ID: "01M7YSNEEPJJ8Z3YB1GRAW1GHW", Name: "node-1", State: "alive"}}}
 	for name, s := range map[string]*api.ClusterStatus{"settled": settled(), "copying": moving(), "paused": paused, "switching": switching, "fresh": fresh} {
 		golden(t, "status-"+name, Status(s, now))
@@ -104,7 +105,7 @@ func TestPlanIsReadable(t *testing.T) {
 	nodes := []api.NodePlan{{ID: "01M7YSNEEPJJ8Z3YB1GRAW1GHW", Name: "node-1", Before: 0.5, After: 0.5}, {ID: "01M7YSNEGDWT5S02QRBCDSJW4Z", Name: "node-2", Before: 0.5}, {ID: "01M80ABCDEWT5S02QRBCDSJW4Z", After: 0.5}}
 	golden(t, "plan", Plan(&api.ClusterPlan{
 		Epoch: 7, Nodes: nodes, Share: 0.5, Optimum: 0.499, Series: 60_000, Bytes: 1 << 30, Seconds: 16, BytesPerSecond: 64 << 20,
-		Slots:    []api.SlotChange{{Slot: 1, Before: api.SlotStatus{Slot: 1, Node: nodes[1].ID, Removed: true}, After: api.SlotStatus{Slot: 1, Node: nodes[2].ID}}, {Slot: 2, Before: api.SlotStatus{Slot: 2, Node: nodes[2].ID}, After: api.SlotStatus{Slot: 2}}},
+		Slots:    []api.SlotChange{{Slot: 1, Before: api.SlotStatus{Slot: 1, Node: nodes[1].ID, Removed: true}, After: api.SlotStatus{Slot: 1, Node: nodes[2].ID}}, {Slot: 2, Before: api.SlotStatus{Slot: 2, Node: nodes[2].ID}, After: api.SlotStatus{Slot: 2}}, {Before: api.SlotStatus{Node: nodes[0].ID}, After: api.SlotStatus{Node: nodes[0].ID, Zone: "y"}}},
 		Moves:    []api.MovePlan{{From: nodes[0].ID, To: nodes[2].ID, Share: 0.25, Series: 60_000, Bytes: 1 << 30}, {To: nodes[2].ID, Share: 0.25}},
 		Warnings: []string{"25.0% of all copies have no owner left"},
 	}))

@@ -20,10 +20,17 @@ type ClusterStatus struct {
 	Self string `json:"self"`
 	// Epoch, ReplicationFactor and Slots are those of the table this node works with, by
 	// its current assignment.
-	Epoch             uint64       `json:"epoch"`
+	Epoch uint64 `json:"epoch"`
+	// Generation counts the recoveries from the loss of a majority.
+	Generation        uint64       `json:"generation,omitempty"`
 	ReplicationFactor int          `json:"replicationFactor"`
 	WriteQuorum       int          `json:"writeQuorum"`
 	Slots             []SlotStatus `json:"slots"`
+	// Crowded is about which part of the series, from 0 to 1, have copies in fewer zones than
+	// they could, because a zone has too few nodes.
+	Crowded float64 `json:"crowded,omitempty"`
+	// Apart says why this node serves nobody, if the cluster was recovered without it.
+	Apart string `json:"apart,omitempty"`
 	// Transition leads to another assignment; nil if there is none.
 	Transition *TransitionStatus `json:"transition,omitempty"`
 	// Waiting is how many changes wait for the transition to end.
@@ -99,14 +106,20 @@ type CopyStatus struct {
 	Silent bool `json:"silent,omitempty"`
 	// Ready nodes hold all that they are to own.
 	Ready bool `json:"ready"`
-	// Done is the part of the time with samples that is copied, from 0 to 1.
-	Done float64 `json:"done"`
+	// Done is the part of the data that is copied, from 0 to 1: all before Until, which is nil
+	// at the beginning and at the end. It goes through time.
+	Done  float64    `json:"done"`
+	Until *time.Time `json:"until,omitempty"`
 	// Samples were lacking and are stored; SamplesLeft may still be lacking.
 	Samples     int64 `json:"samples"`
 	SamplesLeft int64 `json:"samplesLeft,omitempty"`
-	// SamplesPerSecond is measured since the copying began, or went on after a pause or a
-	// restart.
+	// Bytes are those of the chunks that came from other nodes.
+	Bytes     int64 `json:"bytes"`
+	BytesLeft int64 `json:"bytesLeft,omitempty"`
+	// SamplesPerSecond and BytesPerSecond are measured since the copying began, or went on
+	// after a pause or a restart.
 	SamplesPerSecond float64    `json:"samplesPerSecond,omitempty"`
+	BytesPerSecond   float64    `json:"bytesPerSecond,omitempty"`
 	SecondsLeft      float64    `json:"secondsLeft,omitempty"`
 	Started          *time.Time `json:"started,omitempty"`
 }
@@ -131,6 +144,10 @@ type NodeStatus struct {
 	Holds *HoldingStatus `json:"holds,omitempty"`
 	// Share is nil for a node that owns no copies, and is to own none.
 	Share *ShareStatus `json:"share,omitempty"`
+	// Comparing is how many windows of two hours the node is to compare with other owners
+	// soon, Damaged how many ranges of time it makes good.
+	Comparing int `json:"comparing,omitempty"`
+	Damaged   int `json:"damaged,omitempty"`
 }
 
 // HoldingStatus is how much lies on a node.

@@ -36,6 +36,8 @@ type CommandRequest struct {
 	Op string `json:"op,omitempty"`
 	// Nodes belongs to leave and remove.
 	Nodes []string `json:"nodes,omitempty"`
+	// AcceptLoss belongs to remove: what only those nodes held is lost.
+	AcceptLoss bool `json:"acceptLoss,omitempty"`
 	// Old and New belong to replace.
 	Old string `json:"old,omitempty"`
 	New string `json:"new,omitempty"`
@@ -114,7 +116,10 @@ var commands = map[string]func(r *CommandRequest, nodes []NodeStatus) (table.Com
 
 func leaving(kind table.Kind) func(*CommandRequest, []NodeStatus) (table.Command, error) {
 	return func(r *CommandRequest, nodes []NodeStatus) (table.Command, error) {
-		c := table.Command{Kind: kind}
+		c := table.Command{Kind: kind, AcceptLoss: r.AcceptLoss}
+		if c.AcceptLoss && kind != table.Remove {
+			return c, errors.New("acceptLoss belongs to remove")
+		}
 		if len(r.Nodes) == 0 {
 			return c, errors.New("nodes is missing: which are to go?")
 		}
@@ -149,8 +154,8 @@ func replacing(r *CommandRequest, nodes []NodeStatus) (table.Command, error) {
 }
 
 func replicating(r *CommandRequest, _ []NodeStatus) (table.Command, error) {
-	if r.ReplicationFactor < 1 || r.ReplicationFactor > maxReplicationFactor {
-		return table.Command{}, fmt.Errorf("replicationFactor is %d, want 1 to %d", r.ReplicationFactor, maxReplicationFactor)
+	if r.ReplicationFactor < 1 || r.ReplicationFactor > table.MaxReplicationFactor {
+		return table.Command{}, fmt.Errorf("replicationFactor is %d, want 1 to %d", r.ReplicationFactor, table.MaxReplicationFactor)
 	}
 	return table.Command{Kind: table.Replicate, ReplicationFactor: r.ReplicationFactor}, nil
 }
@@ -158,9 +163,6 @@ func replicating(r *CommandRequest, _ []NodeStatus) (table.Command, error) {
 func plain(kind table.Kind) func(*CommandRequest, []NodeStatus) (table.Command, error) {
 	return func(*CommandRequest, []NodeStatus) (table.Command, error) { return table.Command{Kind: kind}, nil }
 }
-
-// maxReplicationFactor is that of --cluster.replication-factor.
-const maxReplicationFactor = 16
 
 // alive is the state of a node that gossip reaches.
 const alive = "alive"
@@ -228,7 +230,7 @@ func (a *API) propose(op string) http.HandlerFunc {
 			a.answerError(w, badData{err})
 			return
 		}
-		a.logger.Info("An operator changes the cluster", "command", c.Kind, "nodes", c.Nodes, "lost", c.Lost, "replication_factor", c.ReplicationFactor, "client", r.RemoteAddr)
+		a.logger.Info("An operator changes the cluster", "command", c.Kind, "nodes", c.Nodes, "lost", c.Lost, "accept_loss", c.AcceptLoss, "replication_factor", c.ReplicationFactor, "client", r.RemoteAddr)
 		epoch, err := a.opts.Admin.Propose(r.Context(), c)
 		if err != nil {
 			a.answerCommandError(w, err)
@@ -253,13 +255,21 @@ func (a *API) plan(w http.ResponseWriter, r *http.Request) {
 	a.send(w, http.StatusOK, &v1.Response{Status: "success", Data: p})
 }
 
+// readCommand reads the body of a command, which may be empty.
+func readCommand(r *http.Request, into any) error {
+	d := json.NewDecoder(r.Body)
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("read the command: %w", err)
+	}
+	return nil
+}
+
 // parseCommand reads a command, which is named by the body unless by op.
 func (a *API) parseCommand(r *http.Request, op string) (table.Command, error) {
 	var req CommandRequest
-	d := json.NewDecoder(r.Body)
-	d.DisallowUnknownFields()
-	if err := d.Decode(&req); err != nil && !errors.Is(err, io.EOF) {
-		return table.Command{}, fmt.Errorf("read the command: %w", err)
+	if err := readCommand(r, &req); err != nil {
+		return table.Command{}, err
 	}
 	if op == "" {
 		op = req.Op

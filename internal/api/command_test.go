@@ -22,6 +22,8 @@ type fakeAdmin struct {
 	mu       sync.Mutex
 	proposed *table.Command
 	planned  *table.Command
+
+	recovered *RecoveryRequest
 }
 
 func (*fakeAdmin) Members() []NodeStatus {
@@ -48,6 +50,17 @@ func (f *fakeAdmin) Propose(_ context.Context, c table.Command) (uint64, error) 
 	return 8, f.err
 }
 
+func (f *fakeAdmin) PlanRecovery(context.Context) (*RecoveryPlan, error) {
+	return &RecoveryPlan{Epoch: 7, Next: 1e9, Survivors: []NamedNode{{ID: "01AA"}}}, f.err
+}
+
+func (f *fakeAdmin) Recover(_ context.Context, r RecoveryRequest) (uint64, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.recovered = &r
+	return 1e9, f.err
+}
+
 func (f *fakeAdmin) taken() (proposed, planned *table.Command) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -58,7 +71,7 @@ func (f *fakeAdmin) taken() (proposed, planned *table.Command) {
 
 func administered(t *testing.T) (*fixture, *fakeAdmin) {
 	admin := &fakeAdmin{}
-	return newFixture(t, func(o *Options) { o.Admin = admin }), admin
+	return newFixture(t, func(o *Options) { o.Admin, o.Recoverer = admin, admin }), admin
 }
 
 // post sends a body as JSON, unless the header says otherwise.
@@ -92,6 +105,7 @@ func TestCommands(t *testing.T) {
 		{"remove", `{"nodes":["01AB"]}`, table.Command{Kind: table.Remove, Nodes: []table.NodeID{"01AB"}}},
 		{"remove", `{"nodes":["host-3"]}`, table.Command{Kind: table.Remove, Nodes: []table.NodeID{"01BB"}}},
 		{"remove", `{"nodes":["od"]}`, table.Command{Kind: table.Remove, Nodes: []table.NodeID{"host"}}},
+		{"remove", `{"nodes":["01AB"],"acceptLoss":true}`, table.Command{Kind: table.Remove, Nodes: []table.NodeID{"01AB"}, AcceptLoss: true}},
 		{"replace", `{"old":"01AB","new":"01BA"}`, table.Command{Kind: table.Replace, Nodes: []table.NodeID{"01AB", "01BA"}, Lost: true}},
 		{"replace", `{"old":"host-3","new":"01BA"}`, table.Command{Kind: table.Replace, Nodes: []table.NodeID{"01BB", "01BA"}, Lost: true}},
 		{"replace", `{"old":"host","new":"01BA"}`, table.Command{Kind: table.Replace, Nodes: []table.NodeID{"host", "01BA"}, Lost: true}},

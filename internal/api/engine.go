@@ -28,9 +28,9 @@ type PromQLFeatures struct {
 	TypeAndUnitLabels bool
 }
 
-// ParsePromQLFeatures reads Prometheus's names for features. Names that have nothing to
-// do with queries are an error, and so are unknown ones.
-func ParsePromQLFeatures(names []string) (PromQLFeatures, error) {
+// ParsePromQLFeatures reads Prometheus's names for features. Names that have nothing to do
+// with queries are passed over.
+func ParsePromQLFeatures(names []string) PromQLFeatures {
 	// Duration expressions are always on, as they are in Prometheus by now.
 	f := PromQLFeatures{Parser: parser.Options{ExperimentalDurationExpr: true}}
 	for _, name := range names {
@@ -41,8 +41,6 @@ func ParsePromQLFeatures(names []string) (PromQLFeatures, error) {
 			f.Parser.EnableExtendedRangeSelectors = true
 		case "promql-binop-fill-modifiers":
 			f.Parser.EnableBinopFillModifiers = true
-		case "promql-duration-expr":
-			// The name is accepted as Prometheus accepts it.
 		case "promql-per-step-stats":
 			f.PerStepStats = true
 		case "promql-delayed-name-removal":
@@ -51,11 +49,9 @@ func ParsePromQLFeatures(names []string) (PromQLFeatures, error) {
 			f.UseStartTimestamps = true
 		case "type-and-unit-labels":
 			f.TypeAndUnitLabels = true
-		default:
-			return PromQLFeatures{}, fmt.Errorf("--enable-feature: %q is not a feature of PromQL", name)
 		}
 	}
-	return f, nil
+	return f
 }
 
 // EngineOptions configure the query engine.

@@ -44,6 +44,10 @@ type Options struct {
 	Info Info
 	// Admin changes the cluster.
 	Admin Admin
+	// Recoverer leads it out of the loss of a majority.
+	Recoverer Recoverer
+	// Repairer has the nodes compare what they hold.
+	Repairer Repairer
 	// Limits bound the reads; zero fields take their default.
 	Limits Limits
 	// Serving returns nil if the node can take part in reads and writes, and otherwise why
@@ -166,6 +170,8 @@ func (o *Options) fill() error {
 		{"Writes", o.Writes != nil},
 		{"Info.Cluster", o.Info.Cluster != nil},
 		{"Admin", o.Admin != nil},
+		{"Recoverer", o.Recoverer != nil},
+		{"Repairer", o.Repairer != nil},
 		{"Serving", o.Serving != nil},
 		{"Ready", o.Ready != nil},
 	} {

@@ -27,7 +27,7 @@ func (q readQueryable) Querier(mint, maxt int64) (storage.Querier, error) {
 	if err != nil {
 		return failedQuerier{err}, nil
 	}
-	return readQuerier{next}, nil
+	return readQuerier{readLabels{next}, next}, nil
 }
 
 // ChunkQuerier never fails, as Querier.
@@ -36,7 +36,7 @@ func (q readQueryable) ChunkQuerier(mint, maxt int64) (storage.ChunkQuerier, err
 	if err != nil {
 		return failedChunkQuerier{failedQuerier{err}}, nil
 	}
-	return readChunkQuerier{next}, nil
+	return readChunkQuerier{readLabels{next}, next}, nil
 }
 
 // report classifies err and tells the verdict of the request in ctx.
@@ -58,20 +58,26 @@ func note(ctx context.Context, warnings annotations.Annotations) annotations.Ann
 	return warnings
 }
 
-type readQuerier struct{ storage.Querier }
+// readLabels is what queriers of samples and of chunks have in common.
+type readLabels struct{ storage.LabelQuerier }
 
-func (q readQuerier) LabelValues(ctx context.Context, name string, hints *storage.LabelHints, ms ...*labels.Matcher) ([]string, annotations.Annotations, error) {
-	values, warnings, err := q.Querier.LabelValues(ctx, name, hints, ms...)
+func (q readLabels) LabelValues(ctx context.Context, name string, hints *storage.LabelHints, ms ...*labels.Matcher) ([]string, annotations.Annotations, error) {
+	values, warnings, err := q.LabelQuerier.LabelValues(ctx, name, hints, ms...)
 	return values, note(ctx, warnings), report(ctx, err)
 }
 
-func (q readQuerier) LabelNames(ctx context.Context, hints *storage.LabelHints, ms ...*labels.Matcher) ([]string, annotations.Annotations, error) {
-	names, warnings, err := q.Querier.LabelNames(ctx, hints, ms...)
+func (q readLabels) LabelNames(ctx context.Context, hints *storage.LabelHints, ms ...*labels.Matcher) ([]string, annotations.Annotations, error) {
+	names, warnings, err := q.LabelQuerier.LabelNames(ctx, hints, ms...)
 	return names, note(ctx, warnings), report(ctx, err)
 }
 
+type readQuerier struct {
+	readLabels
+	next storage.Querier
+}
+
 func (q readQuerier) Select(ctx context.Context, sorted bool, hints *storage.SelectHints, ms ...*labels.Matcher) storage.SeriesSet {
-	return &readSeriesSet{SeriesSet: q.Querier.Select(ctx, sorted, hints, ms...), ctx: ctx}
+	return &readSeriesSet{SeriesSet: q.next.Select(ctx, sorted, hints, ms...), ctx: ctx}
 }
 
 // readSeriesSet adds reporting to a series set. Asking for warnings before the first series
@@ -136,20 +142,13 @@ type readIterator struct {
 
 func (i *readIterator) Err() error { return report(i.ctx, i.Iterator.Err()) }
 
-type readChunkQuerier struct{ storage.ChunkQuerier }
-
-func (q readChunkQuerier) LabelValues(ctx context.Context, name string, hints *storage.LabelHints, ms ...*labels.Matcher) ([]string, annotations.Annotations, error) {
-	values, warnings, err := q.ChunkQuerier.LabelValues(ctx, name, hints, ms...)
-	return values, note(ctx, warnings), report(ctx, err)
-}
-
-func (q readChunkQuerier) LabelNames(ctx context.Context, hints *storage.LabelHints, ms ...*labels.Matcher) ([]string, annotations.Annotations, error) {
-	names, warnings, err := q.ChunkQuerier.LabelNames(ctx, hints, ms...)
-	return names, note(ctx, warnings), report(ctx, err)
+type readChunkQuerier struct {
+	readLabels
+	next storage.ChunkQuerier
 }
 
 func (q readChunkQuerier) Select(ctx context.Context, sorted bool, hints *storage.SelectHints, ms ...*labels.Matcher) storage.ChunkSeriesSet {
-	return &readChunkSeriesSet{ChunkSeriesSet: q.ChunkQuerier.Select(ctx, sorted, hints, ms...), ctx: ctx}
+	return &readChunkSeriesSet{ChunkSeriesSet: q.next.Select(ctx, sorted, hints, ms...), ctx: ctx}
 }
 
 // readChunkSeriesSet adds reporting to a set of chunks. Warnings are noted with the first

@@ -30,6 +30,9 @@ func (a *API) routes() http.Handler {
 		handle("POST "+path, path, a.administered(a.propose(op)))
 	}
 	handle("POST "+apiPrefix+"/cluster/plan", apiPrefix+"/cluster/plan", a.administered(a.plan))
+	handle("POST "+apiPrefix+"/cluster/repair", apiPrefix+"/cluster/repair", a.administered(a.repair))
+	get(apiPrefix+"/cluster/recover", a.planRecovery)
+	handle("POST "+apiPrefix+"/cluster/recover", apiPrefix+"/cluster/recover", a.administered(a.recover))
 	get(apiPrefix+"/metadata", a.read(readPath{gate: a.readGate}, a.whenServing(compressed(a.metadata))))
 	get(apiPrefix+"/status/tsdb", a.read(readPath{gate: a.readGate}, a.whenServing(compressed(a.tsdbStatus))))
 	get("/federate", a.read(readPath{gate: a.readGate, text: true}, a.whenServing(compressed(a.federate))))

@@ -28,7 +28,7 @@ import (
 
 // Writer stores batches. An error means that some valid sample is short of its write
 // quorum and the sender should try again; what is invalid is in the result instead.
-// The batch is the Writer's to read for as long as it likes.
+// A Writer that reads the batch beyond its answer retains it.
 type Writer interface {
 	Write(ctx context.Context, b *series.Batch) (series.Result, error)
 }
@@ -256,6 +256,7 @@ func (h *WriteHandlers) write(w http.ResponseWriter, r *http.Request, protocol s
 	if decoded == nil {
 		return a
 	}
+	defer decoded.Batch.Release()
 	var res series.Result
 	var err error
 	if b := &decoded.Batch; len(b.Series)+len(b.Metadata) > 0 {

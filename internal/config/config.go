@@ -14,6 +14,8 @@ import (
 
 	"github.com/alecthomas/units"
 	"github.com/prometheus/common/model"
+
+	"github.com/starling-tsdb/starling/internal/table"
 )
 
 // WAL sync modes, the values of --storage.wal-sync.
@@ -29,7 +31,6 @@ const (
 const (
 	maxClusterName = 64
 	maxZone        = 64
-	maxReplicas    = 16
 	// minTransferRate is a second or so of the writes of a small cluster.
 	minTransferRate = 64 * units.Kibibyte
 )
@@ -237,8 +238,8 @@ func (c *Cluster) check() error {
 		return Flagged("cluster.name", fmt.Errorf("%q must have 1 to %d bytes", c.Name, maxClusterName))
 	case len(c.Zone) > maxZone:
 		return Flagged("cluster.zone", fmt.Errorf("%q has more than %d bytes", c.Zone, maxZone))
-	case c.ReplicationFactor < 1 || c.ReplicationFactor > maxReplicas:
-		return Flagged("cluster.replication-factor", fmt.Errorf("%d is not between 1 and %d", c.ReplicationFactor, maxReplicas))
+	case c.ReplicationFactor < 1 || c.ReplicationFactor > table.MaxReplicationFactor:
+		return Flagged("cluster.replication-factor", fmt.Errorf("%d is not between 1 and %d", c.ReplicationFactor, table.MaxReplicationFactor))
 	case c.BootstrapExpect < 0:
 		return Flagged("cluster.bootstrap-expect", fmt.Errorf("%d is negative", c.BootstrapExpect))
 	case c.TransferRate < minTransferRate:

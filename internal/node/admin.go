@@ -160,6 +160,9 @@ func warnings(c table.Command, next *table.Table, waits bool, p *plan.Plan, desc
 			say("%s is %s: nothing ends before it is back; remove gives it up", name, state)
 		}
 	}
+	if c.AcceptLoss {
+		sayLosses(say, next.Reading())
+	}
 	for _, m := range p.Moves {
 		if m.From == "" {
 			say("%.1f%% of all copies have no owner left that they could be made from: those series are lost", 100*m.Share)
@@ -168,6 +171,10 @@ func warnings(c table.Command, next *table.Table, waits bool, p *plan.Plan, desc
 	if target := next.Target(); target.Copies() < target.ReplicationFactor {
 		say("too few nodes are left: each series has %d copies instead of %d", target.Copies(), target.ReplicationFactor)
 	}
+	if p.TargetCrowded > 0 {
+		say("%.1f%% of the series have copies in fewer zones than they could, now %.1f%%: a zone has fewer than half as many nodes as the mean",
+			100*p.TargetCrowded, 100*p.CurrentCrowded)
+	}
 	if waits {
 		say("another transition is ending: this one begins afterwards")
 	}
@@ -175,6 +182,24 @@ func warnings(c table.Command, next *table.Table, waits bool, p *plan.Plan, desc
 		say("copying is paused: resume lets it go on")
 	}
 	return w
+}
+
+// sayLosses says what is lost with the removed nodes of an assignment.
+func sayLosses(say func(string, ...any), a *table.Assignment) {
+	unsure, none := 0.0, 0.0
+	for gone, share := range plan.Losses(a, nil) {
+		switch {
+		case gone == a.Copies():
+			none += share
+		case gone >= a.WriteQuorum():
+			unsure += share
+		}
+	}
+	if unsure+none > 0 {
+		say("%.1f%% of all series have no owner left: they are lost, and no write of them succeeds before their new owners are in place", 100*none)
+		say("%.1f%% of all series have owners left, but %d or more of their %d are given up: what only those held is lost, and nobody can tell what that was", 100*unsure, a.WriteQuorum(), a.Copies())
+		say("be sure that the nodes that are given up are stopped: what they acknowledge from now on is lost as well")
+	}
 }
 
 func oneSlot(number int, s table.Slot) api.SlotStatus {

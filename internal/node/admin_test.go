@@ -119,19 +119,23 @@ func TestWarnings(t *testing.T) {
 		from    *table.Table
 		command table.Command
 		dead    table.NodeID
-		moves   []plan.Move
+		plan    plan.Plan
 		want    []string
 	}{
-		{"all is well", settled, table.Command{Kind: table.Leave, Nodes: []table.NodeID{"c"}}, "", nil, nil},
-		{"a dead node cannot leave", settled, table.Command{Kind: table.Leave, Nodes: []table.NodeID{"c"}}, "c", nil, []string{"c is dead: nothing ends"}},
-		{"a dead node is removed", tableOf(t, 3, "a", "b", "c", "d"), table.Command{Kind: table.Remove, Nodes: []table.NodeID{"d"}}, "d", nil, nil},
-		{"one that is alive is removed", tableOf(t, 3, "a", "b", "c", "d"), table.Command{Kind: table.Remove, Nodes: []table.NodeID{"d"}}, "", nil, []string{"d is alive and is given up"}},
-		{"another one is dead", settled, table.Command{Kind: table.Leave, Nodes: []table.NodeID{"c"}}, "a", nil, []string{"a is dead: nothing ends"}},
-		{"too few are left", settled, table.Command{Kind: table.Leave, Nodes: []table.NodeID{"b", "c"}}, "", nil, []string{"too few nodes are left: each series has 1 copies instead of 2"}},
-		{"nobody has them", settled, table.Command{Kind: table.Leave, Nodes: []table.NodeID{"c"}}, "", []plan.Move{{To: "a", Share: 0.25}}, []string{"25.0% of all copies"}},
-		{"paused", applied(t, settled, table.Command{Kind: table.Pause}), table.Command{Kind: table.Leave, Nodes: []table.NodeID{"c"}}, "", nil, []string{"copying is paused"}},
+		{"all is well", settled, table.Command{Kind: table.Leave, Nodes: []table.NodeID{"c"}}, "", plan.Plan{}, nil},
+		{"a dead node cannot leave", settled, table.Command{Kind: table.Leave, Nodes: []table.NodeID{"c"}}, "c", plan.Plan{}, []string{"c is dead: nothing ends"}},
+		{"a dead node is removed", tableOf(t, 3, "a", "b", "c", "d"), table.Command{Kind: table.Remove, Nodes: []table.NodeID{"d"}}, "d", plan.Plan{}, nil},
+		{"one that is alive is removed", tableOf(t, 3, "a", "b", "c", "d"), table.Command{Kind: table.Remove, Nodes: []table.NodeID{"d"}}, "", plan.Plan{}, []string{"d is alive and is given up"}},
+		{"another one is dead", settled, table.Command{Kind: table.Leave, Nodes: []table.NodeID{"c"}}, "a", plan.Plan{}, []string{"a is dead: nothing ends"}},
+		{"too few are left", settled, table.Command{Kind: table.Leave, Nodes: []table.NodeID{"b", "c"}}, "", plan.Plan{}, []string{"too few nodes are left: each series has 1 copies instead of 2"}},
+		{"nobody has them", settled, table.Command{Kind: table.Leave, Nodes: []table.NodeID{"c"}}, "", plan.Plan{Moves: []plan.Move{{To: "a", Share: 0.25}}}, []string{"25.0% of all copies"}},
+		{"a small zone", settled, table.Command{Kind: table.Leave, Nodes: []table.NodeID{"c"}}, "", plan.Plan{TargetCrowded: 1. / 3}, []string{"33.3% of the series have copies in fewer zones than they could, now 0.0%"}},
+		{"a loss is accepted", tableOf(t, 3, "a", "b", "c"), table.Command{Kind: table.Remove, Nodes: []table.NodeID{"b", "c"}, AcceptLoss: true}, "", plan.Plan{}, []string{
+			"b is alive", "c is alive", "0.0% of all series have no owner left", "100.0% of all series have owners left, but 2 or more of their 3", "be sure", "too few nodes are left",
+		}},
+		{"paused", applied(t, settled, table.Command{Kind: table.Pause}), table.Command{Kind: table.Leave, Nodes: []table.NodeID{"c"}}, "", plan.Plan{}, []string{"copying is paused"}},
 	} {
-		got := warnings(c.command, applied(t, c.from, c.command), false, &plan.Plan{Moves: c.moves}, func(id table.NodeID) (string, cluster.MemberState) {
+		got := warnings(c.command, applied(t, c.from, c.command), false, &c.plan, func(id table.NodeID) (string, cluster.MemberState) {
 			if id == c.dead {
 				return string(id), cluster.Dead
 			}

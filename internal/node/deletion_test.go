@@ -85,7 +85,7 @@ func TestAnOldCopyIsNotReady(t *testing.T) {
 		if second.readyFor() == 0 {
 			t.Error("the node that has joined was not ready")
 		}
-		second.outdated.Store(&outdated{})
+		starts{second.Node}.Outdated("n0", 7)
 		if ready := second.readyFor(); ready != 0 {
 			t.Errorf("the old copy is ready for %d", ready)
 		}

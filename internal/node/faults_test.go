@@ -28,10 +28,10 @@ type memory struct {
 // asked for, and nothing that was never sent. STARLING_FAULT_SEEDS sets how many
 // histories are tried.
 func TestAcknowledgedIsAnswered(t *testing.T) {
-	for seed := range faultSeeds(t, 20) {
+	for seed := range faultSeeds(t, 10) {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) { runHistory(t, uint64(seed)) })
+			synctest.Test(t, func(t *testing.T) { newHistory(t, uint64(seed)).run() })
 		})
 	}
 }
@@ -51,17 +51,25 @@ func faultSeeds(t *testing.T, seeds int) int {
 // newHistory begins with three nodes.
 func newHistory(t *testing.T, seed uint64) *history {
 	t.Helper()
-	f := newFlock(t)
-	f.fresh("n0", "n1", "n2")
+	h := emptyHistory(t, seed)
+	for i, m := range h.fresh("n0", "n1", "n2") {
+		h.ips[m.name] = ip(i + 1)
+	}
+	return h
+}
+
+// emptyHistory has no nodes yet.
+func emptyHistory(t *testing.T, seed uint64) *history {
+	t.Helper()
 	return &history{
-		flock: f, rng: rand.New(rand.NewPCG(seed, 7)), ips: map[string]string{"n0": ip(1), "n1": ip(2), "n2": ip(3)},
+		flock: newFlock(t), rng: rand.New(rand.NewPCG(seed, 7)), ips: map[string]string{}, zones: map[string]string{},
 		memory: memory{map[string]float64{}, map[string]float64{}, map[string]string{}},
 	}
 }
 
-func runHistory(t *testing.T, seed uint64) {
-	h := newHistory(t, seed)
-	f, rng := h.flock, h.rng
+func (h *history) run() {
+	h.Helper()
+	rng := h.rng
 	for range 150 {
 		h.step()
 		pause := time.Duration(rng.IntN(400)) * time.Millisecond
@@ -70,19 +78,27 @@ func runHistory(t *testing.T, seed uint64) {
 		}
 		<-time.After(pause)
 	}
+	h.settle()
+}
+
+// settle ends a history: once all faults heal, everything works again, and every copy is
+// whole.
+func (h *history) settle() {
+	h.Helper()
 	if h.writes == 0 || h.answers == 0 {
-		t.Errorf("%d writes were acknowledged and %d queries answered: nothing was tested", h.writes, h.answers)
+		h.Errorf("%d writes were acknowledged and %d queries answered: nothing was tested", h.writes, h.answers)
 	}
-	// Once all faults heal, everything works again.
-	f.net.Heal()
+	h.net.Heal()
 	h.startAll()
-	for _, m := range f.nodes {
-		f.eventually(time.Minute, m.name+" answers again", func() error { return h.check(m, true) })
+	for _, m := range h.nodes {
+		h.eventually(time.Minute, m.name+" answers again", func() error { return h.check(m, true) })
 	}
-	// And every copy is whole.
-	f.caughtUp(2 * time.Minute)
+	for _, m := range h.nodes {
+		h.eventually(5*time.Minute, m.name+" is whole", m.whole)
+	}
+	h.caughtUp(2 * time.Minute)
 	h.wantAll()
-	t.Logf("%d writes acknowledged, %d refused; %d queries answered, %d refused", h.writes, h.refusedWrites, h.answers, h.refusedQueries)
+	h.Logf("%d logs damaged; %d writes acknowledged, %d refused; %d queries answered, %d refused", h.damages, h.writes, h.refusedWrites, h.answers, h.refusedQueries)
 }
 
 // wantAll has every member hold all that was acknowledged and that it owns.
@@ -99,8 +115,13 @@ func (h *history) wantAll() {
 type history struct {
 	*flock
 	memory
-	rng                                            *rand.Rand
-	ips                                            map[string]string // by node name
+	rng        *rand.Rand
+	ips, zones map[string]string // by node name
+	// damaging has the logs of nodes that crash be damaged, one node's at a time: damaged is
+	// the last one, and damages how many there were.
+	damaging                                       bool
+	damaged                                        string
+	damages                                        int
 	writes, refusedWrites, answers, refusedQueries int
 }
 
@@ -114,7 +135,11 @@ func (h *history) step() {
 		}
 	case p < 88:
 		if len(h.nodes) > 1 {
-			h.any().crash()
+			m := h.any()
+			m.crash()
+			if h.damaging {
+				h.damage(m)
+			}
 		}
 	case p < 94:
 		h.startAll()
@@ -139,7 +164,9 @@ func (h *history) startAll() {
 
 func (h *history) start(name string) {
 	if h.nodes[name] == nil {
-		h.flock.start(name, h.ips[name], func(c *config.Cluster) { c.Join, c.BootstrapExpect = seeds(3), 3 })
+		h.flock.start(name, h.ips[name], func(c *config.Cluster) {
+			c.Join, c.BootstrapExpect, c.Zone = seeds(3), 3, h.zones[name]
+		})
 	}
 }
 

@@ -142,12 +142,18 @@ func seeds(n int) []string {
 // eventually polls on virtual time.
 func (f *flock) eventually(within time.Duration, what string, check func() error) {
 	f.Helper()
+	f.eventuallyEvery(100*time.Millisecond, within, what, check)
+}
+
+// eventuallyEvery polls at an interval.
+func (f *flock) eventuallyEvery(interval, within time.Duration, what string, check func() error) {
+	f.Helper()
 	var err error
 	for start := time.Now(); time.Since(start) < within; {
 		if err = check(); err == nil {
 			return
 		}
-		<-time.After(100 * time.Millisecond)
+		<-time.After(interval)
 	}
 	f.Fatalf("%s: not within %s: %v", what, within, err)
 }
@@ -258,8 +264,14 @@ func (m *member) query(expr string, params ...string) answer {
 	return a
 }
 
-func (m *member) get(path string) answer {
-	resp, err := m.http.Get("http://" + m.ip + ":9080" + path)
+func (m *member) get(path string) answer { return read(m.http.Get("http://" + m.ip + ":9080" + path)) }
+
+// post sends a command as JSON.
+func (m *member) post(path, body string) answer {
+	return read(m.http.Post("http://"+m.ip+":9080"+path, "application/json", strings.NewReader(body)))
+}
+
+func read(resp *http.Response, err error) answer {
 	if err != nil {
 		return answer{text: err.Error()}
 	}

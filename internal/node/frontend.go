@@ -10,12 +10,15 @@ import (
 
 	"github.com/prometheus/common/version"
 	promconfig "github.com/prometheus/prometheus/config"
+	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/util/features"
 	v1 "github.com/prometheus/prometheus/web/api/v1"
 
 	"github.com/starling-tsdb/starling/internal/api"
+	"github.com/starling-tsdb/starling/internal/handles"
+	"github.com/starling-tsdb/starling/internal/placement"
 	"github.com/starling-tsdb/starling/internal/query"
 	"github.com/starling-tsdb/starling/internal/receive"
 )
@@ -24,13 +27,7 @@ import (
 func (n *Node) openFrontend(*teardown) error {
 	c := &n.opts.Config
 	has := func(feature string) bool { return slices.Contains(c.Features, feature) }
-	promqlFeatures, err := api.ParsePromQLFeatures(slices.DeleteFunc(slices.Clone(c.Features), func(f string) bool {
-		_, err := api.ParsePromQLFeatures([]string{f})
-		return err != nil
-	}))
-	if err != nil {
-		return err
-	}
+	promqlFeatures := api.ParsePromQLFeatures(c.Features)
 	registry := features.NewRegistry()
 	promqlParser := parser.NewParser(promqlFeatures.Parser)
 	engine, err := api.NewEngine(api.EngineOptions{
@@ -53,7 +50,13 @@ func (n *Node) openFrontend(*teardown) error {
 			TypeAndUnitLabels: has("type-and-unit-labels"),
 			OTLP:              promconfig.DefaultOTLPConfig,
 			NativeDelta:       has("otlp-native-delta-ingestion"),
-			LookbackDelta:     time.Duration(c.Query.LookbackDelta),
+			Handles: handles.New(handles.Options{
+				MaxBytes:   handleBytes(debug.SetMemoryLimit(-1)),
+				Key:        func(ls labels.Labels) uint64 { return placement.Key(tenant, ls) },
+				Intern:     n.store.Intern,
+				Registerer: n.registry,
+			}),
+			LookbackDelta: time.Duration(c.Query.LookbackDelta),
 		}),
 		MaxInflightBytes: writeBytes(debug.SetMemoryLimit(-1)),
 		Logger:           n.logger,
@@ -72,7 +75,7 @@ func (n *Node) openFrontend(*teardown) error {
 			Retention:  n.retention(),
 			Features:   registry,
 		},
-		Admin: admin{n},
+		Admin: admin{n}, Recoverer: recoverer{n}, Repairer: repairer{n},
 		Limits: api.Limits{
 			QueryTimeout:      time.Duration(c.Query.Timeout),
 			MaxConcurrent:     c.Query.MaxConcurrency,
@@ -91,6 +94,10 @@ func (n *Node) openFrontend(*teardown) error {
 // writeBytes is what all write requests together may hold of a node's memory: a quarter,
 // as the garbage that they leave takes about as much again.
 func writeBytes(memory int64) int64 { return max(32<<20, min(512<<20, memory/4)) }
+
+// handleBytes is what the series that senders named lately may take of a node's memory: an
+// eighth, and without a limit as much as eight million series take.
+func handleBytes(memory int64) int64 { return max(16<<20, min(4<<30, memory/8)) }
 
 // clusterStats leaves the warnings to partial.Note: the handler of Prometheus has no
 // place for them.

@@ -6,24 +6,29 @@ import (
 	"math"
 	"time"
 
+	"github.com/prometheus/prometheus/model/labels"
 	promstorage "github.com/prometheus/prometheus/storage"
 
 	"github.com/starling-tsdb/starling/internal/handoff"
 	"github.com/starling-tsdb/starling/internal/placement"
+	"github.com/starling-tsdb/starling/internal/plan"
 	"github.com/starling-tsdb/starling/internal/proof"
 	"github.com/starling-tsdb/starling/internal/query"
 	"github.com/starling-tsdb/starling/internal/series"
 	"github.com/starling-tsdb/starling/internal/table"
 )
 
-// readyFor is the phase that this node is ready for, as the cluster is told. What an old copy of
-// the data directory says of that is not true any more.
+// readyFor is the phase that this node is ready for, as the cluster is told. With damage in its
+// data it is not ready any more.
 func (n *Node) readyFor() uint64 {
-	if n.mover == nil || n.outdated.Load() != nil {
+	if n.mover == nil || n.damaged() {
 		return 0
 	}
 	return n.mover.Ready()
 }
+
+// damaged tells whether this node lacks some of what it confirmed.
+func (n *Node) damaged() bool { return len(n.reader().State().Damage) > 0 }
 
 // move is what this node has to copy now, or nil.
 func (n *Node) move() *handoff.Move {
@@ -35,15 +40,31 @@ func (n *Node) move() *handoff.Move {
 		return nil
 	}
 	m := &handoff.Move{
-		Began: p.table.Transition.Began, From: p.reading.Assignment, Origins: make([]handoff.Origin, len(p.reading.Slots)), Paused: p.table.Paused,
+		Began: p.table.Transition.Began, Owners: n.owners(p, &proof.Part{Node: n.cluster.Self(), Gained: true, Ranges: proof.AllRanges}),
+		Gains:   p.reading.Unproven() || plan.Gains(p.reading.Assignment, p.table.Target(), n.cluster.Self()),
+		Damaged: n.damaged(), Paused: p.table.Paused,
 	}
 	n.copying.look(n.mover.Progress(), m, time.Now())
+	return m
+}
+
+// owners are those that queries read from, to copy a part from.
+func (n *Node) owners(p *placed, part *proof.Part) handoff.Owners {
+	wanted, dst := p.part(part), make([]int, 0, p.reading.Copies())
+	o := handoff.Owners{
+		From: p.reading.Assignment, MostCopies: p.reading.mostCopies, Origins: make([]handoff.Origin, len(p.reading.Slots)),
+		Placed: func(ls labels.Labels) (key uint64, owners []int, _ bool) {
+			key = placement.Key(tenant, ls)
+			dst = p.reading.slots.Owners(key, dst)
+			return key, dst, wanted(key)
+		},
+	}
 	for slot, s := range p.reading.Slots {
 		if s.Node != "" && !s.Removed {
-			m.Origins[slot] = origin{n.source(s.Node, p.table), n, p, s.Node}
+			o.Origins[slot] = origin{n.source(s.Node, p.table), n, p, s.Node, part}
 		}
 	}
-	return m
+	return o
 }
 
 // origin is a present owner that this node copies from.
@@ -52,6 +73,8 @@ type origin struct {
 	n  *Node
 	p  *placed
 	id table.NodeID
+	// part is what is copied.
+	part *proof.Part
 }
 
 // Oldest implements handoff.Origin.
@@ -64,11 +87,23 @@ func (o origin) Oldest(ctx context.Context) (int64, error) {
 }
 
 // Copy implements handoff.Origin.
-func (o origin) Copy(ctx context.Context, pf *proof.Proof, mint, maxt int64) promstorage.ChunkSeriesSet {
-	return o.Source.Select(ctx, query.SelectRequest{
-		Mint: mint, Maxt: maxt, Hints: &promstorage.SelectHints{Start: mint, End: maxt},
-		Matchers: handoff.Everything(), Proof: pf, GainedBy: o.n.cluster.Self(),
-	})
+func (o origin) Copy(ctx context.Context, pf *proof.Proof, ranges uint64, mint, maxt int64) promstorage.ChunkSeriesSet {
+	return o.Select(ctx, o.request(pf, ranges, mint, maxt))
+}
+
+// Sum implements handoff.Origin. A node does not copy from itself.
+func (o origin) Sum(ctx context.Context, pf *proof.Proof, ranges uint64, mint, maxt int64, encoded bool) (*proof.Sums, error) {
+	sel := selection(o.p.table, o.request(pf, ranges, mint, maxt))
+	sel.Encoded = encoded
+	return o.n.peers.Peer(o.id).Sum(ctx, o.p.table, sel)
+}
+
+// request asks for what is to be copied.
+func (o origin) request(pf *proof.Proof, ranges uint64, mint, maxt int64) query.SelectRequest {
+	return query.SelectRequest{
+		Mint: mint, Maxt: maxt, Hints: &promstorage.SelectHints{Start: mint, End: maxt}, Matchers: handoff.Everything(),
+		Proof: pf, Part: &proof.Part{Node: o.part.Node, Gained: o.part.Gained, Ranges: ranges},
+	}
 }
 
 // Metadata implements handoff.Origin.
@@ -77,10 +112,10 @@ func (o origin) Metadata(ctx context.Context) ([]series.Metadata, error) {
 	if err != nil {
 		return nil, err
 	}
-	gained := o.p.gained(o.n.cluster.Self())
+	wanted := o.p.part(o.part)
 	var families []series.Metadata
 	for family, list := range all {
-		if !gained(placement.FamilyKey(tenant, family)) {
+		if !wanted(placement.FamilyKey(tenant, family)) {
 			continue
 		}
 		for _, m := range list {

@@ -115,6 +115,12 @@ func TestGrowAndShrink(t *testing.T) {
 			f.caughtUp(time.Minute)
 			check()
 		}
+		for _, m := range f.nodes {
+			equal, all := m.metric(t, "starling_transition_windows_total", "equal"), m.metric(t, "starling_transition_windows_total")
+			if m != first && equal < all/2 || m.metric(t, "starling_transition_windows_total", "unread") > 0 {
+				t.Errorf("of %v windows that %s copied, %v are equal to those of the owners", all, m.name, equal)
+			}
+		}
 		for _, name := range []string{"n0", "n3"} {
 			leaving := f.nodes[name]
 			f.nodes["n1"].propose(table.Command{Kind: table.Leave, Nodes: []table.NodeID{leaving.cluster.Self()}})
@@ -187,9 +193,9 @@ func TestLostNodeIsReplaced(t *testing.T) {
 }
 
 // TestAcknowledgedIsAnsweredWhileDataMoves is TestAcknowledgedIsAnswered with nodes that join,
-// leave, are given up and replaced meanwhile.
+// leave, are given up and replaced, and come back in other zones meanwhile.
 func TestAcknowledgedIsAnsweredWhileDataMoves(t *testing.T) {
-	for seed := range faultSeeds(t, 10) {
+	for seed := range faultSeeds(t, 5) {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) { runMovingHistory(t, uint64(seed)) })
@@ -239,8 +245,8 @@ func runMovingHistory(t *testing.T, seed uint64) {
 		changes, epoch, len(members), h.writes, h.refusedWrites, h.answers, h.refusedQueries)
 }
 
-// change has a node join, leave or be given up, if the cluster takes that. It returns how many
-// changes it took.
+// change has a node join, leave, be given up or come back in another zone, if the cluster takes
+// that. It returns how many changes it took.
 func (h *history) change() int {
 	m := h.any()
 	p := m.placed.Load()
@@ -249,7 +255,7 @@ func (h *history) change() int {
 	}
 	nodes := p.table.Nodes()
 	c := table.Command{Nodes: []table.NodeID{nodes[h.rng.IntN(len(nodes))]}}
-	switch i := h.rng.IntN(4); {
+	switch i := h.rng.IntN(5); {
 	case i < 2 && len(h.ips) < 7:
 		name := fmt.Sprintf("n%d", len(h.ips))
 		h.ips[name] = ip(len(h.ips) + 1)
@@ -257,6 +263,11 @@ func (h *history) change() int {
 		return 1
 	case i == 2 && len(nodes) > 3:
 		c.Kind = table.Leave
+	case i == 3:
+		h.zones[m.name] = []string{"", "east", "west"}[h.rng.IntN(3)]
+		m.crash()
+		h.start(m.name)
+		return 1
 	default:
 		for _, n := range h.nodes {
 			if n.cluster.Self() == c.Nodes[0] {

@@ -37,6 +37,7 @@ import (
 	"github.com/starling-tsdb/starling/internal/handoff"
 	"github.com/starling-tsdb/starling/internal/ingest"
 	"github.com/starling-tsdb/starling/internal/query"
+	"github.com/starling-tsdb/starling/internal/repair"
 	"github.com/starling-tsdb/starling/internal/storage"
 	"github.com/starling-tsdb/starling/internal/table"
 	"github.com/starling-tsdb/starling/internal/transport"
@@ -76,29 +77,36 @@ type Node struct {
 	stopping atomic.Bool
 	// session tells this run of the node from others, in proofs.
 	session uint64
-	// outdated is set when the data directory turns out to be an old copy.
-	outdated atomic.Pointer[outdated]
-	placed   atomic.Pointer[placed]
-	// copying times how fast this node copies, and shares says who owns how much.
+	// outdating has one peer at a time say that the data directory is an old copy.
+	outdating sync.Mutex
+	placed    atomic.Pointer[placed]
+	// copying times how fast this node copies, shares says who owns how much, and heard what
+	// peers say of their horizons.
 	copying stopwatch
 	shares  shares
+	heard   heard
+	// disagreed is where queries found owners to disagree.
+	disagreed disagreements
 	// deletion ends when a newer table is adopted.
 	deletion deletion
 
-	http     net.Listener
-	rpc      *transport.Listener
-	store    *storage.Store
-	cluster  *cluster.Cluster
-	gaps     *gaps.Book
-	owner    *ingest.Owner
-	peers    *transport.Peers
-	server   *transport.Server
-	giver    *handoff.Giver
-	taker    *handoff.Taker
-	mover    *handoff.Mover
-	writes   *ingest.Coordinator
-	reads    *query.Fanout
-	frontend *api.API
+	http        net.Listener
+	rpc         *transport.Listener
+	store       *storage.Store
+	cluster     *cluster.Cluster
+	gaps        *gaps.Book
+	owner       *ingest.Owner
+	peers       *transport.Peers
+	server      *transport.Server
+	giver       *handoff.Giver
+	taker       *handoff.Taker
+	mover       *handoff.Mover
+	rebuilder   *repair.Rebuilder
+	comparer    *repair.Comparer
+	replication *replication
+	writes      *ingest.Coordinator
+	reads       *query.Fanout
+	frontend    *api.API
 }
 
 // New binds the node's addresses, opens its store and builds its parts. Errors name the
@@ -177,7 +185,7 @@ func (n *Node) openStore(built *teardown) error {
 		return config.Flagged("storage.tsdb.path", err)
 	}
 	built.add("gaps", func() error { n.gaps.Close(); return nil })
-	return loadOutdated(c.Path, &n.outdated)
+	return nil
 }
 
 func (n *Node) reader() reader { return reader{n.store, n} }
@@ -202,11 +210,15 @@ func maxSeries(flag int, memory int64) int {
 func (n *Node) joinParts(built *teardown) error {
 	flow := new(handoff.Flow)
 	n.owner = ingest.NewOwner(measuredStore{n.store, flow}, n.gaps)
+	if n.isOldCopy() {
+		n.owner.RefuseUntil(math.MaxUint64)
+	}
 	n.peers = transport.NewPeers(transport.PeersOptions{
 		Address:          func(id table.NodeID) (string, bool) { return n.cluster.Address(id) },
 		Dial:             n.opts.Network.Dial,
 		Tables:           tables{n},
 		Starts:           starts{n},
+		Horizons:         horizons{n},
 		MaxInFlightBytes: peerInFlightBytes,
 		Registerer:       n.registry,
 	})
@@ -227,16 +239,25 @@ func (n *Node) joinParts(built *teardown) error {
 		Self: n.cluster.Self(), Store: n.store, Damaged: storage.ErrDamaged, Table: tables{n}.Table, Peers: n.givers,
 		Logger: n.logger, Registerer: n.registry,
 	})
+	copying := handoff.CopierOptions{Self: n.cluster.Self(), Store: n.store, Damaged: storage.ErrDamaged}
+	n.rebuilder = repair.NewRebuilder(repair.RebuilderOptions{
+		Store: n.store, Copier: handoff.NewCopier(copying), Owners: n.rebuildFrom, Newest: n.newest, Renew: n.renew, TakeOver: n.takeOver,
+		Logger: n.logger, Registerer: n.registry,
+	})
+	n.comparer = repair.NewComparer(repair.ComparerOptions{
+		Store: n.store, Oldest: n.oldest, Shared: n.shared, Logger: n.logger, Registerer: n.registry,
+	})
 	n.mover, err = handoff.OpenMover(handoff.MoverOptions{
-		Self: n.cluster.Self(), Store: n.store, Damaged: storage.ErrDamaged, Expired: storage.ErrExpired, Dir: n.opts.Config.Storage.Path,
+		CopierOptions: copying, Dir: n.opts.Config.Storage.Path,
 		Move: n.move, Ready: n.cluster.Announce, Logger: n.logger, Registerer: n.registry,
 	})
 	if err != nil {
 		return config.Flagged("storage.tsdb.path", err)
 	}
 	n.registry.MustRegister(transitionCollector{n})
+	n.replication = newReplication(n)
 	n.server = transport.NewServer(transport.ServerOptions{
-		Self: n.cluster.Self(), Appender: n.owner, Reader: n.reader(), Giver: peerGiver{n.giver}, Tables: tables{n}, Starts: starts{n}, Reporter: reporter{n}, Membership: n.cluster,
+		Self: n.cluster.Self(), Appender: n.owner, Reader: n.reader(), Intern: n.store.Intern, Giver: peerGiver{n.giver}, Comparer: n.comparer, Tables: tables{n}, Starts: starts{n}, Horizons: horizons{n}, Reporter: reporter{n}, Membership: n.cluster,
 		Logger: n.logger, Registerer: n.registry,
 	})
 	n.writes = ingest.New(ingest.Options{
@@ -249,6 +270,8 @@ func (n *Node) joinParts(built *teardown) error {
 	})
 	n.reads = query.New(query.Options{
 		View:       n.view,
+		Horizon:    func() int64 { return n.store.Horizon().At() },
+		Disagree:   n.disagreed.add,
 		MaxBytes:   int64(n.opts.Config.Query.MaxSamples) * readBytesPerSample,
 		Logger:     n.logger,
 		Registerer: n.registry,
@@ -300,6 +323,10 @@ func (n *Node) Run(ctx context.Context) error {
 	var takers sync.WaitGroup
 	takers.Go(func() { n.taker.Run(takerCtx) })
 	takers.Go(func() { n.mover.Run(takerCtx) })
+	takers.Go(func() { n.rebuilder.Run(takerCtx) })
+	takers.Go(func() { n.comparer.Run(takerCtx) })
+	takers.Go(func() { n.repairRead(takerCtx) })
+	takers.Go(func() { n.replication.run(takerCtx) })
 	takers.Go(func() { (&pruner{n: n}).run(takerCtx) })
 
 	run("cluster", func() error { defer close(clusterDone); return n.cluster.Run(clusterCtx) })

@@ -1,34 +1,14 @@
 package node
 
 import (
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"sync/atomic"
+	"math"
+	"slices"
+	"time"
 
-	"github.com/starling-tsdb/starling/internal/config"
-	"github.com/starling-tsdb/starling/internal/statefile"
+	"github.com/starling-tsdb/starling/internal/damage"
 	"github.com/starling-tsdb/starling/internal/table"
 )
-
-// outdatedFile keeps, below the data directory, that the directory is an old copy.
-const outdatedFile = "outdated"
-
-// outdated says that a peer has seen a start of this node that its directory does not know: the
-// directory was put back from an old copy, and lacks what was confirmed since. The node then
-// still takes writes, but vouches for nothing that it holds.
-type outdated struct {
-	Starts     uint64       `json:"starts"`
-	Remembered uint64       `json:"remembered"`
-	By         table.NodeID `json:"by"`
-}
-
-// Error implements error.
-func (o *outdated) Error() string {
-	return fmt.Sprintf("the data directory is an old copy: this is start %d, but node %s has seen a start %d that is not in it; what was confirmed in between is missing, so no query is answered from it: start as a new node with an empty directory",
-		o.Starts, o.By, o.Remembered)
-}
 
 // starts implements transport.Starts.
 type starts struct{ n *Node }
@@ -44,29 +24,32 @@ func (s starts) Seen(id table.NodeID, starts, run uint64) uint64 {
 	return s.n.cluster.SeenStart(id, starts, run)
 }
 
-// Outdated implements transport.Starts. It is noted for good: after some more starts no peer
-// would notice any more.
+// Outdated implements transport.Starts: the directory was put back from an old copy, and lacks
+// what was confirmed since. That is noted as damage, which is made good by and by; until then the
+// node vouches for nothing that it holds, and confirms nothing before it is at a later epoch than
+// it can have been at. Then its starts are counted on from
+// the one that was seen: to be told once is enough.
 func (s starts) Outdated(by table.NodeID, seen uint64) {
-	o := &outdated{Starts: s.n.cluster.Starts(), Remembered: seen, By: by}
-	if !s.n.outdated.CompareAndSwap(nil, o) {
+	s.n.outdating.Lock()
+	defer s.n.outdating.Unlock()
+	own := s.n.cluster.Starts()
+	if seen < own {
 		return
 	}
-	s.n.logger.Error("This node vouches for nothing that it holds", "err", o)
-	if err := statefile.Save(s.n.opts.Config.Storage.Path, outdatedFile, o); err != nil {
+	s.n.owner.RefuseUntil(math.MaxUint64)
+	err := s.n.store.NoteDamage(damage.Range{
+		MinTime: math.MinInt64, MaxTime: math.MaxInt64, Kind: damage.OldCopy, Name: ".", Found: time.Now(),
+		Detail: fmt.Sprintf("the data directory is an old copy: this is start %d, but node %s has seen a start %d that is not in it; what was confirmed in between is missing", own, by, seen),
+	})
+	if err == nil {
+		err = s.n.cluster.CountStarts(seen + 1)
+	}
+	if err != nil {
 		s.n.logger.Error("That the data directory is an old copy could not be written down", "err", err)
 	}
 }
 
-// loadOutdated reads whether the directory is known to be an old copy.
-func loadOutdated(dir string, into *atomic.Pointer[outdated]) error {
-	var o outdated
-	err := statefile.Load(dir, outdatedFile, &o)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return nil
-	case err == nil || errors.Is(err, statefile.ErrDamaged):
-		into.Store(&o)
-		return nil
-	}
-	return config.Flagged("storage.tsdb.path", fmt.Errorf("%s: %w", filepath.Join(dir, outdatedFile), err))
+// isOldCopy tells whether the data directory is an old copy that is not made good yet.
+func (n *Node) isOldCopy() bool {
+	return slices.ContainsFunc(n.store.Damage(), func(r damage.Range) bool { return r.Kind == damage.OldCopy })
 }

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -38,12 +39,14 @@ type placed struct {
 type assigned struct {
 	*table.Assignment
 	slots *placement.Map
+	// crowded is about which part of the series have copies in fewer zones than they could.
+	crowded float64
 }
 
 func newPlaced(t *table.Table) *placed {
 	p := &placed{table: t}
 	for _, a := range t.Writing() {
-		next := &assigned{a, plan.Place(a)}
+		next := &assigned{a, plan.Place(a), plan.Crowded(a)}
 		p.writing, p.placements = append(p.writing, next), append(p.placements, next)
 		if a == t.Reading() {
 			p.reading = next
@@ -52,14 +55,27 @@ func newPlaced(t *table.Table) *placed {
 	return p
 }
 
+// crowded is about which part of the series have copies in fewer zones than they could, once
+// all is done.
+func (p *placed) crowded() float64 { return p.writing[len(p.writing)-1].crowded }
+
 // SeriesOwners implements ingest.Placement.
 func (a *assigned) SeriesOwners(s *series.Series, dst []int) []int {
+	if s.Handle != nil {
+		return a.slots.Owners(s.Handle.Key, dst)
+	}
 	return a.slots.Owners(placement.Key(tenant, s.Labels), dst)
 }
 
 // FamilyOwners implements ingest.Placement.
 func (a *assigned) FamilyOwners(family string, dst []int) []int {
 	return a.slots.Owners(placement.FamilyKey(tenant, family), dst)
+}
+
+// mostCopies returns how many copies of one series can lie on the nodes in the slots that are
+// told, and on those that were given up, together.
+func (a *assigned) mostCopies(told func(slot int) bool) int {
+	return a.slots.MostCopies(func(slot int) bool { return a.Slots[slot].Removed || told(slot) })
 }
 
 // owner tells for one node after the other whether a key is placed on it. It is not safe for
@@ -95,17 +111,36 @@ func (p *placed) owned(id table.NodeID) func(key uint64) bool {
 	}
 }
 
-// gained returns which keys a node owns by the target and not by the current assignment.
+// gained returns which keys a node owns by the target and not by the current assignment; all that
+// it owns by the target, where nobody may note what it lacks of the others.
 func (p *placed) gained(id table.NodeID) func(key uint64) bool {
 	now, then := p.writing[0].owner(id), p.writing[len(p.writing)-1].owner(id)
-	return func(key uint64) bool { return then.owns(key) && !now.owns(key) }
+	unproven := p.writing[0].Unproven()
+	return func(key uint64) bool { return then.owns(key) && (unproven || !now.owns(key)) }
+}
+
+// part returns which keys are of a part; of none, all are.
+func (p *placed) part(of *proof.Part) func(key uint64) bool {
+	if of == nil {
+		return func(uint64) bool { return true }
+	}
+	owns := p.owned(of.Node)
+	if of.Gained {
+		owns = p.gained(of.Node)
+	}
+	return func(key uint64) bool { return of.Ranges>>proof.KeyRange(key)&1 != 0 && owns(key) }
 }
 
 // adopt is called for one table after the other, once the table is on disk.
 func (n *Node) adopt(t *table.Table) {
 	next := newPlaced(t)
-	if before := n.placed.Load(); before != nil {
+	before := n.placed.Load()
+	if before != nil {
 		next.since = phaseSince(before, t, time.Now())
+	}
+	if crowded := next.crowded(); crowded > 0 && (before == nil || crowded != before.crowded()) {
+		n.logger.Warn("Copies of some series lie in fewer zones than they could: a zone has fewer than half as many nodes as the mean; losing another one makes them unavailable",
+			"epoch", t.Epoch, "series", fmt.Sprintf("%.1f%%", 100*crowded))
 	}
 	// Before anybody writes to this node what it did not own by the last table.
 	n.deletion.outdate(t.Epoch)
@@ -155,7 +190,7 @@ func (n *Node) view() (query.View, error) {
 		return query.View{}, errNotFormed
 	}
 	a := p.reading
-	v := query.View{Epoch: p.table.Epoch, Quorum: a.WriteQuorum() - a.Removed(), Copies: a.Copies(), Assignment: a.Assignment}
+	v := query.View{Epoch: p.table.Epoch, Quorum: a.WriteQuorum(), MostCopies: a.mostCopies, Copies: a.Copies(), Assignment: a.Assignment}
 	for slot, s := range a.Slots {
 		if s.Node != "" && !s.Removed {
 			v.Nodes = append(v.Nodes, query.Node{ID: s.Node, Slot: slot, Source: n.source(s.Node, p.table)})
@@ -175,10 +210,11 @@ func (n *Node) source(id table.NodeID, t *table.Table) query.Source {
 // tables is where peers find and leave tables.
 type tables struct{ n *Node }
 
-// Table implements transport.Tables.
+// Table implements transport.Tables. A node that the cluster was recovered without has none for
+// its peers: it answers no request.
 func (t tables) Table() *table.Table {
 	p := t.n.placed.Load()
-	if p == nil {
+	if p == nil || t.n.cluster.Apart() != nil {
 		return nil
 	}
 	return p.table

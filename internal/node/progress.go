@@ -22,14 +22,17 @@ type reporter struct{ n *Node }
 // Report implements transport.Reporter.
 func (s reporter) Report() transport.Report {
 	n := s.n
-	r := transport.Report{Oldest: math.MinInt64}
+	r := transport.Report{Oldest: math.MinInt64, Windows: n.comparer.Wanted(), Damaged: len(n.store.Damage())}
 	// A store that is being opened again says nothing, for as long as that takes.
 	if h, err := n.store.Holding(); err == nil {
 		r.Series, r.Bytes, r.Oldest = h.Series, h.Bytes, h.Oldest
+		for _, e := range h.Extents {
+			r.Extents = append(r.Extents, transport.Extent(e))
+		}
 	}
 	p := n.mover.Progress()
 	r.Copying = transport.Copying{
-		Began: p.Began, Until: p.Until, Ready: p.Ready, Samples: p.Samples, Started: p.Started, Timed: n.copying.read(time.Now()),
+		Began: p.Began, Until: p.Until, Ready: p.Ready, Samples: p.Samples, Bytes: p.Bytes, Started: p.Started, Timed: n.copying.read(time.Now()),
 	}
 	if now := n.placed.Load(); now != nil && now.table.Transition != nil {
 		r.PhaseBegan, r.PhaseSince = now.table.Transition.Began, now.since
@@ -92,14 +95,30 @@ func phaseSince(before *placed, t *table.Table, now time.Time) time.Time {
 	return now
 }
 
-// copyStatus is how far a copying is that began with an epoch, given the time of the oldest
-// sample in the cluster, in milliseconds. It goes through time from there to now.
-func copyStatus(c transport.Copying, began uint64, oldest int64, now time.Time) api.CopyStatus {
+// firstSeen is when the first node had a table of the phase that p is in; nil if nobody knows.
+// Reports may be from before p was adopted, this node's own among them.
+func firstSeen(p *placed, reports map[table.NodeID]transport.Report) *time.Time {
+	first := p.since
+	for _, r := range reports {
+		if r.PhaseBegan == p.table.Transition.Began && !r.PhaseSince.IsZero() && (first.IsZero() || r.PhaseSince.Before(first)) {
+			first = r.PhaseSince
+		}
+	}
+	if first.IsZero() {
+		return nil
+	}
+	first = first.UTC()
+	return &first
+}
+
+// copyStatus is how far a copying is that began with an epoch, given where in time the bytes are
+// that are copied from. It goes through time from the oldest one on.
+func copyStatus(c transport.Copying, began uint64, from []transport.Extent) api.CopyStatus {
 	var out api.CopyStatus
 	if c.Began != began {
 		return out
 	}
-	out.Ready, out.Samples = c.Ready, c.Samples
+	out.Ready, out.Samples, out.Bytes = c.Ready, c.Samples, c.Bytes
 	if !c.Started.IsZero() {
 		started := c.Started.UTC()
 		out.Started = &started
@@ -108,31 +127,65 @@ func copyStatus(c transport.Copying, began uint64, oldest int64, now time.Time) 
 		out.Done = 1
 		return out
 	}
-	out.Done = copied(c.Until, oldest, now)
-	if out.Done > 0 {
-		out.SamplesLeft = int64(float64(c.Samples) * (1 - out.Done) / out.Done)
+	if out.Done = copied(c.Until, from); out.Done > 0 {
+		left := (1 - out.Done) / out.Done
+		out.SamplesLeft, out.BytesLeft = int64(math.Round(float64(c.Samples)*left)), int64(math.Round(float64(c.Bytes)*left))
+	}
+	if c.Until > firstYear && c.Until < math.MaxInt64 {
+		until := time.UnixMilli(c.Until).UTC()
+		out.Until = &until
 	}
 	seconds := c.Timed.Ago.Seconds()
 	if seconds <= 0 {
 		return out
 	}
 	out.SamplesPerSecond = float64(c.Samples-c.Timed.Samples) / seconds
-	if speed := (out.Done - copied(c.Timed.Until, oldest, now)) / seconds; speed > 0 {
+	out.BytesPerSecond = float64(c.Bytes-c.Timed.Bytes) / seconds
+	if speed := (out.Done - copied(c.Timed.Until, from)) / seconds; speed > 0 {
 		out.SecondsLeft = (1 - out.Done) / speed
 	}
 	return out
 }
 
-// copied is which part of the time from the oldest sample to now is before a time.
-func copied(until, oldest int64, now time.Time) float64 {
-	switch all := float64(now.UnixMilli()) - float64(oldest); {
-	case until == math.MaxInt64:
-		return 1
-	case until <= oldest || all <= 0:
-		return 0
-	default:
-		return min(1, (float64(until)-float64(oldest))/all)
+// copyStatusOf is how far the copying of a node is in the present transition, if there is one.
+func copyStatusOf(p *placed, id table.NodeID, reports map[table.NodeID]transport.Report) api.CopyStatus {
+	if p.table.Transition == nil {
+		return api.CopyStatus{}
 	}
+	return copyStatus(reports[id].Copying, p.table.Transition.Began, sources(p, id, reports))
+}
+
+// sources are where in time the bytes are that a node copies from: those of the present owners
+// that have answered, but for itself.
+func sources(p *placed, id table.NodeID, reports map[table.NodeID]transport.Report) (from []transport.Extent) {
+	for _, owner := range p.reading.Nodes() {
+		if owner != id {
+			from = append(from, reports[owner].Extents...)
+		}
+	}
+	return from
+}
+
+// copied is which part of the bytes are before a time. Samples lie evenly in an extent.
+func copied(until int64, from []transport.Extent) float64 {
+	if until == math.MaxInt64 {
+		return 1
+	}
+	all, before := 0.0, 0.0
+	for _, e := range from {
+		bytes := float64(e.Bytes)
+		all += bytes
+		switch {
+		case e.Max < until:
+			before += bytes
+		case e.Min < until:
+			before += bytes * (float64(until) - float64(e.Min)) / (float64(e.Max) - float64(e.Min) + 1)
+		}
+	}
+	if all == 0 {
+		return 0
+	}
+	return before / all
 }
 
 // stopwatch remembers since when, and from where on, this process copies. It may be used
@@ -153,7 +206,7 @@ func (w *stopwatch) look(p handoff.Progress, m *handoff.Move, now time.Time) {
 	case p.Began != m.Began || p.Ready || m.Paused:
 		w.running = 0
 	case w.running != p.Began:
-		w.running, w.start, w.mark = p.Began, now, transport.Mark{Until: p.Until, Samples: p.Samples}
+		w.running, w.start, w.mark = p.Began, now, transport.Mark{Until: p.Until, Samples: p.Samples, Bytes: p.Bytes}
 	}
 }
 

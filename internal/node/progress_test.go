@@ -13,37 +13,56 @@ import (
 )
 
 func TestCopyStatus(t *testing.T) {
-	now := time.UnixMilli(1_700_000_000_000)
-	ago := func(d time.Duration) int64 { return now.Add(-d).UnixMilli() }
-	oldest, started := ago(100*time.Hour), now.Add(-time.Minute)
+	start := time.UnixMilli(1_700_000_000_000).UTC()
+	at := func(d time.Duration) int64 { return start.Add(d).UnixMilli() }
+	utc := func(d time.Duration) *time.Time { t := start.Add(d); return &t }
+	// Two nodes with two blocks each, the second one of them with three times as much.
+	from := []transport.Extent{
+		{Min: at(0), Max: at(10*time.Hour) - 1, Bytes: 50}, {Min: at(10 * time.Hour), Max: at(20*time.Hour) - 1, Bytes: 150},
+		{Min: at(0), Max: at(10*time.Hour) - 1, Bytes: 50}, {Min: at(10 * time.Hour), Max: at(20*time.Hour) - 1, Bytes: 150},
+	}
 	for _, c := range []struct {
 		name    string
 		copying transport.Copying
-		oldest  int64
+		from    []transport.Extent
 		want    api.CopyStatus
 	}{
-		{"nothing is said", transport.Copying{}, oldest, api.CopyStatus{}},
-		{"it is about an earlier phase", transport.Copying{Began: 4, Ready: true, Samples: 9}, oldest, api.CopyStatus{}},
-		{"at the beginning", transport.Copying{Began: 5, Until: math.MinInt64, Started: started, Timed: transport.Mark{Ago: time.Minute, Until: math.MinInt64}}, oldest,
-			api.CopyStatus{Started: &started}},
-		{"before the oldest sample", transport.Copying{Began: 5, Until: oldest - 1}, oldest, api.CopyStatus{}},
-		{"a quarter is done", transport.Copying{Began: 5, Until: ago(75 * time.Hour), Samples: 1000, Timed: transport.Mark{Ago: 10 * time.Second, Until: math.MinInt64}}, oldest,
-			api.CopyStatus{Done: 0.25, Samples: 1000, SamplesLeft: 3000, SamplesPerSecond: 100, SecondsLeft: 30}},
-		{"a half is done, half of that after a restart", transport.Copying{Began: 5, Until: ago(50 * time.Hour), Samples: 1000, Timed: transport.Mark{Ago: 10 * time.Second, Until: ago(75 * time.Hour), Samples: 600}}, oldest,
-			api.CopyStatus{Done: 0.5, Samples: 1000, SamplesLeft: 1000, SamplesPerSecond: 40, SecondsLeft: 20}},
-		{"it is paused", transport.Copying{Began: 5, Until: ago(50 * time.Hour), Samples: 1000}, oldest,
-			api.CopyStatus{Done: 0.5, Samples: 1000, SamplesLeft: 1000}},
-		{"all is copied, and gaps are open", transport.Copying{Began: 5, Until: math.MaxInt64, Samples: 7}, oldest, api.CopyStatus{Done: 1, Samples: 7}},
-		{"ready", transport.Copying{Began: 5, Until: math.MaxInt64, Ready: true, Samples: 7}, oldest, api.CopyStatus{Ready: true, Done: 1, Samples: 7}},
-		{"an empty cluster", transport.Copying{Began: 5, Until: ago(time.Hour)}, math.MaxInt64, api.CopyStatus{}},
-		{"samples of the future alone", transport.Copying{Began: 5, Until: ago(-2 * time.Hour)}, ago(-time.Hour), api.CopyStatus{}},
+		{"nothing is said", transport.Copying{}, from, api.CopyStatus{}},
+		{"it is about an earlier phase", transport.Copying{Began: 4, Ready: true, Samples: 9}, from, api.CopyStatus{}},
+		{"at the beginning", transport.Copying{Began: 5, Until: math.MinInt64, Started: start, Timed: transport.Mark{Ago: time.Minute, Until: math.MinInt64}}, from,
+			api.CopyStatus{Started: &start}},
+		{"before the oldest sample", transport.Copying{Began: 5, Until: at(-1)}, from, api.CopyStatus{Until: utc(-time.Millisecond)}},
+		{"the first blocks", transport.Copying{Began: 5, Until: at(10 * time.Hour), Samples: 1000, Bytes: 500, Timed: transport.Mark{Ago: 10 * time.Second, Until: math.MinInt64}}, from,
+			api.CopyStatus{Done: 0.25, Until: utc(10 * time.Hour), Samples: 1000, SamplesLeft: 3000, SamplesPerSecond: 100,
+				Bytes: 500, BytesLeft: 1500, BytesPerSecond: 50, SecondsLeft: 30}},
+		{"in the middle of a block, a part of it after a restart", transport.Copying{Began: 5, Until: at(12 * time.Hour), Samples: 1000, Bytes: 80,
+			Timed: transport.Mark{Ago: 10 * time.Second, Until: at(10 * time.Hour), Samples: 600, Bytes: 40}}, from,
+			api.CopyStatus{Done: 0.4, Until: utc(12 * time.Hour), Samples: 1000, SamplesLeft: 1500, SamplesPerSecond: 40,
+				Bytes: 80, BytesLeft: 120, BytesPerSecond: 4, SecondsLeft: 40}},
+		{"it is paused", transport.Copying{Began: 5, Until: at(10 * time.Hour), Samples: 1000}, from,
+			api.CopyStatus{Done: 0.25, Until: utc(10 * time.Hour), Samples: 1000, SamplesLeft: 3000}},
+		{"all is copied, and gaps are open", transport.Copying{Began: 5, Until: math.MaxInt64, Samples: 7}, from, api.CopyStatus{Done: 1, Samples: 7}},
+		{"ready", transport.Copying{Began: 5, Until: math.MaxInt64, Ready: true, Samples: 7, Bytes: 8}, from, api.CopyStatus{Ready: true, Done: 1, Samples: 7, Bytes: 8}},
+		{"an empty cluster", transport.Copying{Began: 5, Until: at(0)}, nil, api.CopyStatus{Until: utc(0)}},
 	} {
-		got := copyStatus(c.copying, 5, c.oldest, now)
-		if got.Started != nil && c.want.Started != nil && got.Started.Equal(*c.want.Started) {
-			got.Started = c.want.Started
-		}
+		got := copyStatus(c.copying, 5, c.from)
+		got.SecondsLeft, got.Done = math.Round(got.SecondsLeft*1e6)/1e6, math.Round(got.Done*1e6)/1e6
 		if !reflect.DeepEqual(got, c.want) {
 			t.Errorf("%s: %+v, want %+v", c.name, got, c.want)
+		}
+	}
+}
+
+// What a node copies from is what the present owners hold that have answered, but for itself.
+func TestSources(t *testing.T) {
+	p := &placed{reading: &assigned{Assignment: &table.Assignment{Slots: []table.Slot{{Node: "a"}, {Node: "b"}, {Node: "silent"}}}}}
+	reports := map[table.NodeID]transport.Report{}
+	for i, id := range []table.NodeID{"a", "b", "joining"} {
+		reports[id] = transport.Report{Extents: []transport.Extent{{Bytes: uint64(i)}}}
+	}
+	for id, want := range map[table.NodeID]int{"joining": 2, "a": 1} {
+		if got := sources(p, id, reports); len(got) != want {
+			t.Errorf("%s copies from %v, want %d", id, got, want)
 		}
 	}
 }
@@ -98,6 +117,31 @@ func TestPhaseSince(t *testing.T) {
 	} {
 		if got := phaseSince(&placed{table: in(c.before), since: c.since}, in(c.after), now); !got.Equal(c.want) {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+}
+
+// A phase that this node has just learned of has begun now, whatever was reported before.
+func TestFirstSeen(t *testing.T) {
+	at := time.UnixMilli(1_700_000_000_000).UTC()
+	report := func(began uint64, since time.Time) transport.Report {
+		return transport.Report{PhaseBegan: began, PhaseSince: since}
+	}
+	for _, tc := range []struct {
+		name    string
+		since   time.Time
+		reports map[table.NodeID]transport.Report
+		want    time.Time // zero for nobody knows
+	}{
+		{name: "reports are of the phase before", since: at, reports: map[table.NodeID]transport.Report{"a": report(6, at.Add(-time.Minute))}, want: at},
+		{name: "another node was earlier", since: at, reports: map[table.NodeID]transport.Report{"a": report(7, at.Add(-time.Second)), "b": report(7, at)}, want: at.Add(-time.Second)},
+		{name: "this node has restarted", reports: map[table.NodeID]transport.Report{"a": report(7, time.Time{}), "b": report(7, at)}, want: at},
+		{name: "all have restarted", reports: map[table.NodeID]transport.Report{"a": report(7, time.Time{})}},
+	} {
+		p := &placed{since: tc.since, table: &table.Table{Transition: &table.Transition{Began: 7}}}
+		got := firstSeen(p, tc.reports)
+		if (got == nil) != tc.want.IsZero() || got != nil && !got.Equal(tc.want) {
+			t.Errorf("%s: %v, want %v", tc.name, got, tc.want)
 		}
 	}
 }

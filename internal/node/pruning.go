@@ -7,7 +7,9 @@ import (
 
 	"github.com/prometheus/prometheus/model/labels"
 
+	"github.com/starling-tsdb/starling/internal/handoff"
 	"github.com/starling-tsdb/starling/internal/placement"
+	"github.com/starling-tsdb/starling/internal/table"
 )
 
 const (
@@ -32,11 +34,7 @@ type pruner struct {
 
 func (p *pruner) run(ctx context.Context) {
 	for wait := pruneLook; ; {
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if !handoff.Pause(ctx, wait) {
 			return
 		}
 		wait = p.look(ctx)
@@ -82,16 +80,18 @@ func (p *pruner) look(ctx context.Context) time.Duration {
 }
 
 // everybodyFollows tells whether the table is without a transition, has this node as an owner,
-// and every member has said to be at it: nobody reads by an older one.
+// and every member has said to be at it: nobody reads by an older one. A node that the cluster
+// was recovered without deletes nothing: it may be the last to hold it.
 func (n *Node) everybodyFollows(p *placed) bool {
-	if p == nil || p.table.Transition != nil {
+	if p == nil || p.table.Transition != nil || n.cluster.Apart() != nil {
 		return false
 	}
 	if _, owns := p.table.Current.SlotOf(n.cluster.Self()); !owns {
 		return false
 	}
 	for _, m := range n.cluster.Members() {
-		if p.table.Member(m.ID) && m.Epoch < p.table.Epoch {
+		other := table.Generation(m.Epoch) != table.Generation(p.table.Epoch)
+		if p.table.Member(m.ID) && (m.Epoch < p.table.Epoch || other) {
 			return false
 		}
 	}

@@ -10,6 +10,8 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	promstorage "github.com/prometheus/prometheus/storage"
 
+	"github.com/starling-tsdb/starling/internal/expiry"
+	"github.com/starling-tsdb/starling/internal/handoff"
 	"github.com/starling-tsdb/starling/internal/placement"
 	"github.com/starling-tsdb/starling/internal/proof"
 	"github.com/starling-tsdb/starling/internal/storage"
@@ -21,6 +23,10 @@ import (
 // again, or found damage, since it said what it holds.
 var errSession = errors.New("the node has started again, or found damage, since it said what it holds")
 
+// errExpired is an answer to a proof that reaches behind the horizon: whoever asks does so from
+// its own on, and this node's has risen since it said what it holds.
+var errExpired = errors.New("samples have expired on the node since it said what it holds")
+
 // reader reads this node's own store, for its own queries as for those of peers.
 type reader struct {
 	*storage.Store
@@ -29,17 +35,16 @@ type reader struct {
 
 // State implements transport.Reader.
 func (r reader) State() proof.State {
-	s := proof.State{Session: r.node.session, Gaps: r.node.gaps.Open()}
-	// Each finding is another session: what was said before does not hold any more.
+	// Each finding is another session: what was said before does not hold any more. It is
+	// counted before the damage is told of, so that is the order to look in.
+	s := proof.State{Session: r.node.session + r.Findings(), Gaps: r.node.gaps.Open()}
 	for _, d := range r.Damage() {
-		s.Session++
 		if !d.Suspect {
 			s.Damage = append(s.Damage, proof.Range{Min: d.MinTime, Max: d.MaxTime})
 		}
 	}
-	if r.node.outdated.Load() != nil {
-		s.Session = ^s.Session
-		s.Damage = []proof.Range{{Min: math.MinInt64, Max: math.MaxInt64}}
+	if h := r.Horizon().At(); h != expiry.None {
+		s.Expired = []proof.Range{{Min: math.MinInt64, Max: h - 1}}
 	}
 	return s
 }
@@ -52,8 +57,9 @@ func (r reader) Select(ctx context.Context, sel transport.Selection) (transport.
 	}
 	set := &ownSet{check: func() error { _, err := r.at(sel); return err }}
 	hints := sel.Hints
-	if sel.Proof != nil {
-		set.serves = r.serves(p, sel)
+	if sel.Proof != nil || sel.Part != nil {
+		serves := r.serves(p, sel)
+		set.serves = func(ls labels.Labels) bool { return serves(placement.Key(tenant, ls)) }
 		if hints != nil {
 			// The limit counts what is served.
 			own := *hints
@@ -64,31 +70,66 @@ func (r reader) Select(ctx context.Context, sel transport.Selection) (transport.
 	if set.querier, err = r.ChunkQuerier(sel.Mint, sel.Maxt); err != nil {
 		return nil, err
 	}
+	if start := start(sel); sel.Proof != nil && start < r.Horizon().At() {
+		return nil, errors.Join(errExpired, set.querier.Close())
+	}
 	set.ChunkSeriesSet = set.querier.Select(ctx, true, hints, sel.Matchers...)
-	if sel.GainedBy != "" {
+	if sel.Part != nil {
 		return struct {
 			promstorage.ChunkSeriesSet
 			io.Closer
-		}{r.node.giver.Pace(ctx, sel.GainedBy, set), set}, nil
+		}{r.node.giver.Pace(ctx, sel.Part.Node, set), set}, nil
 	}
 	return set, nil
 }
 
-// serves returns which series the node serves under a proof, of those that are asked for. It is
-// not safe for concurrent use.
-func (r reader) serves(p *placed, sel transport.Selection) func(labels.Labels) bool {
-	slot, _ := p.reading.SlotOf(r.node.cluster.Self())
-	share := sel.Proof.Share(slot)
-	owners := make([]int, 0, p.reading.Copies())
-	wanted := func(uint64) bool { return true }
-	if sel.GainedBy != "" {
-		wanted = p.gained(sel.GainedBy)
+// Sum implements transport.Reader.
+func (r reader) Sum(ctx context.Context, sel transport.Selection) (*proof.Sums, error) {
+	p, err := r.at(sel)
+	if err != nil {
+		return nil, err
 	}
-	return func(ls labels.Labels) bool {
+	serves, sums := r.serves(p, sel), new(proof.Sums)
+	into := []*proof.Sums{sums}
+	err = handoff.Sum(ctx, r.Store, proof.Range{Min: sel.Mint, Max: sel.Maxt}, sel.Matchers, sel.Encoded, func(ls labels.Labels) (uint64, []*proof.Sums) {
 		key := placement.Key(tenant, ls)
-		owners = p.reading.slots.Owners(key, owners)
-		return share.Serves(owners) && wanted(key)
+		if !serves(key) {
+			return key, nil
+		}
+		return key, into
+	})
+	if err != nil {
+		return nil, err
 	}
+	if sel.Proof != nil && sel.Mint < r.Horizon().At() {
+		return nil, errExpired
+	}
+	_, err = r.at(sel)
+	return sums, err
+}
+
+// start is the time of the oldest sample that a selection asks for, in milliseconds.
+func start(sel transport.Selection) int64 {
+	if sel.Hints == nil {
+		return sel.Mint
+	}
+	return sel.Hints.Start
+}
+
+// serves returns the keys of which series the node serves, of those that are asked for. It is
+// not safe for concurrent use.
+func (r reader) serves(p *placed, sel transport.Selection) func(key uint64) bool {
+	wanted, served := p.part(sel.Part), func(uint64) bool { return true }
+	if sel.Proof != nil {
+		slot, _ := p.reading.SlotOf(r.node.cluster.Self())
+		share := sel.Proof.Share(p.reading.Assignment, slot)
+		owners := make([]int, 0, p.reading.Copies())
+		served = func(key uint64) bool {
+			owners = p.reading.slots.Owners(key, owners)
+			return share.Serves(owners)
+		}
+	}
+	return func(key uint64) bool { return served(key) && wanted(key) }
 }
 
 // at returns the placement that a selection was planned by, if that is the present one, and

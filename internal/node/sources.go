@@ -37,7 +37,7 @@ func (s localSource) Select(ctx context.Context, req query.SelectRequest) promst
 
 func selection(t *table.Table, req query.SelectRequest) transport.Selection {
 	return transport.Selection{
-		Epoch: t.Epoch, Proof: req.Proof, Mint: req.Mint, Maxt: req.Maxt, Hints: req.Hints, Matchers: req.Matchers, GainedBy: req.GainedBy,
+		Epoch: t.Epoch, Proof: req.Proof, Mint: req.Mint, Maxt: req.Maxt, Hints: req.Hints, Matchers: req.Matchers, Part: req.Part,
 	}
 }
 

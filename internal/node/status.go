@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"time"
@@ -22,6 +21,9 @@ func (n *Node) serving() error {
 	if n.stopping.Load() {
 		return errors.New("the node is stopping")
 	}
+	if err := n.cluster.Apart(); err != nil {
+		return err
+	}
 	p := n.placed.Load()
 	if p == nil {
 		return errNotFormed
@@ -37,9 +39,6 @@ func (n *Node) serving() error {
 func (n *Node) ready() error {
 	if err := errors.Join(n.serving(), n.store.Ready()); err != nil {
 		return err
-	}
-	if o := n.outdated.Load(); o != nil {
-		return o
 	}
 	members := len(n.placed.Load().table.Nodes())
 	if missing := n.missing(); 2*len(missing) >= members && len(missing) > 0 {
@@ -69,17 +68,23 @@ func (s status) Status(ctx context.Context) api.ClusterStatus {
 	if p := s.n.placed.Load(); p != nil {
 		t := p.table
 		out.ClusterID, out.Epoch, out.ReplicationFactor, out.WriteQuorum = t.ClusterID, t.Epoch, t.Current.ReplicationFactor, t.Current.WriteQuorum()
+		out.Generation = table.Generation(t.Epoch)
 		out.Slots = slotStatus(&t.Current)
-		out.Transition, out.Waiting, out.Paused = s.n.transitionStatus(t, reports), len(t.Waiting), t.Paused
+		out.Crowded = p.writing[0].crowded
+		out.Transition, out.Waiting, out.Paused = s.n.transitionStatus(p, reports), len(t.Waiting), t.Paused
 		for _, share := range s.n.shares.between(&t.Current, t.Target()).Nodes {
 			if i := slices.IndexFunc(out.Nodes, func(n api.NodeStatus) bool { return n.ID == string(share.Node) }); i >= 0 {
 				out.Nodes[i].Share = &api.ShareStatus{Current: share.Before, Target: share.After}
 			}
 		}
 	}
+	if err := s.n.cluster.Apart(); err != nil {
+		out.Apart = err.Error()
+	}
 	for i := range out.Nodes {
 		if r, ok := reports[table.NodeID(out.Nodes[i].ID)]; ok {
 			out.Nodes[i].Holds = &api.HoldingStatus{Series: r.Series, Bytes: r.Bytes}
+			out.Nodes[i].Comparing, out.Nodes[i].Damaged = r.Windows, r.Damaged
 		}
 	}
 	for _, r := range s.n.store.Damage() {
@@ -106,30 +111,23 @@ func (n *Node) nodeStatus() []api.NodeStatus {
 	return nodes
 }
 
-func (n *Node) transitionStatus(t *table.Table, reports map[table.NodeID]transport.Report) *api.TransitionStatus {
-	tr := t.Transition
+func (n *Node) transitionStatus(p *placed, reports map[table.NodeID]transport.Report) *api.TransitionStatus {
+	tr := p.table.Transition
 	if tr == nil {
 		return nil
 	}
 	out := &api.TransitionStatus{
 		Phase: string(tr.Phase), Began: tr.Began,
 		ReplicationFactor: tr.Target.ReplicationFactor, Slots: slotStatus(&tr.Target), Awaited: []string{},
+		Since: firstSeen(p, reports),
 	}
 	for _, id := range n.cluster.Awaited() {
 		out.Awaited = append(out.Awaited, string(id))
 	}
-	oldest := int64(math.MaxInt64)
-	for _, r := range reports {
-		oldest = min(oldest, r.Oldest)
-		if r.PhaseBegan == tr.Began && !r.PhaseSince.IsZero() && (out.Since == nil || r.PhaseSince.Before(*out.Since)) {
-			since := r.PhaseSince.UTC()
-			out.Since = &since
-		}
-	}
 	if tr.Phase == table.Copying {
 		for _, id := range tr.Target.Nodes() {
-			r, answered := reports[id]
-			c := copyStatus(r.Copying, tr.Began, oldest, time.Now())
+			_, answered := reports[id]
+			c := copyStatusOf(p, id, reports)
 			c.Node, c.Silent = string(id), !answered
 			c.Ready = c.Ready || !slices.Contains(out.Awaited, string(id))
 			out.Copying = append(out.Copying, c)

@@ -9,11 +9,13 @@ import (
 	"github.com/starling-tsdb/starling/internal/table"
 )
 
-// transitionCollector shows how far a transition is, as far as this node knows without
-// asking others.
+// transitionCollector shows how copies are placed, and how far a transition is, as far as this
+// node knows without asking others.
 type transitionCollector struct{ n *Node }
 
 var (
+	crowdedDesc = prometheus.NewDesc("starling_placement_crowded_ratio",
+		"About which part of the series have copies in fewer zones than they could, because a zone has too few nodes.", nil, nil)
 	phaseDesc = prometheus.NewDesc("starling_transition_phase",
 		"1 for the phase of the transition that is under way.", []string{"phase"}, nil)
 	beganDesc = prometheus.NewDesc("starling_transition_began_epoch",
@@ -36,7 +38,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (transitionCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{phaseDesc, beganDesc, sinceDesc, awaitedDesc, waitingDesc, pausedDesc, readyDesc, untilDesc, leftDesc} {
+	for _, d := range []*prometheus.Desc{crowdedDesc, phaseDesc, beganDesc, sinceDesc, awaitedDesc, waitingDesc, pausedDesc, readyDesc, untilDesc, leftDesc} {
 		ch <- d
 	}
 }
@@ -50,6 +52,7 @@ func (c transitionCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
+	gauge(crowdedDesc, p.reading.crowded)
 	var now table.Transition
 	if p.table.Transition != nil {
 		now = *p.table.Transition

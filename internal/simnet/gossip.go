@@ -7,6 +7,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -23,6 +24,8 @@ type GossipTransport struct {
 	once    sync.Once
 	done    chan struct{}
 	wg      sync.WaitGroup
+
+	sentPackets, sentBytes, streamedBytes atomic.Int64
 }
 
 var _ memberlist.NodeAwareTransport = (*GossipTransport)(nil)
@@ -48,6 +51,31 @@ func (h *Host) GossipTransport(port int) *GossipTransport {
 	return t
 }
 
+// GossipTraffic is what one side has sent, without the headers of UDP, TCP and IP.
+type GossipTraffic struct {
+	// Packets, and the bytes in them, include those that got lost. StreamBytes are those of
+	// the streams that it opened or accepted.
+	Packets, PacketBytes, StreamBytes int64
+}
+
+// Sent returns what was sent since the transport was made. It may be called at any time.
+func (t *GossipTransport) Sent() GossipTraffic {
+	return GossipTraffic{t.sentPackets.Load(), t.sentBytes.Load(), t.streamedBytes.Load()}
+}
+
+// countedConn counts what is written to a stream.
+type countedConn struct {
+	net.Conn
+	written *atomic.Int64
+}
+
+// Write implements net.Conn.
+func (c countedConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	c.written.Add(int64(n))
+	return n, err
+}
+
 func (t *GossipTransport) accept() {
 	defer t.wg.Done()
 	for {
@@ -56,7 +84,7 @@ func (t *GossipTransport) accept() {
 			return
 		}
 		select {
-		case t.streams <- c:
+		case t.streams <- countedConn{c, &t.streamedBytes}:
 		case <-t.done:
 			_ = c.Close()
 		}
@@ -94,6 +122,8 @@ func (t *GossipTransport) WriteTo(b []byte, addr string) (time.Time, error) {
 	if err != nil {
 		return now, err
 	}
+	t.sentPackets.Add(1)
+	t.sentBytes.Add(int64(len(b)))
 	n := t.host.net
 	n.mu.Lock()
 	lost := !n.linkedLocked(t.host.IP(), host) || (n.loss > 0 && n.rng.Float64() < n.loss)
@@ -144,7 +174,11 @@ func (t *GossipTransport) PacketCh() <-chan *memberlist.Packet { return t.packet
 func (t *GossipTransport) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	return t.host.Dial(ctx, addr)
+	c, err := t.host.Dial(ctx, addr)
+	if err != nil {
+		return nil, err
+	}
+	return countedConn{c, &t.streamedBytes}, nil
 }
 
 // DialAddressTimeout implements memberlist.NodeAwareTransport.

@@ -240,3 +240,31 @@ func TestGossipPackets(t *testing.T) {
 		_ = b.Shutdown()
 	})
 }
+
+func TestGossipTraffic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := New()
+		a, b := n.Host("10.0.0.1").GossipTransport(7946), n.Host("10.0.0.2").GossipTransport(7946)
+		n.SetLoss(1, 7) // what gets lost was sent, too
+		for range 3 {
+			if _, err := a.WriteTo([]byte("packet"), "10.0.0.2:7946"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		near, err := a.DialTimeout("10.0.0.2:7946", time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		far := <-b.StreamCh()
+		_, _ = near.Write([]byte("question"))
+		_, _ = far.Write([]byte("answer"))
+		if got, want := a.Sent(), (GossipTraffic{Packets: 3, PacketBytes: 18, StreamBytes: 8}); got != want {
+			t.Errorf("the one that dialed sent %+v, want %+v", got, want)
+		}
+		if got, want := b.Sent(), (GossipTraffic{StreamBytes: 6}); got != want {
+			t.Errorf("the one that accepted sent %+v, want %+v", got, want)
+		}
+		_, _ = near.Close(), far.Close()
+		_, _ = a.Shutdown(), b.Shutdown()
+	})
+}
