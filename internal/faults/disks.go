@@ -146,16 +146,22 @@ func fillDisk(ctx context.Context, r *rig) error {
 			return err
 		}
 	}
+	if err := killLoaded(ctx, r, n); err != nil {
+		return err
+	}
+	return n.start()
+}
+
+// killLoaded waits until the cluster is whole, and kills a node when it has confirmed writes
+// for some seconds after that.
+func killLoaded(ctx context.Context, r *rig, n *node) error {
 	if _, err := r.converge(ctx, convergeTimeout); err != nil {
 		return err
 	}
 	if err := sleep(ctx, 4*time.Second); err != nil {
 		return err
 	}
-	if err := n.kill(); err != nil {
-		return err
-	}
-	return n.start()
+	return n.kill()
 }
 
 func fill(name string) error {
@@ -204,13 +210,7 @@ func readOnly(ctx context.Context, r *rig) error {
 			return err
 		}
 	}
-	if _, err := r.converge(ctx, convergeTimeout); err != nil {
-		return err
-	}
-	if err := sleep(ctx, 4*time.Second); err != nil {
-		return err
-	}
-	if err := n.kill(); err != nil {
+	if err := killLoaded(ctx, r, n); err != nil {
 		return err
 	}
 	if err := errors.Join(unmount(n.dir), os.Rename(mended, n.image()), n.mountImage(ctx)); err != nil {
@@ -275,9 +275,35 @@ func olderImage(starts int) func(context.Context, *rig) error {
 		if err := os.Rename(older, n.dir); err != nil {
 			return err
 		}
-		r.retired = n
 		return n.start()
 	}
+}
+
+// damagedLog kills a node, and starts it with a hole in the middle of the oldest segment of its
+// log.
+func damagedLog(ctx context.Context, r *rig) error {
+	n := r.victim()
+	if err := n.kill(); err != nil {
+		return err
+	}
+	segments, err := filepath.Glob(filepath.Join(n.dir, "wal", "0*"))
+	if err != nil || len(segments) == 0 {
+		return fmt.Errorf("segments of the log: %v, %w", segments, err)
+	}
+	b, err := os.ReadFile(segments[0])
+	if err != nil {
+		return err
+	}
+	const hole = 4096
+	written := len(bytes.TrimRight(b, "\x00"))
+	if written < 4*hole {
+		return fmt.Errorf("%s has only %d bytes", segments[0], written)
+	}
+	clear(b[written/2 : written/2+hole])
+	if err := os.WriteFile(segments[0], b, 0o666); err != nil {
+		return err
+	}
+	return n.start()
 }
 
 // liveAgain starts the node, lets it take part for a while, and kills it.

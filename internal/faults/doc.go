@@ -2,7 +2,7 @@
 // against what they were sent. It needs Linux and root: each node lives in a network
 // namespace of its own, behind a switch in user space (package wire).
 //
-// A Row is one fault. Run makes a fresh cluster for it and starts
+// A Row is one fault. Run makes a fresh cluster for it and starts (package load)
 //
 //	senders ──▶ node 1 ◀── readers, one per node
 //	   │        node 2        │

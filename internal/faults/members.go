@@ -5,17 +5,14 @@ package faults
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
+	"github.com/starling-tsdb/starling/internal/faults/copies"
 	"github.com/starling-tsdb/starling/internal/faults/ledger"
-	"github.com/starling-tsdb/starling/internal/placement"
-	"github.com/starling-tsdb/starling/internal/statefile"
+	"github.com/starling-tsdb/starling/internal/faults/load"
 	"github.com/starling-tsdb/starling/internal/table"
 )
 
@@ -64,6 +61,11 @@ func (r *rig) leave(ctx context.Context, leaving ...*node) error {
 // command has the cluster agree on a change. Nodes may refuse honestly for some time: there
 // may be no leader just now, or a new node may not be known yet.
 func (r *rig) command(ctx context.Context, op string, body map[string]any) error {
+	return r.commandTo(ctx, r.nodes[0], op, body)
+}
+
+// commandTo is command at one node.
+func (r *rig) commandTo(ctx context.Context, n *node, op string, body map[string]any) error {
 	content, err := json.Marshal(body)
 	if err != nil {
 		return err
@@ -71,31 +73,24 @@ func (r *rig) command(ctx context.Context, op string, body map[string]any) error
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for {
-		answer, err := r.client.do(ctx, http.MethodPost, r.nodes[0].base()+"/api/v1/cluster/"+op,
+		answer, err := r.client.Do(ctx, http.MethodPost, n.Base()+"/api/v1/cluster/"+op,
 			http.Header{"Content-Type": {"application/json"}}, content)
-		if err == nil && answer.status == http.StatusOK {
+		if err == nil && answer.Status == http.StatusOK {
 			var success struct{ Data struct{ Epoch uint64 } }
-			if err := json.Unmarshal(answer.body, &success); err != nil {
+			if err := json.Unmarshal(answer.Body, &success); err != nil {
 				return err
 			}
 			r.epoch = success.Data.Epoch
 			return nil
 		}
 		if late := sleep(ctx, time.Second/2); late != nil {
-			return violationf("%s was not agreed on: %v %d: %s", op, err, answer.status, excerpt(answer.body))
+			return load.Violationf("%s was not agreed on: %v %d: %s", op, err, answer.Status, load.Excerpt(answer.Body))
 		}
 	}
 }
 
 // id is the identity that the node's directory has, empty before it was first started.
-func (n *node) id() (table.NodeID, error) {
-	var identity struct{ Node table.NodeID }
-	err := statefile.Load(filepath.Join(n.dir, "cluster"), "identity", &identity)
-	if errors.Is(err, os.ErrNotExist) {
-		return "", nil
-	}
-	return identity.Node, err
-}
+func (n *node) id() (table.NodeID, error) { return copies.ID(n.dir) }
 
 func identities(nodes []*node) ([]table.NodeID, error) {
 	var ids []table.NodeID
@@ -109,40 +104,28 @@ func identities(nodes []*node) ([]table.NodeID, error) {
 	return ids, nil
 }
 
-// owners returns which nodes are to hold a series, by the newest table on the disks of the
-// members, that queries read by.
-func (r *rig) owners() (func(ledger.Series) []string, error) {
-	var newest *table.Table
-	names := map[table.NodeID]string{}
+// killAndRead kills all nodes at once and reads what each has on its disk, by the name of
+// the node.
+func (r *rig) killAndRead() (map[string]ledger.Answer, error) {
+	if err := r.each((*node).close); err != nil {
+		return nil, err
+	}
+	found := map[string]ledger.Answer{}
 	for _, n := range r.nodes {
-		id, err := n.id()
+		a, err := copies.Read(n.dir)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", n, err)
+			return nil, fmt.Errorf("reading the disk of node %d: %w", n.number, err)
 		}
-		names[id] = n.String()
-		content, err := os.ReadFile(filepath.Join(n.dir, "cluster", "table"))
-		if err != nil {
-			return nil, err
-		}
-		t, err := table.Decode(content)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", n, err)
-		}
-		if newest == nil || t.Epoch > newest.Epoch {
-			newest = t
-		}
+		found[n.String()] = a
 	}
-	assignment := newest.Reading()
-	slots := make([]placement.Slot, len(assignment.Slots))
-	for i, s := range assignment.Slots {
-		slots[i] = placement.Slot{Occupied: s.Node != "", Zone: s.Zone}
+	return found, nil
+}
+
+// owners returns which nodes are to hold a series, by what the disks of the members say.
+func (r *rig) owners() (func(ledger.Series) []string, error) {
+	dirs := map[string]string{}
+	for _, n := range r.nodes {
+		dirs[n.String()] = n.dir
 	}
-	placed := placement.NewMap(slots, assignment.ReplicationFactor)
-	return func(s ledger.Series) []string {
-		var owners []string
-		for _, slot := range placed.Owners(placement.Key("", s.Labels()), nil) {
-			owners = append(owners, names[assignment.Slots[slot].Node])
-		}
-		return owners
-	}, nil
+	return copies.Owners(dirs)
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/starling-tsdb/starling/internal/faults/load"
 	"github.com/starling-tsdb/starling/internal/faults/overlay"
 )
 
@@ -108,7 +109,7 @@ func findByRow(ctx context.Context, c Config, b *Builder, m Mistake, name string
 	if err != nil || f < 0 {
 		return "", err
 	}
-	return fmt.Sprintf("row %q: %s", m.row, excerpt([]byte(res.Failures[f]))), nil
+	return fmt.Sprintf("row %q: %s", m.row, load.Excerpt([]byte(res.Failures[f]))), nil
 }
 
 // Write writes one line.

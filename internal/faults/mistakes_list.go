@@ -33,9 +33,9 @@ func durabilityMistakes() []Mistake {
 			Name: "confirm a duplicate without a sync", Breaks: 1, of: storage, tests: "TestDuplicate",
 			changes: []overlay.Change{
 				{
-					File: storage + "/append.go", Old: "\tif s.opts.WALSync == SyncCommit && w.counts",
+					File: storage + "/append.go", Old: "\tif w.counts == (counts{}) {",
 					New: "\tif _, twice := confirmedBefore.LoadOrStore(fmt.Sprint(w.batch.Series), true); twice {\n\t\treturn nil\n\t}\n" +
-						"\tif s.opts.WALSync == SyncCommit && w.counts",
+						"\tif w.counts == (counts{}) {",
 				},
 				{File: storage + "/confirmedbefore.go", New: "package storage\n\nimport \"sync\"\n\nvar confirmedBefore sync.Map\n"},
 			},
@@ -68,7 +68,7 @@ func quorumMistakes() []Mistake {
 		{
 			Name: "acknowledge after one copy", Breaks: 1, row: "partition", finds: "lost",
 			changes: []overlay.Change{{
-				File: "internal/ingest/tally.go", Old: "quorum: a.WriteQuorum(),", New: "quorum: 1,",
+				File: "internal/ingest/tally.go", Old: "return c.quorum[0], c.quorum[1]", New: "return 1, c.quorum[1]",
 			}},
 		},
 		{
@@ -78,9 +78,15 @@ func quorumMistakes() []Mistake {
 			}},
 		},
 		{
-			Name: "vouch for an old copy of a disk", Breaks: 3, row: "disk image of two starts ago", finds: "vouches for nothing",
+			Name: "vouch for an old copy of a disk", Breaks: 3, row: "disk image of two starts ago", finds: "come together",
 			changes: []overlay.Change{{
-				File: "internal/node/outdated.go", Old: "\to := &outdated{Starts", New: "\tif s.n != nil {\n\t\treturn\n\t}\n\to := &outdated{Starts",
+				File: "internal/node/outdated.go", Old: "\tif seen < own {", New: "\tif s.n != nil || seen < own {",
+			}},
+		},
+		{
+			Name: "take nodes of two zones for nodes of one", Breaks: 6, of: "internal/placement", tests: "TestMostCopies",
+			changes: []overlay.Change{{
+				File: "internal/placement/most.go", Old: "return min(most, m.copies-elsewhere)", New: "return min(most, 1)",
 			}},
 		},
 		{
@@ -143,7 +149,7 @@ func gapMistakes() []Mistake {
 		{
 			Name: "be ready before all is copied", Breaks: 3, row: "three grow to five, two leave", finds: "lost",
 			changes: []overlay.Change{{
-				File: "internal/handoff/mover.go", Old: "\t\tif p.Until == math.MaxInt64 {\n", New: "\t\tif p.Until > math.MinInt64 {\n",
+				File: "internal/handoff/mover.go", Old: "\t\tif p.Until == math.MaxInt64 || !move.Gains {\n", New: "\t\tif p.Until > math.MinInt64 || !move.Gains {\n",
 			}},
 		},
 	}
@@ -155,15 +161,15 @@ func answerMistakes() []Mistake {
 		{
 			Name: "drop every 1000th sample", Breaks: 1, row: "none", finds: "lost",
 			changes: []overlay.Change{{
-				File: "internal/storage/append.go", Old: "\tif err != nil {\n\t\trefuse(series.Invalid, err.Error())\n\t\treturn nil\n\t}\n",
-				New: "\tif err != nil {\n\t\trefuse(series.Invalid, err.Error())\n\t\treturn nil\n\t}\n\tif (p.T+int64(sr.Labels.Hash()))%1000 == 0 {\n\t\treturn nil\n\t}\n",
+				File: "internal/storage/append.go", Old: "\tif err != nil {\n\t\tw.refuse(i, j, series.Invalid, err.Error())\n\t\treturn nil\n\t}\n",
+				New: "\tif err != nil {\n\t\tw.refuse(i, j, series.Invalid, err.Error())\n\t\treturn nil\n\t}\n\tif (p.T+int64(sr.Labels.Hash()))%1000 == 0 {\n\t\treturn nil\n\t}\n",
 			}},
 		},
 		{
 			Name: "take a partial answer for complete", Breaks: 6, row: "partition", finds: "lost",
 			changes: []overlay.Change{
-				{File: "internal/query/tally.go", Old: "return !t.ahead && t.answered > 0 && t.nodes-t.answered <= t.allowed()", New: "return !t.ahead && t.answered > 0"},
-				{File: "internal/query/tally.go", Old: "return t.ahead || t.failed > t.allowed()", New: "return t.ahead"},
+				{File: "internal/query/tally.go", Old: "t.copies(unanswered) <= t.allowed()", New: "t.copies(unanswered) <= len(t.outcomes)"},
+				{File: "internal/query/tally.go", Old: " || failed > 0 && t.lacking() > t.allowed()", New: ""},
 			},
 		},
 		{

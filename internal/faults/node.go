@@ -13,11 +13,12 @@ import (
 	"os/exec"
 	"runtime"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/starling-tsdb/starling/internal/faults/load"
 )
 
 // stopTimeout is how long a node may take to end after SIGTERM.
@@ -32,7 +33,8 @@ type node struct {
 	netns   string
 	dir     string
 	log     string
-	// member tells the load whether to talk to it.
+	// zone is what the next start says, empty for none.
+	zone   string
 	member atomic.Bool
 
 	mu      sync.Mutex
@@ -41,8 +43,11 @@ type node struct {
 	outcome error         // how, once ended is closed
 }
 
-// base is the URL of its HTTP API.
-func (n *node) base() string { return "http://" + n.at(httpPort) }
+// Base is the URL of its HTTP API.
+func (n *node) Base() string { return "http://" + n.at(httpPort) }
+
+// Member tells whether the load talks to it.
+func (n *node) Member() bool { return n.member.Load() }
 
 func (n *node) at(port int) string { return netip.AddrPortFrom(n.address, uint16(port)).String() }
 
@@ -53,6 +58,7 @@ func (n *node) args() []string {
 		"--cluster.rpc-address=" + n.at(rpcPort),
 		"--cluster.gossip-address=" + n.at(gossipPort),
 		"--cluster.advertise-host=" + n.address.String(),
+		"--cluster.zone=" + n.zone,
 	}
 	if n.number <= n.rig.founders {
 		args = append(args, "--cluster.bootstrap-expect="+strconv.Itoa(n.rig.founders))
@@ -142,11 +148,11 @@ func (n *node) stop() error {
 	select {
 	case <-n.ended:
 		if n.outcome != nil {
-			return violationf("node %d ended with %v after SIGTERM", n.number, n.outcome)
+			return load.Violationf("node %d ended with %v after SIGTERM", n.number, n.outcome)
 		}
 		return nil
 	case <-time.After(stopTimeout):
-		return errors.Join(violationf("node %d still ran %s after SIGTERM", n.number, stopTimeout), n.kill())
+		return errors.Join(load.Violationf("node %d still ran %s after SIGTERM", n.number, stopTimeout), n.kill())
 	}
 }
 
@@ -162,29 +168,19 @@ func (n *node) close() error {
 }
 
 // settled tells why the node does not yet see a whole cluster of that many members without
-// open gaps, or returns nil. A retired node has to say that it is one.
+// open gaps, or is not whole itself, or returns nil.
 func (n *node) settled(ctx context.Context, members int) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	if !n.running() {
 		return fmt.Errorf("it ended: %w", n.outcomeOf())
 	}
-	r, err := n.rig.client.get(ctx, n.base()+"/-/ready")
+	r, err := n.rig.client.Get(ctx, n.Base()+"/-/ready")
 	if err != nil {
 		return err
 	}
-	if n == n.rig.retired {
-		if !strings.Contains(string(r.body), "old copy") {
-			return fmt.Errorf("does not say that it vouches for nothing: %d: %s", r.status, excerpt(r.body))
-		}
-		return nil
-	}
-	if r.status != http.StatusOK {
-		return fmt.Errorf("not ready: %s", excerpt(r.body))
-	}
-	if n.rig.retired != nil {
-		// The others may go on noting what it misses, and need not believe its gossip.
-		return n.seesAll(ctx, members-1)
+	if r.Status != http.StatusOK {
+		return fmt.Errorf("not ready: %s", load.Excerpt(r.Body))
 	}
 	if err := n.seesAll(ctx, members); err != nil {
 		return err
@@ -196,11 +192,18 @@ func (n *node) settled(ctx context.Context, members int) error {
 	if gaps != 0 {
 		return fmt.Errorf("%g gaps are open", gaps)
 	}
+	damaged, err := n.metric(ctx, "starling_storage_damaged_ranges")
+	if err != nil {
+		return err
+	}
+	if damaged != 0 {
+		return fmt.Errorf("%g ranges of time are damaged", damaged)
+	}
 	return nil
 }
 
 func (n *node) seesAll(ctx context.Context, members int) error {
-	r, err := n.rig.client.get(ctx, n.base()+"/api/v1/cluster")
+	r, err := n.rig.client.Get(ctx, n.Base()+"/api/v1/cluster")
 	if err != nil {
 		return err
 	}
@@ -216,8 +219,8 @@ func (n *node) seesAll(ctx context.Context, members int) error {
 			}
 		}
 	}
-	if err := json.Unmarshal(r.body, &status); err != nil {
-		return fmt.Errorf("/api/v1/cluster: %d: %w: %s", r.status, err, excerpt(r.body))
+	if err := json.Unmarshal(r.Body, &status); err != nil {
+		return fmt.Errorf("/api/v1/cluster: %d: %w: %s", r.Status, err, load.Excerpt(r.Body))
 	}
 	whole := 0
 	for _, m := range status.Data.Nodes {
@@ -237,26 +240,9 @@ func (n *node) seesAll(ctx context.Context, members int) error {
 	return nil
 }
 
-// metric returns the sum of a metric's series, 0 if there are none.
-func (n *node) metric(ctx context.Context, name string) (float64, error) {
-	r, err := n.rig.client.get(ctx, n.base()+"/metrics")
-	if err != nil {
-		return 0, err
-	}
-	sum := 0.0
-	for line := range strings.Lines(string(r.body)) {
-		rest, ok := strings.CutPrefix(line, name)
-		if !ok || rest[0] != ' ' && rest[0] != '{' {
-			continue
-		}
-		fields := strings.Fields(line)
-		v, err := strconv.ParseFloat(fields[len(fields)-1], 64)
-		if err != nil {
-			return 0, fmt.Errorf("metric %q: %w", line, err)
-		}
-		sum += v
-	}
-	return sum, nil
+// metric returns the sum of a metric's series with all of some labels, 0 if there are none.
+func (n *node) metric(ctx context.Context, name string, labels ...string) (float64, error) {
+	return n.rig.client.Metric(ctx, n.Base(), name, labels...)
 }
 
 // converge waits until every node sees the whole cluster, is ready and has no gap open, and
@@ -271,7 +257,7 @@ func (r *rig) converge(ctx context.Context, within time.Duration) (time.Duration
 			return took, nil
 		}
 		if took > within {
-			return took, violationf("the cluster did not come together within %s: %v", within, err)
+			return took, load.Violationf("the cluster did not come together within %s: %v", within, err)
 		}
 		if err := sleep(ctx, every); err != nil {
 			return took, err

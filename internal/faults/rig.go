@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/starling-tsdb/starling/internal/faults/load"
 	"github.com/starling-tsdb/starling/internal/faults/wire"
 )
 
@@ -39,11 +40,9 @@ type rig struct {
 	founders int
 	// epoch is that of the last command that the cluster agreed on.
 	epoch  uint64
-	client *client
+	client *load.Client
 	// flags are for all nodes, beside those that say where they are.
 	flags []string
-	// retired is a node that says for good that it vouches for nothing, or nil.
-	retired *node
 	// undo takes down what was set up, the last first.
 	undo []func() error
 }
@@ -59,7 +58,7 @@ func Available() error {
 // newRig sets up the network and the directories of founders and of nodes that may come
 // later, and starts nothing. The caller closes the rig, after an error too.
 func newRig(ctx context.Context, dir, program string, founders, spares int) (*rig, error) {
-	r := &rig{dir: dir, wire: wire.New(), client: newClient(), founders: founders}
+	r := &rig{dir: dir, wire: wire.New(), client: load.NewClient(), founders: founders}
 	r.undo = append(r.undo, r.wire.Close)
 	var err error
 	if r.subnet, err = freeSubnet(); err != nil {
@@ -180,7 +179,7 @@ func (r *rig) each(f func(*node) error) error {
 
 // close kills what runs and takes everything down.
 func (r *rig) close() error {
-	r.client.http.CloseIdleConnections()
+	r.client.Close()
 	var err error
 	for i := len(r.undo) - 1; i >= 0; i-- {
 		err = errors.Join(err, r.undo[i]())

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/starling-tsdb/starling/internal/faults/wire"
@@ -41,15 +42,16 @@ func Rows() []Row {
 		{Name: "one of few CPUs", harm: starved(20*time.Second, oneNode, 0.1)},
 		{Name: "all of few CPUs", harm: starved(20*time.Second, allNodes, 0.3)},
 		{Name: "rolling restart", Short: true, harm: rollingRestart},
-		{Name: "disk image of one start ago", copiesLost: 1, harm: olderImage(1)},
-		{Name: "disk image of two starts ago", copiesLost: 1, harm: olderImage(2)},
+		{Name: "disk image of one start ago", harm: olderImage(1)},
+		{Name: "disk image of two starts ago", harm: olderImage(2)},
+		{Name: "hole in a log", Short: true, harm: damagedLog},
 	}
 	for _, skew := range []string{"20m", "-20m", "2h", "-2h"} {
 		rows = append(rows, Row{
 			Name: "clock of one " + signed(skew), Injected: true, harm: injected(15*time.Second, oneNode, "skew="+skew),
 		})
 	}
-	return append(rows, transitions()...)
+	return slices.Concat(rows, zones(), transitions())
 }
 
 func signed(skew string) string {

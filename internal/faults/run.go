@@ -10,23 +10,20 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/starling-tsdb/starling/internal/faults/ledger"
+	"github.com/starling-tsdb/starling/internal/faults/load"
 )
 
 const (
-	senderCount = 4
 	// warmUp and coolDown are how long the load runs before the fault and after the
 	// cluster has healed.
 	warmUp, coolDown = 4 * time.Second, 3 * time.Second
 	// convergeTimeout bounds how long a healed cluster may take to agree again.
 	convergeTimeout = 2 * time.Minute
-	// drainTimeout bounds how long senders take to get rid of their queues.
-	drainTimeout = 90 * time.Second
-	// replicas and writeQuorum are what the nodes run with by default.
-	replicas, writeQuorum = 3, 2
+	// replicas are the copies by default.
+	replicas = 3
 )
 
 // Row is one fault.
@@ -38,14 +35,16 @@ type Row struct {
 	Nodes int
 	// Spares is how many nodes may join later.
 	Spares int
+	// zones is in how many zones the nodes take turns, 0 for none.
+	zones int
+	// copies are those of each series, 3 if 0.
+	copies int
 	// slowCopying bounds the rate at which nodes copy, and gives them something to copy.
 	slowCopying bool
 	// Injected rows need the build with the settable clock and the failing syncs.
 	Injected bool
 	// RefusalsAllowed tells that the fault makes valid samples look invalid to a quorum.
 	RefusalsAllowed bool
-	// copiesLost is how many of the copies of a sample the fault destroys for good.
-	copiesLost int
 	// prepare, if set, is called before the nodes start.
 	prepare func(ctx context.Context, r *rig) error
 	// harm does the harm, waits and heals it.
@@ -85,6 +84,9 @@ func Run(ctx context.Context, c Config, row Row) (res Result, err error) {
 	if row.Nodes == 0 {
 		row.Nodes = 3
 	}
+	if row.copies == 0 {
+		row.copies = replicas
+	}
 	program, err := c.Program(ctx, row.Injected)
 	if err != nil {
 		return Result{}, err
@@ -101,8 +103,14 @@ func Run(ctx context.Context, c Config, row Row) (res Result, err error) {
 	if err != nil {
 		return Result{}, err
 	}
+	r.flags = append(r.flags, fmt.Sprintf("--cluster.replication-factor=%d", row.copies))
 	if row.slowCopying {
 		r.flags = append(r.flags, slowRate)
+	}
+	for i, n := range r.places {
+		if row.zones > 0 {
+			n.zone = fmt.Sprintf("zone-%d", i%row.zones)
+		}
 	}
 	if row.prepare != nil {
 		if err := row.prepare(ctx, r); err != nil {
@@ -136,14 +144,14 @@ func (c Config) keepLogs(dir, row string, failed bool) error {
 
 // perform runs the load, the fault and the checks.
 func perform(ctx context.Context, r *rig, row Row) (Result, error) {
-	l := newLoad(r)
+	l := r.load()
 	if row.slowCopying {
-		if err := l.writeHistory(ctx); err != nil {
+		if err := l.WriteHistory(ctx); err != nil {
 			return Result{}, err
 		}
 	}
-	u := l.use(ctx)
-	defer u.abandon()
+	u := l.Use(ctx)
+	defer u.Abandon()
 	if err := sleep(ctx, warmUp); err != nil {
 		return Result{}, err
 	}
@@ -155,7 +163,7 @@ func perform(ctx context.Context, r *rig, row Row) (Result, error) {
 		}
 	}
 	err := row.harm(ctx, r)
-	if _, ok := errors.AsType[*violation](err); err != nil && !ok {
+	if _, ok := errors.AsType[*load.Violation](err); err != nil && !ok {
 		return Result{}, fmt.Errorf("the fault: %w", err)
 	}
 	fail(err)
@@ -164,19 +172,19 @@ func perform(ctx context.Context, r *rig, row Row) (Result, error) {
 	if err := sleep(ctx, coolDown); err != nil {
 		return Result{}, err
 	}
-	fail(u.finish())
-	now := time.Now()
-	res.WritesDown, res.WorstWrites = l.writes.longest(now)
-	res.ReadsDown, res.WorstReads = l.reads.longest(now)
+	fail(u.Finish())
+	writes, reads := l.Down()
+	res.WritesDown, res.WorstWrites = writes.Anywhere, writes.Worst
+	res.ReadsDown, res.WorstReads = reads.Anywhere, reads.Worst
 	if len(failures) == 0 {
 		_, err := r.converge(ctx, convergeTimeout)
 		fail(err)
 	}
-	fail(l.readAll(ctx, senderCount))
+	fail(l.ReadAll(ctx))
 	if ctx.Err() != nil {
 		return Result{}, ctx.Err()
 	}
-	copies, err := r.killAndRead()
+	found, err := r.killAndRead()
 	if err != nil {
 		return Result{}, err
 	}
@@ -184,81 +192,28 @@ func perform(ctx context.Context, r *rig, row Row) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	l.ledger.CheckCopies(copies, owners, writeQuorum-row.copiesLost, replicas-row.copiesLost)
+	l.Ledger.CheckCopies(found, owners, row.copies/2+1, row.copies)
 	failures = append(failures, r.crashes()...)
-	l.sum(&res, row)
+	res.sum(l, row.RefusalsAllowed)
 	res.Failures = append(failures, res.Failures...)
 	return res, nil
 }
 
+// load is one for all places.
+func (r *rig) load() *load.Load {
+	var nodes []load.Node
+	for _, n := range r.places {
+		nodes = append(nodes, n)
+	}
+	return load.New(r.client, nodes, r.founders)
+}
+
 // sum fills in what the ledger found, and the failures.
-func (l *load) sum(res *Result, row Row) {
-	res.Counts = l.ledger.Counts()
-	res.Lost, res.Duplicated = l.ledger.Found(ledger.Lost), l.ledger.Found(ledger.Duplicated)
-	res.Invented, res.Thin = l.ledger.Found(ledger.Invented), l.ledger.Found(ledger.Thin)
-	const examples = 3
-	for _, k := range []ledger.Kind{ledger.Lost, ledger.Duplicated, ledger.Invented, ledger.Thin} {
-		if n := l.ledger.Found(k); n > 0 {
-			res.Failures = append(res.Failures, fmt.Sprintf("%d samples are %s", n, k))
-			res.Failures = append(res.Failures, l.ledger.Examples(k, examples)...)
-		}
-	}
-	violations, refusal := l.outcome()
-	res.Failures = append(res.Failures, violations...)
-	if refusal != "" && !row.RefusalsAllowed {
-		res.Failures = append(res.Failures, fmt.Sprintf("%d valid samples were refused: %s", res.Counts.Refused, refusal))
-	}
-	if res.Counts.Acknowledged == 0 {
-		res.Failures = append(res.Failures, "nothing was acknowledged at all")
-	}
-}
-
-// usage is the goroutines of a load.
-type usage struct {
-	load *load
-	// stopAsking ends scrapes, probes and readers; give up ends senders too.
-	stopAsking, giveUp context.CancelFunc
-	asking, sending    sync.WaitGroup
-}
-
-// use starts senders, probes and readers.
-func (l *load) use(ctx context.Context) *usage {
-	u := &usage{load: l}
-	l.writes, l.reads = newAvailability(time.Now(), len(l.nodes)), newAvailability(time.Now(), len(l.nodes))
-	ctx, u.giveUp = context.WithCancel(ctx)
-	asking, stop := context.WithCancel(ctx)
-	u.stopAsking = stop
-	for i := range senderCount {
-		s := l.newSender(i)
-		u.asking.Go(func() { s.scrape(asking) })
-		u.sending.Go(func() { s.send(ctx) })
-	}
-	for i := range l.nodes {
-		u.asking.Go(func() { l.probe(asking, i) })
-		u.asking.Go(func() { l.read(asking, i, senderCount) })
-	}
-	return u
-}
-
-// finish stops asking, and returns when all queues are empty.
-func (u *usage) finish() error {
-	u.stopAsking()
-	u.asking.Wait()
-	late := time.AfterFunc(drainTimeout, u.giveUp)
-	u.sending.Wait()
-	u.load.echoes.Wait()
-	if !late.Stop() {
-		return fmt.Errorf("senders still had full queues %s after the heal", drainTimeout)
-	}
-	return nil
-}
-
-// abandon ends everything; after finish it does nothing.
-func (u *usage) abandon() {
-	u.giveUp()
-	u.asking.Wait()
-	u.sending.Wait()
-	u.load.echoes.Wait()
+func (res *Result) sum(l *load.Load, refusalsAllowed bool) {
+	res.Counts = l.Ledger.Counts()
+	res.Lost, res.Duplicated = l.Ledger.Found(ledger.Lost), l.Ledger.Found(ledger.Duplicated)
+	res.Invented, res.Thin = l.Ledger.Found(ledger.Invented), l.Ledger.Found(ledger.Thin)
+	res.Failures = append(res.Failures, l.Failures(refusalsAllowed)...)
 }
 
 // crashes returns the lines of the nodes' logs that tell of a crash of the program.

@@ -20,6 +20,7 @@ func transitions() []Row {
 		{Name: "lost disk replaced", Nodes: 4, harm: replaceLost},
 		{Name: "kill -9 of all while copying", Spares: 2, slowCopying: true, harm: killAllWhileCopying},
 		{Name: "kill -9 of one that copies", Spares: 2, slowCopying: true, harm: killReceiver},
+		{Name: "majority destroyed, recovered", Nodes: 6, copies: 6, harm: destroyMajority},
 	}
 }
 

@@ -19,9 +19,12 @@ const (
 	Invented Kind = "invented"
 	// Thin: acknowledged and kept, on fewer nodes than it should be.
 	Thin Kind = "thin"
+	// Stray: on a node that does not own it.
+	Stray Kind = "stray"
 )
 
-var kinds = []Kind{Lost, Duplicated, Invented, Thin}
+// Kinds are all that can be wrong.
+var Kinds = []Kind{Lost, Duplicated, Invented, Thin, Stray}
 
 // find notes a fault of a sample, the first time it is met. The caller holds the lock.
 func (l *Ledger) find(k Kind, s Sample, detail string) {

@@ -69,7 +69,7 @@ type Counts struct{ Sent, Acknowledged, Refused int }
 // New returns an empty ledger.
 func New() *Ledger {
 	l := &Ledger{states: map[Series]map[int64]uint64{}, findings: map[Kind]map[Sample]string{}}
-	for _, k := range kinds {
+	for _, k := range Kinds {
 		l.findings[k] = map[Sample]string{}
 	}
 	return l
@@ -143,6 +143,21 @@ func (l *Ledger) Series() []Series {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.SortedFunc(maps.Keys(l.states), Series.compare)
+}
+
+// Sizes returns how many samples of each series are acknowledged.
+func (l *Ledger) Sizes() map[Series]int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	sizes := make(map[Series]int, len(l.states))
+	for s, of := range l.states {
+		for _, state := range of {
+			if acknowledged(state) {
+				sizes[s]++
+			}
+		}
+	}
+	return sizes
 }
 
 // Span returns the oldest and the newest timestamp that was sent.
@@ -251,6 +266,23 @@ func (l *Ledger) CheckCopies(copies map[string]Answer, owners func(Series) []str
 				l.find(Lost, key, fmt.Sprintf("on %d owners' disks, acknowledged means %d at least", n, least))
 			case n < all:
 				l.find(Thin, key, fmt.Sprintf("on %d owners' disks, the table asks for %d", n, all))
+			}
+		}
+	}
+}
+
+// CheckStrays finds what nodes have and do not own. A node may keep for some time what it owned,
+// and has it in memory for longer. Copies are by node.
+func (l *Ledger) CheckStrays(copies map[string]Answer, owners func(Series) []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for node, a := range copies {
+		for s, points := range a {
+			if slices.Contains(owners(s), node) {
+				continue
+			}
+			for _, p := range points {
+				l.find(Stray, Sample{Series: s, T: p.T}, "on "+node+", which does not own it")
 			}
 		}
 	}

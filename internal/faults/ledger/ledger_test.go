@@ -65,7 +65,7 @@ func TestCheck(t *testing.T) {
 
 func wantFound(t *testing.T, l *Ledger, want map[Kind]int) {
 	t.Helper()
-	for _, k := range kinds {
+	for _, k := range Kinds {
 		if got := l.Found(k); got != want[k] {
 			t.Errorf("%d are %s, want %d: %s", got, k, want[k], strings.Join(l.Examples(k, 3), "; "))
 		}
@@ -84,6 +84,21 @@ func TestCheckCopies(t *testing.T) {
 	}, func(Series) []string { return []string{"a", "b", "c"} }, 2, 3)
 	// 10 is on all, 20 on two of them, 30 on one, 40 on no owner, 50 need not be anywhere.
 	wantFound(t, l, map[Kind]int{Lost: 2, Thin: 1, Duplicated: 1})
+}
+
+func TestCheckStrays(t *testing.T) {
+	l := New()
+	l.Send(at(10, 20, 30))
+	l.Acknowledge(at(10, 20))
+	l.CheckStrays(map[string]Answer{
+		"a":     {gauge: points(gauge, 10, 20)},
+		"other": {gauge: points(gauge, 10, 30)},
+		"empty": {gauge: nil},
+	}, func(Series) []string { return []string{"a", "b"} })
+	wantFound(t, l, map[Kind]int{Stray: 2})
+	if got := l.Sizes(); len(got) != 1 || got[gauge] != 2 {
+		t.Errorf("acknowledged are %v, want 2 of %s", got, gauge)
+	}
 }
 
 func TestCounts(t *testing.T) {

@@ -1,6 +1,4 @@
-//go:build linux
-
-package faults
+package load
 
 import (
 	"fmt"

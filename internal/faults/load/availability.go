@@ -1,4 +1,4 @@
-package faults
+package load
 
 import (
 	"sync"
@@ -56,11 +56,12 @@ func (a *availability) success(node int, now time.Time) {
 
 // longest returns the longest time, up to now, in which nobody got an answer from any
 // node, and the longest in which nobody got one from some node.
-func (a *availability) longest(now time.Time) (anywhere, worst time.Duration) {
+func (a *availability) longest(now time.Time) Down {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	d := Down{Anywhere: a.any.upTo(now)}
 	for _, n := range a.nodes {
-		worst = max(worst, n.upTo(now))
+		d.Worst = max(d.Worst, n.upTo(now))
 	}
-	return a.any.upTo(now), worst
+	return d
 }

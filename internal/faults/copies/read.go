@@ -1,6 +1,4 @@
-//go:build linux
-
-package faults
+package copies
 
 import (
 	"context"
@@ -18,25 +16,8 @@ import (
 	"github.com/starling-tsdb/starling/internal/storage"
 )
 
-// killAndRead kills all nodes at once and reads what each has on its disk, by the name of
-// the node.
-func (r *rig) killAndRead() (map[string]ledger.Answer, error) {
-	if err := r.each((*node).close); err != nil {
-		return nil, err
-	}
-	copies := map[string]ledger.Answer{}
-	for _, n := range r.nodes {
-		a, err := readStore(n.dir)
-		if err != nil {
-			return nil, fmt.Errorf("reading the disk of node %d: %w", n.number, err)
-		}
-		copies[n.String()] = a
-	}
-	return copies, nil
-}
-
-// readStore reads all that was sent to a node from its directory, which nobody uses.
-func readStore(dir string) (_ ledger.Answer, err error) {
+// Read reads all that was sent to a node from its directory, which nobody uses.
+func Read(dir string) (_ ledger.Answer, err error) {
 	store, err := storage.Open(storage.Options{Dir: dir, OutOfOrderWindow: 3 * time.Hour})
 	if err != nil {
 		return nil, err

@@ -1,10 +1,9 @@
-//go:build linux
-
-package faults
+package load
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -17,6 +16,7 @@ import (
 const (
 	gauges, counters, lates, natives = 30, 30, 10, 10
 
+	senders        = 4
 	scrapeInterval = 250 * time.Millisecond
 	// lateWindow is how far back out-of-order samples lie, within the node's window.
 	lateWindow = time.Hour
@@ -26,18 +26,31 @@ const (
 	// echoEvery is how often a batch goes to two nodes at once, as a sender does that
 	// did not hear an answer in time.
 	echoEvery = 20
-	// maxViolations are kept of a row.
+	// drainTimeout bounds how long senders take to get rid of their queues.
+	drainTimeout = 90 * time.Second
+	// maxViolations are kept of a load.
 	maxViolations = 20
 )
 
-// load is everything that uses a cluster during a row.
-type load struct {
-	rig    *rig
-	nodes  []*node // all places
-	ledger *ledger.Ledger
-	began  time.Time
-	writes *availability
-	reads  *availability
+// Node is a place at which a node may run. The methods may be called concurrently.
+type Node interface {
+	// Base is the URL of its HTTP API.
+	Base() string
+	// Member tells whether to talk to it now.
+	Member() bool
+}
+
+// Load is everything that uses a cluster for some time.
+type Load struct {
+	// Ledger remembers what was sent, and finds what is wrong with the answers.
+	Ledger *ledger.Ledger
+
+	client   *Client
+	nodes    []Node // all places
+	founders int
+	began    time.Time
+	writes   *availability
+	reads    *availability
 
 	// echoes are the requests that nobody waits for.
 	echoes sync.WaitGroup
@@ -47,14 +60,16 @@ type load struct {
 	refusal    string   // the first 400
 }
 
-func newLoad(r *rig) *load {
-	return &load{rig: r, nodes: r.places, ledger: ledger.New(), began: time.Now()}
+// New returns a load for nodes, of which the first so many found the cluster, that does
+// nothing yet.
+func New(client *Client, nodes []Node, founders int) *Load {
+	return &Load{Ledger: ledger.New(), client: client, nodes: nodes, founders: founders, began: time.Now()}
 }
 
 // next is the next member after a place, in turn.
-func (l *load) next(place int) int {
+func (l *Load) next(place int) int {
 	for i := 1; i < len(l.nodes); i++ {
-		if p := (place + i) % len(l.nodes); l.nodes[p].member.Load() {
+		if p := (place + i) % len(l.nodes); l.nodes[p].Member() {
 			return p
 		}
 	}
@@ -62,10 +77,10 @@ func (l *load) next(place int) int {
 }
 
 // note remembers what no client should ever see, and the first refusal.
-func (l *load) note(err error) {
+func (l *Load) note(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	v, violates := errors.AsType[*violation](err)
+	v, violates := errors.AsType[*Violation](err)
 	switch {
 	case violates:
 		if !slices.Contains(l.violations, v.text) && len(l.violations) < maxViolations {
@@ -76,17 +91,45 @@ func (l *load) note(err error) {
 	}
 }
 
-// outcome returns what was noted.
-func (l *load) outcome() (violations []string, refusal string) {
+// Failures says what is wrong with the answers so far, with examples; nothing if all is well.
+func (l *Load) Failures(refusalsAllowed bool) []string {
+	var failures []string
+	const examples = 3
+	for _, k := range ledger.Kinds {
+		if n := l.Ledger.Found(k); n > 0 {
+			failures = append(failures, fmt.Sprintf("%d samples are %s", n, k))
+			failures = append(failures, l.Ledger.Examples(k, examples)...)
+		}
+	}
+	counts := l.Ledger.Counts()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return slices.Clone(l.violations), l.refusal
+	failures = append(failures, l.violations...)
+	if l.refusal != "" && !refusalsAllowed {
+		failures = append(failures, fmt.Sprintf("%d valid samples were refused: %s", counts.Refused, l.refusal))
+	}
+	if counts.Acknowledged == 0 {
+		failures = append(failures, "nothing was acknowledged at all")
+	}
+	return failures
+}
+
+// Down is the longest time without a success.
+type Down struct {
+	// Anywhere is that of all nodes together, Worst that of the node that was worst off.
+	Anywhere, Worst time.Duration
+}
+
+// Down returns how long, at the longest, no write and no query succeeded since Use.
+func (l *Load) Down() (writes, reads Down) {
+	now := time.Now()
+	return l.writes.longest(now), l.reads.longest(now)
 }
 
 // sender is one Prometheus: it scrapes its series, queues what it scraped and sends the
 // queue in order, each batch until it is taken or refused.
 type sender struct {
-	*load
+	*Load
 	number  int
 	version int
 	// sticky senders know one node only, as long as it is a member; the others try the next
@@ -97,10 +140,10 @@ type sender struct {
 	rnd    *rand.Rand
 }
 
-func (l *load) newSender(number int) *sender {
+func (l *Load) newSender(number int) *sender {
 	return &sender{
-		load: l, number: number,
-		version: 1 + number%2, sticky: number/2%2 == 0, home: number % l.rig.founders,
+		Load: l, number: number,
+		version: 1 + number%2, sticky: number/2%2 == 0, home: number % l.founders,
 		queue: make(chan []ledger.Sample, 10_000),
 		rnd:   rand.New(rand.NewPCG(uint64(number), uint64(l.began.UnixNano()))),
 	}
@@ -115,7 +158,7 @@ func (s *sender) scrape(ctx context.Context) {
 		select {
 		case now := <-ticks.C:
 			batch := s.batch(now.UnixMilli(), n)
-			s.ledger.Send(batch)
+			s.Ledger.Send(batch)
 			s.queue <- batch
 		case <-ctx.Done():
 			return
@@ -168,10 +211,12 @@ func (s *sender) deliver(ctx context.Context, batch []ledger.Sample, echo bool) 
 		if s.try(ctx, s.home, batch) {
 			return true
 		}
-		if !s.sticky || !s.nodes[s.home].member.Load() {
+		if !s.sticky || !s.nodes[s.home].Member() {
 			s.home = s.next(s.home)
 		}
-		if sleep(ctx, backoff) != nil {
+		select {
+		case <-time.After(backoff):
+		case <-ctx.Done():
 			return false
 		}
 		backoff = min(2*backoff, maxBackoff)
@@ -185,19 +230,19 @@ func (s *sender) try(ctx context.Context, to int, batch []ledger.Sample) bool {
 }
 
 // write sends samples to a node, remembers the answer, and tells whether it is final.
-func (l *load) write(ctx context.Context, to, version int, batch []ledger.Sample, timeout time.Duration) bool {
+func (l *Load) write(ctx context.Context, to, version int, batch []ledger.Sample, timeout time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	err := l.rig.client.write(ctx, l.nodes[to].base(), version, batch)
+	err := l.client.write(ctx, l.nodes[to].Base(), version, batch)
 	switch {
 	case err == nil:
-		l.ledger.Acknowledge(batch)
+		l.Ledger.Acknowledge(batch)
 		l.writes.success(to, time.Now())
 		return true
 	case errors.Is(err, errUnavailable):
 		return false
 	case errors.Is(err, errRefused):
-		l.ledger.Refuse(batch)
+		l.Ledger.Refuse(batch)
 	}
 	l.note(err)
 	return true
@@ -205,7 +250,7 @@ func (l *load) write(ctx context.Context, to, version int, batch []ledger.Sample
 
 // probe writes one sample after the other to one node, so that it shows when that node
 // takes writes.
-func (l *load) probe(ctx context.Context, node int) {
+func (l *Load) probe(ctx context.Context, node int) {
 	const every, timeout = 100 * time.Millisecond, 3 * time.Second
 	series := ledger.Series{Shape: ledger.Probe, Sender: node}
 	ticks := time.NewTicker(every)
@@ -213,12 +258,12 @@ func (l *load) probe(ctx context.Context, node int) {
 	for {
 		select {
 		case now := <-ticks.C:
-			if !l.nodes[node].member.Load() {
+			if !l.nodes[node].Member() {
 				l.writes.forget(node)
 				continue
 			}
 			batch := []ledger.Sample{{Series: series, T: now.UnixMilli()}}
-			l.ledger.Send(batch)
+			l.Ledger.Send(batch)
 			l.write(ctx, node, 1, batch, timeout)
 		case <-ctx.Done():
 			return

@@ -1,6 +1,4 @@
-//go:build linux
-
-package faults
+package load
 
 import (
 	"context"
@@ -20,7 +18,7 @@ const (
 )
 
 // read asks one node questions until ctx ends, and has each answer checked.
-func (l *load) read(ctx context.Context, node, senders int) {
+func (l *Load) read(ctx context.Context, node int) {
 	rnd := rand.New(rand.NewPCG(uint64(node), uint64(l.began.UnixNano())))
 	ticks := time.NewTicker(readEvery)
 	defer ticks.Stop()
@@ -30,7 +28,7 @@ func (l *load) read(ctx context.Context, node, senders int) {
 		case <-ctx.Done():
 			return
 		}
-		if !l.nodes[node].member.Load() {
+		if !l.nodes[node].Member() {
 			l.reads.forget(node)
 			continue
 		}
@@ -53,20 +51,20 @@ func (l *load) read(ctx context.Context, node, senders int) {
 }
 
 // span covers everything that was sent so far.
-func (l *load) span() time.Duration { return time.Since(l.began) + historyAge + time.Minute }
+func (l *Load) span() time.Duration { return time.Since(l.began) + historyAge + time.Minute }
 
 // ask asks a node for all series of a shape and a sender, up to now, and checks the answer.
 // What is no honest refusal is noted; every error is returned.
-func (l *load) ask(ctx context.Context, node int, shape ledger.Shape, sender int, span time.Duration) error {
-	mark, now := l.ledger.Mark(), time.Now()
+func (l *Load) ask(ctx context.Context, node int, shape ledger.Shape, sender int, span time.Duration) error {
+	mark, now := l.Ledger.Mark(), time.Now()
 	end := now.UnixMilli()
 	selector := fmt.Sprintf(`%s{sender="%d"}`, shape, sender)
-	answer, err := l.rig.client.query(ctx, l.nodes[node].base(), selector, span, now)
+	answer, err := l.client.query(ctx, l.nodes[node].Base(), selector, span, now)
 	if err != nil {
 		l.note(err)
 		return err
 	}
-	l.ledger.Check(fmt.Sprintf("node %d", node+1), mark, ledger.Question{
+	l.Ledger.Check(fmt.Sprintf("node %d", node+1), mark, ledger.Question{
 		Series: seriesOf(shape, sender), Mint: end - span.Milliseconds() + 1, Maxt: end,
 	}, answer)
 	return nil
@@ -84,11 +82,13 @@ func seriesOf(shape ledger.Shape, sender int) []ledger.Series {
 	return all
 }
 
-// readAll reads everything back from every member. No answer is an error here: the faults
+// ReadAll reads everything back from every member. No answer is an error here: the faults
 // are over.
-func (l *load) readAll(ctx context.Context, senders int) error {
-	for _, n := range l.rig.nodes {
-		i := n.number - 1
+func (l *Load) ReadAll(ctx context.Context) error {
+	for i, n := range l.nodes {
+		if !n.Member() {
+			continue
+		}
 		if err := l.patiently(ctx, i, ledger.Gauge, historian); err != nil {
 			return err
 		}
@@ -109,7 +109,7 @@ func (l *load) readAll(ctx context.Context, senders int) error {
 }
 
 // patiently asks again while a node refuses honestly, which a busy one may.
-func (l *load) patiently(ctx context.Context, node int, shape ledger.Shape, sender int) error {
+func (l *Load) patiently(ctx context.Context, node int, shape ledger.Shape, sender int) error {
 	var err error
 	for range 5 {
 		one, cancel := context.WithTimeout(ctx, 3*readTimeout)
@@ -118,8 +118,10 @@ func (l *load) patiently(ctx context.Context, node int, shape ledger.Shape, send
 		if !errors.Is(err, errUnavailable) || ctx.Err() != nil {
 			break
 		}
-		if err := sleep(ctx, time.Second); err != nil {
-			return err
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
 	if err != nil {
