@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -20,19 +21,19 @@ var nodes = []string{"starling-1", "starling-2", "starling-3"}
 // victim is the node that is killed; all that prometheus-b writes goes through it.
 const victim = "starling-2"
 
-// TestClusterAnswersLikePrometheus runs docker-compose.yml, lets two Prometheus write to
-// it while a node is killed and comes back, and then compares what every node answers
-// with what the Prometheus themselves answer.
+// TestClusterAnswersLikePrometheus runs docker-compose.yml, lets two Prometheus write to it
+// while a node is killed and comes back, and two more join; then one leaves, and what every
+// other one answers is compared with what the Prometheus themselves answer.
 func TestClusterAnswersLikePrometheus(t *testing.T) {
 	requireContainers(t)
 	run := fmt.Sprint(os.Getpid())
 	config := newConfigDir(t)
-	p := newProject(t,
-		"STARLING_IMAGE="+buildStarlingImage(t, "starling:acceptance-"+run),
+	p := newProject(t, []string{filepath.Join(repository, "docs/compose/five.yml"), "testdata/compose.acceptance.yml"},
+		"STARLING_IMAGE="+buildStarlingImage(t),
 		"ACCEPTANCE_PROMETHEUS_IMAGE="+buildImage(t, "starling-acceptance-prometheus:"+run, buildPrometheus(t, "prometheus")),
 		"ACCEPTANCE_WORKLOAD_IMAGE="+buildWorkloadImage(t, "starling-acceptance-workload:"+run),
 		"ACCEPTANCE_CONFIG="+string(config),
-		"STARLING_1_PORT=0", "STARLING_2_PORT=0", "STARLING_3_PORT=0")
+		"STARLING_1_PORT=0", "STARLING_2_PORT=0", "STARLING_3_PORT=0", "STARLING_4_PORT=0", "STARLING_5_PORT=0")
 
 	p.up(t, nodes...)
 	awaitCluster(t, p)
@@ -45,6 +46,8 @@ func TestClusterAnswersLikePrometheus(t *testing.T) {
 	w := window{start: time.Now().Truncate(time.Second)}
 	pause(t, 15*time.Second)
 	w.outage = killUnderLoad(t, p, 12*time.Second)
+	p.up(t, "starling-4", "starling-5")
+	settleAll(t, p, "starling-1", "starling-2", "starling-3", "starling-4", "starling-5")
 	pause(t, 10*time.Second)
 	w.end = time.Now().Truncate(time.Second)
 
@@ -57,8 +60,19 @@ func TestClusterAnswersLikePrometheus(t *testing.T) {
 		eventually(t, time.Minute, base+" has sent all", drained(base))
 		mustHaveDroppedNothing(t, base)
 	}
-	compareFederation(t, p, senders["a"])
-	compareAnswers(t, p, senders, w)
+	mustRun(t, command{args: []string{"docker", "exec", p.container(t, "starling-1"), "/bin/starling", "cluster", "leave", "--yes", "--wait", victim}})
+	left := []string{"starling-1", "starling-3", "starling-4", "starling-5"}
+	settleAll(t, p, left...)
+	compareFederation(t, p, left, senders["a"])
+	compareAnswers(t, p, left, senders, w)
+}
+
+// settleAll waits until some nodes are all the members and miss nothing.
+func settleAll(t *testing.T, p *project, members ...string) {
+	t.Helper()
+	for _, node := range members {
+		awaitSettled(t, stepTimeout, node, p.url(t, node, 9080), len(members))
+	}
 }
 
 // awaitCluster waits until all nodes serve and see one another.
@@ -140,7 +154,7 @@ func mustHaveDroppedNothing(t *testing.T, base string) {
 
 // compareAnswers asks every node everything, for both senders, and then a Prometheus
 // that has no data of its own and reads through a node.
-func compareAnswers(t *testing.T, p *project, senders map[string]string, w window) {
+func compareAnswers(t *testing.T, p *project, nodes []string, senders map[string]string, w window) {
 	reader := p.url(t, "prometheus-reader", 9090)
 	for name, base := range senders {
 		w.sender = name
@@ -203,7 +217,7 @@ func readMetadata(ctx context.Context, url string) (map[string][]string, error) 
 }
 
 // compareFederation asks for the newest samples of series that do not go stale.
-func compareFederation(t *testing.T, p *project, prometheus string) {
+func compareFederation(t *testing.T, p *project, nodes []string, prometheus string) {
 	path := "/federate?match[]=" + url.QueryEscape(`workload_stamped{prometheus="a"}`)
 	want := readLines(t, prometheus+path)
 	if len(want) < 5 {

@@ -9,21 +9,9 @@ import (
 	"strings"
 	"testing"
 	"time"
-)
 
-// composeCommand answers how Compose is called here, nothing if it is not. Both the
-// plugin and the older program are in use, and docker-compose.yml is for both.
-func composeCommand(ctx context.Context) []string {
-	if c := os.Getenv("STARLING_COMPOSE"); c != "" {
-		return strings.Fields(c)
-	}
-	for _, c := range [][]string{{"docker", "compose"}, {"docker-compose"}} {
-		if exec.CommandContext(ctx, c[0], append(c[1:], "version")...).Run() == nil {
-			return c
-		}
-	}
-	return nil
-}
+	"github.com/starling-tsdb/starling/internal/acceptance/external"
+)
 
 // project is one set of containers with a network of its own.
 type project struct {
@@ -33,14 +21,16 @@ type project struct {
 	compose []string
 }
 
-// newProject prepares a project; nothing runs until up. All of it is removed with the
-// test, after the containers' logs were printed if the test failed.
-func newProject(t *testing.T, env ...string) *project {
+// newProject prepares a project of docker-compose.yml with files laid over it; nothing runs
+// until up. All of it is removed with the test, after the containers' logs were printed if
+// the test failed.
+func newProject(t *testing.T, overlays []string, env ...string) *project {
 	t.Helper()
 	p := &project{name: fmt.Sprintf("starling-acceptance-%d", os.Getpid()), env: env}
-	p.compose = append(composeCommand(t.Context()), "-p", p.name,
-		"-f", filepath.Join(repository, "docker-compose.yml"),
-		"-f", filepath.Join("testdata", "compose.acceptance.yml"))
+	p.compose = append(external.Compose(t.Context()), "-p", p.name, "-f", filepath.Join(repository, "docker-compose.yml"))
+	for _, file := range overlays {
+		p.compose = append(p.compose, "-f", file)
+	}
 	t.Cleanup(func() {
 		// The test's own context has ended by now.
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)

@@ -4,7 +4,7 @@
 //
 // What needs a container engine, or root to mount file systems that are filled, broken and
 // cut off, runs when STARLING_ACCEPTANCE=1 is set, as `make faults` does, and says why it
-// was skipped otherwise. Nothing is pulled: images are built from
+// was skipped otherwise. STARLING_ACCEPTANCE=long adds what takes five minutes more. Nothing is pulled: images are built from
 // scratch around static binaries, and Prometheus is built from the module that go.mod
 // names, once, into STARLING_ACCEPTANCE_CACHE or the user's cache directory.
 //

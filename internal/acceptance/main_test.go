@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/starling-tsdb/starling/internal/acceptance/external"
 )
 
 // repository is the top of the source tree, relative to this package.
@@ -20,8 +22,19 @@ const repository = "../.."
 // requireAcceptance skips the test unless it was asked for.
 func requireAcceptance(t *testing.T) {
 	t.Helper()
-	if os.Getenv("STARLING_ACCEPTANCE") != "1" {
+	if asked := os.Getenv("STARLING_ACCEPTANCE"); asked != "1" && asked != long {
 		t.Skip("takes minutes and builds Prometheus: set STARLING_ACCEPTANCE=1, or run `make faults`")
+	}
+}
+
+// long is what STARLING_ACCEPTANCE is set to for the longest tests too.
+const long = "long"
+
+// requireLong skips the test unless the longest ones were asked for.
+func requireLong(t *testing.T) {
+	t.Helper()
+	if os.Getenv("STARLING_ACCEPTANCE") != long {
+		t.Skip("takes five minutes: set STARLING_ACCEPTANCE=long")
 	}
 }
 
@@ -35,7 +48,7 @@ func requireContainers(t *testing.T) {
 	if err != nil {
 		t.Skipf("no container engine answers: docker version: %v: %s", err, bytes.TrimSpace(out))
 	}
-	if len(composeCommand(ctx)) == 0 {
+	if len(external.Compose(ctx)) == 0 {
 		t.Skip("no Compose: neither `docker compose` nor `docker-compose` runs; STARLING_COMPOSE can name one")
 	}
 }

@@ -267,6 +267,55 @@ func TestThreeProcesses(t *testing.T) {
 	stopCleanly(t, processes)
 }
 
+// TestRecoverProcesses loses two of three nodes for good: what the last one holds is answered and
+// written to again once an operator has said so by `starling cluster`.
+func TestRecoverProcesses(t *testing.T) {
+	program := buildStarling(t)
+	processes := newProcesses(t, 3)
+	for _, p := range processes {
+		p.start(t, program)
+	}
+	awaitProcesses(t, processes)
+	at, last := time.Now(), processes[2].base
+	mustWrite(t, processes[0].base, "acceptance_left", at, 42)
+	operate := func(args ...string) (string, error) {
+		return command{args: append([]string{program, "cluster", "--url=" + last}, args...)}.run(t.Context())
+	}
+	if out, err := operate("recover", "--yes"); exitCode(err) != 1 || !strings.Contains(out+fmt.Sprint(err), "leader") {
+		t.Errorf("a healthy cluster is recovered: %v: %s", err, out)
+	}
+	for _, p := range processes[:2] {
+		p.stop(t, syscall.SIGKILL)
+	}
+	eventually(t, time.Minute, "the last node recovers", func(context.Context) error {
+		_, err := operate("recover", "--yes")
+		return err
+	})
+	var status struct {
+		Data struct {
+			Self  string
+			Nodes []struct{ ID string }
+		}
+	}
+	_, body, err := fetch(t.Context(), last+"/api/v1/cluster")
+	if err != nil || json.Unmarshal(body, &status) != nil || len(status.Data.Nodes) != 3 {
+		t.Fatalf("%v: %s", err, body)
+	}
+	remove := []string{"remove", "--accept-loss", "--yes", "--wait"}
+	for _, n := range status.Data.Nodes {
+		if n.ID != status.Data.Self {
+			remove = append(remove, n.ID)
+		}
+	}
+	if out, err := operate(remove...); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	mustRead(t, last, "acceptance_left", at, "42")
+	mustWrite(t, last, "acceptance_since", at, 43)
+	mustRead(t, last, "acceptance_since", at, "43")
+	stopCleanly(t, processes[2:])
+}
+
 func awaitProcesses(t *testing.T, processes []*process) {
 	t.Helper()
 	for _, p := range processes {

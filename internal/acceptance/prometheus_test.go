@@ -200,6 +200,9 @@ func readQueues(ctx context.Context, base string) (queues, error) {
 			case short == name:
 			case strings.HasSuffix(short, "_pending"):
 				q.pending += v
+			case short == "exemplars_failed_total":
+				// Exemplars are stored as well as can be: a node that has just joined takes
+				// none of a series that it has no sample of.
 			case strings.HasSuffix(short, "_failed_total"), strings.HasSuffix(short, "_dropped_total"):
 				q.failed += v
 			case short == "queue_highest_timestamp_seconds":
