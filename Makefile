@@ -1,5 +1,5 @@
-# Everything but `race` (a C compiler), `image` (Docker), `faults` and `mistakes` (root,
-# iproute2, Docker) needs Go alone.
+# Everything but `race` (a C compiler), `image`, `bench-image` and `bench-compose` (Docker),
+# `faults` and `mistakes` (root, iproute2, Docker) needs Go alone.
 # `make help` lists the targets.
 
 SHELL := /usr/bin/env bash
@@ -11,11 +11,12 @@ GO ?= go
 DATA ?= data
 # Passed on to the node, or to each node: make run ARGS='--log.level=debug'
 ARGS ?=
-# Narrows test, race and bench: make test PKG=./internal/placement/...
+# Narrows test, race and microbench: make test PKG=./internal/placement/...
 PKG ?= ./...
 # Passed on to go test by race: make race TESTFLAGS=-short
 TESTFLAGS ?=
 IMAGE ?= starling:latest
+INGEST_IMAGE ?= starling-ingest:latest
 GOLANGCI_LINT_VERSION := v2.15.0
 
 VERSION ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),unknown)
@@ -33,12 +34,13 @@ LINT := bin/tools/golangci-lint-$(GOLANGCI_LINT_VERSION)
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  make cluster CLEAN=1 starts from empty data directories."
 	@echo "  make run ARGS='…' and make cluster ARGS='…' pass flags on to the nodes."
 	@echo "  make faults and mistakes take FAULTS='-short' or FAULTS='-run regexp'."
-	@echo "  make test, race and bench take PKG=./internal/…, bench takes BENCH=regexp."
+	@echo "  make test, race and microbench take PKG=./internal/…, microbench takes BENCH=regexp."
+	@echo "  make bench, bench-ingest and bench-compose take INGEST='-runs 3 -out report', flags of bench/ingest."
 
 .PHONY: build
 build: ## Build bin/starling
@@ -75,23 +77,28 @@ cluster: build ## Run three nodes on 127.0.0.1:9080, 9180 and 9280 until Ctrl-C
 
 .PHONY: test
 test: ## Run the tests; what needs Docker is skipped and says so
-	$(GO) test $(PKG)
+	$(GO) test -timeout 20m $(PKG)
 
+# One CPU: goroutines of a synctest bubble that poll timers on two CPUs at once share the race
+# detector's state of the bubble's timers, and crash it (Go 1.26). What it finds does not
+# depend on how many CPUs there are, as it follows what happens before what.
 .PHONY: race
 race: ## Run the tests with the race detector (needs a C compiler)
-	CGO_ENABLED=1 $(GO) test -race -timeout 30m $(TESTFLAGS) $(PKG)
+	CGO_ENABLED=1 $(GO) test -race -cpu 1 -timeout 30m $(TESTFLAGS) $(PKG)
 
 # First the fault suite (docs/faults.md): FAULTS=-short is a selection of it, FAULTS="-run
 # 'kill|disk'" what matches, FAULTS=-list prints the names. It says so where it cannot run.
 # Then real processes and containers: builds a real Prometheus from the Go module proxy
 # (once, a few minutes; kept in the user's cache directory), starts three nodes by
-# docker-compose.yml, kills one under load and compares every answer with Prometheus's.
+# docker-compose.yml, kills one under load and compares every answer with Prometheus's; grows
+# them to five, shrinks them, and takes a disk away. With STARLING_ACCEPTANCE=long nodes join
+# and leave twenty times in a row, too, which takes five minutes more.
 FAULTS ?=
 .PHONY: faults
 faults: ## Run the fault suite and the acceptance tests (needs root and Docker)
 	$(GO) build -o bin/faults-suite ./bench/faults
 	bin/faults-suite $(FAULTS)
-	STARLING_ACCEPTANCE=1 $(GO) test -count=1 -timeout 30m -v ./internal/acceptance
+	STARLING_ACCEPTANCE="$${STARLING_ACCEPTANCE:-1}" $(GO) test -count=1 -timeout 45m -v ./internal/acceptance
 
 .PHONY: mistakes
 mistakes: ## Build the program with mistakes and see that the fault suite and tests find them
@@ -108,10 +115,40 @@ fuzz: ## Fuzz every target for FUZZTIME (10s); their seeds are part of the tests
 	  done; \
 	done
 
-BENCH ?= .
+# Flags of bench/ingest beside those that its targets set: go run ./bench/ingest -help
+INGEST ?=
+# As much as fits into a few minutes.
 .PHONY: bench
-bench: ## Run the micro-benchmarks, with allocations
+bench: ## Measure what taking samples in costs, on nodes started here, in a few minutes
+	$(GO) run ./bench/ingest -scenarios one,three,churn -series 30000 -scrapes 40 -verify $(INGEST)
+
+# Builds a real Prometheus to compare memory with, as `make faults` does.
+.PHONY: bench-ingest
+bench-ingest: ## Measure it at full size, with memory against Prometheus, into bin/ingest
+	$(GO) run ./bench/ingest -scenarios all -prometheus build -verify -out bin/ingest $(INGEST)
+
+.PHONY: bench-compose
+bench-compose: image ## Measure it on docker-compose.yml's containers, with limits (needs Docker)
+	$(GO) run ./bench/ingest -compose -image '$(IMAGE)' -verify $(INGEST)
+
+.PHONY: bench-image
+bench-image: ## Build the container image of the load, starling-ingest:latest
+	rm -rf bin/bench-image
+	mkdir -p bin/bench-image/tmp
+	GOOS=linux CGO_ENABLED=0 $(GO) build -trimpath -o bin/bench-image/ingest ./bench/ingest
+	docker build --network none -t '$(INGEST_IMAGE)' -f bench/ingest/Dockerfile bin/bench-image
+
+BENCH ?= .
+.PHONY: microbench
+microbench: ## Run the micro-benchmarks, with allocations
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem $(PKG)
+
+SIZE ?= 1GB
+.PHONY: figures
+figures: ## Measure what docs/performance.md tells, with SIZE (1GB) of data on each node
+	$(GO) test -run '^$$' -bench Convergence -count 5 -timeout 60m ./internal/cluster
+	$(GO) run ./bench/transfer -size '$(SIZE)' -runs 3
+	$(GO) run ./bench/transfer -size '$(SIZE)' -runs 3 -rate 0
 
 .PHONY: image
 image: ## Build the container image starling:latest; nothing is pulled
