@@ -15,7 +15,7 @@ import (
 const module = "github.com/starling-tsdb/starling/internal/"
 
 // vocabulary may be imported by everybody: it is what packages talk to each other in.
-var vocabulary = []string{"series", "table", "partial", "proof"}
+var vocabulary = []string{"series", "table", "partial", "proof", "expiry"}
 
 // layers says, for each package, which others it may import beside the vocabulary. A
 // package that is not listed is a mistake: say here where it belongs.
@@ -27,37 +27,45 @@ var layers = map[string]struct {
 	"table":            {nil, "the table's state machine is pure"},
 	"partial":          {nil, "the vocabulary knows nothing"},
 	"proof":            {nil, "who serves a query is a pure function"},
+	"merge":            {nil, "which value is answered is a pure function, the same in reads, compaction and imports"},
+	"expiry":           {nil, "what is expired is a pure function"},
 	"placement":        {nil, "placement is a pure function"},
 	"plan":             {[]string{"placement"}, "what moves follows from two assignments and the placement alone"},
 	"config":           {nil, "options do not depend on what they are for"},
 	"damage":           {[]string{"statefile"}, "what is broken in a directory is a matter of files"},
-	"storage":          {[]string{"damage", "statefile"}, "the store knows nothing of a cluster"},
-	"receive":          {nil, "decoding needs bytes only"},
+	"storage":          {[]string{"damage", "merge", "statefile"}, "the store knows nothing of a cluster"},
+	"handles":          {nil, "what a series is remembered by are bytes"},
+	"receive":          {[]string{"handles"}, "decoding needs bytes, and what it made of them before"},
 	"statefile":        {nil, "a file knows nothing of what is in it"},
 	"gaps":             {[]string{"statefile"}, "a note knows nothing of what is missed"},
 	"cluster":          {[]string{"statefile"}, "membership knows nothing of data"},
 	"simnet":           {nil, "a network in memory serves every test alike"},
-	"transport":        {[]string{"transport/peerpb"}, "what travels is given to it, and given on by it"},
+	"transport":        {[]string{"transport/frame", "transport/peerpb"}, "what travels is given to it, and given on by it"},
+	"transport/frame":  {nil, "bytes only"},
 	"transport/peerpb": {nil, "generated"},
-	"handoff":          {[]string{"statefile"}, "what is missed moves between stores and notes that it knows by interfaces"},
+	"handoff":          {[]string{"merge", "statefile"}, "what is missed moves between stores and notes that it knows by interfaces"},
+	"repair":           {[]string{"damage", "handoff", "merge"}, "what is made good is copied by proven reads of the hand-off"},
 	"ingest":           {nil, "the path of a write knows its owners by interfaces"},
-	"query":            {nil, "the path of a query knows its sources by an interface"},
+	"query":            {[]string{"merge"}, "the path of a query knows its sources by an interface"},
 	"admin":            {[]string{"api"}, "operators see what the API answers, and nothing else"},
 	"api":              {[]string{"receive"}, "the front door decodes, and hands on by interfaces"},
-	"node": {[]string{"api", "cluster", "config", "gaps", "handoff", "ingest", "placement", "plan", "query", "receive", "statefile", "storage", "transport"},
+	"node": {[]string{"api", "cluster", "config", "gaps", "handles", "handoff", "ingest", "placement", "plan", "query", "receive", "repair", "damage", "statefile", "storage", "transport"},
 		"the composition root knows the parts"},
-	"faults": {[]string{"faults/ledger", "faults/overlay", "faults/wire", "placement", "statefile", "storage"},
+	"faults": {[]string{"faults/copies", "faults/ledger", "faults/load", "faults/overlay", "faults/wire", "statefile"},
 		"it runs processes, and reads what they left on their disks"},
+	"faults/copies":       {[]string{"faults/ledger", "placement", "plan", "statefile", "storage"}, "what is on disks is read as the program writes it"},
 	"faults/ledger":       {nil, "what was sent and answered is judged without knowing who answered"},
+	"faults/load":         {[]string{"faults/ledger"}, "a load knows nodes by their URLs, however they run"},
 	"faults/overlay":      {nil, "it changes text"},
 	"faults/wire":         {nil, "it carries packets"},
 	"model":               {nil, "it is all tests, of the rules that others keep"},
 	"acceptance":          {nil, "it tests from a user's view"},
+	"acceptance/external": {nil, "it knows nothing of this program"},
 	"acceptance/workload": {nil, "it is a program of its own"},
 }
 
 // pure packages neither read clocks, nor start goroutines, nor do I/O, nor log.
-var pure = []string{"series", "table", "placement", "plan", "proof"}
+var pure = []string{"series", "table", "placement", "plan", "proof", "merge", "expiry"}
 
 var impure = []string{"os", "net", "net/http", "time", "sync", "log/slog", "context"}
 
