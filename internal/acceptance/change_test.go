@@ -52,14 +52,16 @@ func TestComposeJoinAcrossPartition(t *testing.T) {
 	c.awaitTransition(t, "both join", func(s clusterState) bool {
 		return s.joins(s.find("starling-4", "alive")) && s.joins(s.find("starling-5", "alive"))
 	})
+	c.operator.awaitSeen(t)
 	c.operator.begin("cut one off", `(?m)^starling-3\S* .* dead`, gapOf3)
 	c.cut(t, "starling-3")
+	c.operator.awaitSeen(t)
 	c.operator.begin("copy meanwhile", halfway, `(?m)^Waiting for starling-3 \(it is dead\)$`)
 	c.operate(t, "starling-1", "resume")
 	c.awaitTransition(t, "only starling-3 is waited for", func(s clusterState) bool {
 		return slices.Equal(s.Transition.Awaited, []string{s.find("starling-3", "dead")})
 	})
-	pause(t, 5*time.Second)
+	c.operator.awaitSeen(t)
 	c.operator.begin("mend", `alive, joining`)
 	c.mend(t, "starling-3")
 	c.settle(t, 5)
@@ -249,6 +251,7 @@ func (c *changing) loseDisk(t *testing.T) {
 	c.member("starling-3").asked.Store(false)
 	c.destroy(t, "starling-3")
 	c.miss(t, "starling-3")
+	c.operator.awaitSeen(t)
 }
 
 // destroy takes away a container and its volume.

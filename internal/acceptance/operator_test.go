@@ -93,6 +93,20 @@ func (o *operator) look(ctx context.Context, m *member) {
 	}
 }
 
+// awaitSeen waits until the operator was told what the present step wants: the cluster stays as
+// it is until the next one begins.
+func (o *operator) awaitSeen(t *testing.T) {
+	t.Helper()
+	eventually(t, stepTimeout, "the operator is told", func(context.Context) error {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		if unseen := o.steps[len(o.steps)-1].unseen(); len(unseen) > 0 {
+			return fmt.Errorf("no status matches %q", unseen)
+		}
+		return nil
+	})
+}
+
 const settledLine = `(?m)^No transition: all copies are where the table says$`
 
 var (
@@ -139,14 +153,22 @@ func (s *step) judge(until time.Time, phases map[string]span) string {
 			percents = append(percents, s.judgeMove(see, move, phases))
 		}
 	}
-	for _, want := range s.wants {
-		pattern := regexp.MustCompile(want)
-		if !slices.ContainsFunc(s.sights, func(see sight) bool { return pattern.MatchString(see.text) }) {
-			s.miss("none of %d statuses matches %s", len(s.sights), want)
-		}
+	for _, want := range s.unseen() {
+		s.miss("none of %d statuses matches %s", len(s.sights), want)
 	}
 	return fmt.Sprintf("%-16s %5.1f s; status asked %d times, %d in a transition, each within %s and %s after the one before: %s", s.name, until.Sub(s.began).Seconds(),
 		len(s.sights), moving, slowest.Round(100*time.Millisecond), longest.Round(100*time.Millisecond), strings.Join(slices.Compact(percents), " "))
+}
+
+// unseen returns what is wanted of the statuses of a step and that none of them said so far.
+func (s *step) unseen() (wants []string) {
+	for _, want := range s.wants {
+		pattern := regexp.MustCompile(want)
+		if !slices.ContainsFunc(s.sights, func(see sight) bool { return pattern.MatchString(see.text) }) {
+			wants = append(wants, want)
+		}
+	}
+	return wants
 }
 
 func (s *step) miss(format string, args ...any) {
