@@ -6,7 +6,7 @@ var handingOff = []kind[*machine, state]{
 		name: "open: node %y begins a hand-off from node %x, which stops offering the gap", numbers: "xy", remote: true,
 		can: func(m *machine, s *state, a action) bool {
 			p := &s.pairs[a.x][a.y]
-			return m.StopBeforeRead && s.handoffs > 0 && p.gap != never && p.phase == offered
+			return m.StopBeforeRead && s.handoffs > 0 && p.firm && p.phase == offered
 		},
 		do: func(m *machine, s *state, a action) {
 			s.handoffs--
@@ -19,7 +19,7 @@ var handingOff = []kind[*machine, state]{
 		name: "window: node %x reads a window for node %y from its store", numbers: "xy",
 		can: func(m *machine, s *state, a action) bool {
 			p := &s.pairs[a.x][a.y]
-			return p.phase == opened || !m.StopBeforeRead && s.handoffs > 0 && p.phase == offered && p.gap != never
+			return p.phase == opened || !m.StopBeforeRead && s.handoffs > 0 && p.phase == offered && p.firm
 		},
 		do: (*machine).readWindow,
 	}, {
@@ -116,7 +116,7 @@ func (m *machine) advance(s *state, a action) {
 }
 
 func (m *machine) advanceTo(p *pair, next instant) {
-	p.gap, p.disk = next, next
+	p.gap, p.disk, p.firm = next, next, next != never
 	p.missed, p.end, p.data = never, never, 0
 	if p.phase != offered {
 		p.phase = opened

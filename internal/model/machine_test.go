@@ -95,6 +95,7 @@ func (m *machine) heal(before *state) error {
 		}
 	}
 	for _, p := range m.pairs {
+		try(firmKind, p[0], p[1])
 		try(timeoutKind, p[0], p[1])
 	}
 	for range 6 { // as many windows as there are times, and some for notes
@@ -136,6 +137,7 @@ func (m *machine) unhealed(s *state) error {
 
 // The kinds that heal uses.
 var (
+	firmKind     = kindOf("firm:")
 	timeoutKind  = kindOf("timeout:")
 	handoffKinds = []uint8{kindOf("open:"), kindOf("window:"), kindOf("stop:"), kindOf("send:")}
 	advanceKind  = kindOf("advance:")

@@ -41,6 +41,20 @@ func twoWrites(sc *scenario) {
 	sc.handoffs, sc.prompt = 0, true
 }
 
+// lateWrites are two, of which notes are withdrawn.
+func lateWrites(sc *scenario) {
+	twoWrites(sc)
+	sc.late = true
+}
+
+// lateWrite is one.
+func lateWrite(sc *scenario) {
+	healthy(sc)
+	sc.late = true
+}
+
+func handOff(sc *scenario) { sc.handoffs = 1 }
+
 func retry(sc *scenario) {
 	twoWrites(sc)
 	sc.samples, sc.writes = []sample{{0, 0}}, []uint8{0, 0}
@@ -66,6 +80,11 @@ func TestEveryRuleIsNeeded(t *testing.T) {
 		{"NoteSynced", []func(*scenario){healthy, crash}},
 		{"NoteFromSample", []func(*scenario){healthy}},
 		{"NoteMarksAtSync", []func(*scenario){lateGaps}},
+		{"OfferFirm", []func(*scenario){lateWrites}},
+		{"WithdrawConfirmed", []func(*scenario){lateWrite, crash}},
+		{"WithdrawCounted", []func(*scenario){lateWrites}},
+		{"FirmForgets", []func(*scenario){lateWrites}},
+		{"FirmForgets", []func(*scenario){lateWrites, handOff}},
 		{"StopBeforeRead", nil},
 		{"SyncBeforeAdvance", []func(*scenario){healthy, crash}},
 		{"MissedAtAdvance", []func(*scenario){windows}},

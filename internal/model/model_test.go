@@ -32,6 +32,7 @@ func TestExhaustively(t *testing.T) {
 	}
 	two := func(sc *scenario) { sc.samples, sc.writes = []sample{{0, 0}, {0, 1}}, []uint8{0, 1} }
 	again := func(sc *scenario) { sc.writes = []uint8{0, 0} }
+	late := func(sc *scenario) { sc.late = true }
 	prompt := func(sc *scenario) { sc.prompt = true }
 	handoffs := func(n uint8) func(*scenario) { return func(sc *scenario) { sc.handoffs = n } }
 	crashes := func(n uint8) func(*scenario) { return func(sc *scenario) { sc.crashes = n } }
@@ -45,6 +46,11 @@ func TestExhaustively(t *testing.T) {
 		{"and damage", 0, []func(*scenario){damage}},
 		{"and a refusal for age", 0, []func(*scenario){refuse}},
 		{"a write, two crashes, a lost disk, three hand-offs", 0, []func(*scenario){crashes(2), lose, handoffs(3)}},
+		{"a late confirmation, a crash, a hand-off", 0, []func(*scenario){late, handoffs(1)}},
+		{"late confirmations of two writes", 0, []func(*scenario){two, late, prompt, crashes(0), handoffs(0)}},
+		{"late confirmations of two writes, a hand-off", 1, []func(*scenario){two, late, prompt, crashes(0), handoffs(1)}},
+		{"late confirmations of two writes, a crash", 1, []func(*scenario){two, late, prompt, handoffs(0)}},
+		{"late confirmations of two writes, a crash, a hand-off", 2, []func(*scenario){two, late, prompt, handoffs(1)}},
 		{"gaps, a write between windows, two hand-offs", 0, []func(*scenario){lateGaps, crashes(0)}},
 		{"an early and a late write, a hand-off", 0, []func(*scenario){two, prompt, crashes(0), handoffs(1)}},
 		{"a write and its retry, a crash, a hand-off", 0, []func(*scenario){again, prompt, handoffs(1)}},

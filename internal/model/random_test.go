@@ -112,7 +112,7 @@ func (w *walk[S]) String() string {
 func flock(rng *rand.Rand) scenario {
 	sc := scenario{
 		nodes: 5, owners: [][]uint8{{0, 1, 2}, {1, 2, 3}, {4, 0, 2}},
-		crashes: uint8(rng.IntN(4)), refusals: uint8(rng.IntN(2)), handoffs: 12,
+		crashes: uint8(rng.IntN(4)), refusals: uint8(rng.IntN(2)), handoffs: 12, late: rng.IntN(2) == 0,
 	}
 	if rng.IntN(2) == 0 {
 		sc.losses = uint8(rng.IntN(2))

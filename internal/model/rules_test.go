@@ -19,6 +19,12 @@ type rules struct {
 	NoteFromSample  bool // and begins with the sample
 	NoteMarksAtSync bool // the window under way when it is synced hears of it
 
+	// Taking notes back.
+	OfferFirm         bool // a gap that can vanish is not offered
+	WithdrawConfirmed bool // a note is withdrawn when the peer has confirmed
+	WithdrawCounted   bool // and the gap is there until all notes are
+	FirmForgets       bool // no note of a gap that was handed off, or offered, is withdrawn
+
 	// Handing off.
 	StopBeforeRead     bool // the gap is not offered from before the store is read
 	SyncBeforeAdvance  bool // the peer has synced the window
@@ -46,6 +52,7 @@ var allRules = rules{
 	OfferOutside: true, OfferEarly: true,
 	GapBeforeAck: true, GapQuorum: true, RefusalCovered: true, NoteSynced: true,
 	NoteFromSample: true, NoteMarksAtSync: true,
+	OfferFirm: true, WithdrawConfirmed: true, WithdrawCounted: true, FirmForgets: true,
 	StopBeforeRead: true, SyncBeforeAdvance: true, MissedAtAdvance: true, MissedAtClose: true,
 	SessionChecked: true, WindowChecked: true, RestartEndsSession: true,
 	SilenceEndsSession: true, HeldWhileSaving: true,

@@ -86,6 +86,9 @@ type scenario struct {
 	// confirmation arrives as it is sent, a window is read as the hand-off begins, and each
 	// window is a session. It makes room for more writes.
 	prompt bool
+	// late has notes be taken back: owners go on to confirm a write after it was acknowledged,
+	// and a note that was taken for one of them is then withdrawn.
+	late bool
 }
 
 func (sc *scenario) copies(series int) int      { return len(sc.owners[series]) }
@@ -170,8 +173,12 @@ const (
 
 // pair is what node x notes for node m, and the hand-off that it makes.
 type pair struct {
-	gap  instant // since when m may lack samples, or never
-	disk instant // what is synced of that: the same but with NoteSynced or OfferSynced off
+	gap instant // since when m may lack samples, or never
+	// disk is what is synced of that: the same but with NoteSynced or OfferSynced off, and
+	// after all notes were withdrawn.
+	disk instant
+	late uint8 // notes that can be withdrawn
+	firm bool  // the gap is there until it is handed off; else until all notes are withdrawn
 
 	phase  uint8
 	end    instant // of the window
@@ -204,6 +211,7 @@ type write struct {
 	offers  [maxNodes]set // peers for which that owner's confirmation offers a gap early enough
 	noted   [maxNodes]set // peers for which that owner said that it noted a gap
 	pending [maxNodes]set // notes that are not synced: with NoteSynced, OfferSynced or NoteMarksAtSync off
+	late    [maxNodes]set // peers for which that owner's note can be withdrawn
 	acked   bool
 }
 
@@ -237,7 +245,8 @@ func (m *machine) start() state {
 		}
 	}
 	for _, g := range sc.gaps {
-		s.pairs[g.x][g.y].gap, s.pairs[g.x][g.y].disk = g.since, g.since
+		p := &s.pairs[g.x][g.y]
+		p.gap, p.disk, p.firm = g.since, g.since, true
 	}
 	return s
 }

@@ -6,7 +6,7 @@ var writing = []kind[*machine, state]{
 		name: "judge: node %x reads what it will offer for write %w", numbers: "wx", remote: true,
 		can: func(m *machine, s *state, a action) bool {
 			w := &s.writes[a.w]
-			return !m.OfferAfterStore && m.sentTo(a) && !w.acked && w.at[a.x] == underway
+			return !m.OfferAfterStore && m.sentTo(a) && w.goesOn() && w.at[a.x] == underway
 		},
 		do: func(m *machine, s *state, a action) {
 			s.writes[a.w].at[a.x] = judged
@@ -19,13 +19,13 @@ var writing = []kind[*machine, state]{
 			if !m.OfferAfterStore {
 				before = judged
 			}
-			return m.sentTo(a) && !s.writes[a.w].acked && s.writes[a.w].at[a.x] == before
+			return m.sentTo(a) && s.writes[a.w].goesOn() && s.writes[a.w].at[a.x] == before
 		},
 		do: (*machine).store,
 	}, {
 		name: "refuse: node %x calls write %w too old", numbers: "wx", remote: true, weight: 2,
 		can: func(m *machine, s *state, a action) bool {
-			return m.sentTo(a) && s.refusals > 0 && !s.writes[a.w].acked && s.writes[a.w].at[a.x] == underway
+			return m.sentTo(a) && s.refusals > 0 && s.writes[a.w].goesOn() && s.writes[a.w].at[a.x] == underway
 		},
 		do: func(_ *machine, s *state, a action) {
 			s.refusals--
@@ -78,10 +78,31 @@ var writing = []kind[*machine, state]{
 		can: (*machine).canAck,
 		do: func(m *machine, s *state, a action) {
 			w := &s.writes[a.w]
-			// What else the write does can only give somebody more samples, or more gaps.
-			*w = write{acked: true, pending: w.pending}
+			w.acked = true
+			w.rest()
 			s.acked = s.acked.with(m.scenario.writes[a.w])
 		},
+	}, {
+		name: "withdraw: node %x hears that node %y has confirmed write %w, late", numbers: "wxy", remote: true,
+		can: func(m *machine, s *state, a action) bool {
+			w := &s.writes[a.w]
+			return w.late[a.x].has(a.y) && (w.at[a.y] == confirmed || !m.WithdrawConfirmed && w.at[a.y] == stored)
+		},
+		do: (*machine).withdraw,
+	}, {
+		name: "firm: node %x waits no longer for late confirmations by node %y", numbers: "xy",
+		can: func(_ *machine, s *state, a action) bool {
+			p := &s.pairs[a.x][a.y]
+			return p.late > 0 && !p.firm
+		},
+		do: func(m *machine, s *state, a action) { m.keep(s, a.x, a.y) },
+	}, {
+		name: "clean: node %x removes the withdrawn gap for node %y from its disk", numbers: "xy",
+		can: func(m *machine, s *state, a action) bool {
+			p := &s.pairs[a.x][a.y]
+			return m.scenario.late && p.gap == never && p.disk != never
+		},
+		do: func(_ *machine, s *state, a action) { s.pairs[a.x][a.y].disk = never },
 	}, {
 		name: "crash: node %x crashes and restarts", numbers: "x", weight: 2,
 		can: func(_ *machine, s *state, _ action) bool { return s.crashes > 0 },
@@ -99,7 +120,7 @@ var writing = []kind[*machine, state]{
 			s.nodes[a.x] = node{missing: true}
 			for y := range s.pairs[a.x] {
 				p := &s.pairs[a.x][y]
-				p.gap, p.disk = never, never
+				p.gap, p.disk, p.firm = never, never, false
 			}
 		},
 	}, {
@@ -132,7 +153,7 @@ func (m *machine) offer(s *state, a action) set {
 		if !m.OfferSynced {
 			since = p.gap
 		}
-		if since == never || m.OfferOutside && p.phase != offered && p.phase != early {
+		if since == never || !p.firm && m.OfferFirm || m.OfferOutside && p.phase != offered && p.phase != early {
 			continue
 		}
 		if since <= m.sampleOf(a.w).at || !m.OfferEarly {
@@ -209,6 +230,15 @@ func (m *machine) canNote(s *state, a action) bool {
 // note has a node note a gap, sync it and say so. With some rules off that is not one step.
 func (m *machine) note(s *state, a action) {
 	w, p, since := &s.writes[a.w], &s.pairs[a.x][a.y], m.since(a)
+	if m.scenario.late && !p.firm {
+		p.late++
+		w.late[a.x] = w.late[a.x].with(a.y)
+		p.gap = min(p.disk, since)
+		p.disk = p.gap
+		w.noted[a.x] = w.noted[a.x].with(a.y)
+		return
+	}
+	p.firm = true
 	switch {
 	case !m.NoteMarksAtSync:
 		p.miss(since)
@@ -236,6 +266,46 @@ func (m *machine) syncNote(s *state, a action) {
 	w.noted[a.x] = w.noted[a.x].with(a.y)
 	p.gap = min(p.gap, since)
 	p.disk = min(p.disk, since)
+}
+
+// withdraw takes a note back. With the last one the gap is gone.
+func (m *machine) withdraw(s *state, a action) {
+	w, p := &s.writes[a.w], &s.pairs[a.x][a.y]
+	w.late[a.x] = w.late[a.x].without(a.y)
+	p.late -= min(p.late, 1)
+	if p.late == 0 || !m.WithdrawCounted {
+		p.gap, p.late, p.firm = never, 0, false
+	}
+	w.rest()
+}
+
+// keep makes a gap firm: no note for it can be withdrawn any more.
+func (m *machine) keep(s *state, x, y uint8) {
+	s.pairs[x][y].firm = true
+	if !m.FirmForgets {
+		return
+	}
+	s.pairs[x][y].late = 0
+	for i := range m.scenario.writes {
+		s.writes[i].late[x] = s.writes[i].late[x].without(y)
+		s.writes[i].rest()
+	}
+}
+
+// goesOn tells whether owners may still confirm a write and anybody cares.
+func (w *write) goesOn() bool { return !w.acked || w.late != [maxNodes]set{} }
+
+// rest forgets what does not matter once a write is acknowledged: what else it does can only
+// give somebody more samples, or more gaps, but where notes can still be withdrawn.
+func (w *write) rest() {
+	if !w.acked {
+		return
+	}
+	kept := write{acked: true, pending: w.pending}
+	if w.goesOn() {
+		kept.at, kept.late = w.at, w.late
+	}
+	*w = kept
 }
 
 // since is where the gap begins that is noted for a write.
@@ -299,6 +369,8 @@ func (m *machine) crash(s *state, x uint8) {
 	for y := range m.scenario.nodes {
 		p := &s.pairs[x][y]
 		p.gap = p.disk
+		m.keep(s, x, y)
+		p.firm = p.gap != never
 		p.busy, p.next = false, never
 		m.end(p, m.RestartEndsSession)
 		if q := &s.pairs[y][x]; q.stage == received {
