@@ -3,8 +3,12 @@
 //
 // A gap is open from its first note until a hand-off that missed nothing has ended. While
 // a hand-off reads the store the gap is not offered to writers, so that whoever relies on
-// it says so by a note, which the hand-off then sees. The protocol is in
-// docs/adr/0008-gaps-and-proof.md.
+// it says so by a note, which the hand-off then sees.
+//
+// Most peers that have not confirmed in time do so a little later. A gap of late notes only is
+// not offered and not handed off: it vanishes with the last of them that is withdrawn, and is
+// as any other once one of them is not. The protocol is in docs/adr/0008-gaps-and-proof.md and
+// docs/adr/0017-late-notes.md.
 package gaps
 
 import (
@@ -68,8 +72,8 @@ type Book struct {
 
 	mu    sync.Mutex
 	notes map[table.NodeID]*note
-	// last is the number of the last window. It begins at random, so that what was meant for
-	// an earlier run of this node is none of the present windows.
+	// last is the number of the last window, or of the last late note. It begins at random, so
+	// that what was meant for an earlier run of this node is none of the present ones.
 	last uint64
 }
 
@@ -82,10 +86,16 @@ type saved struct {
 	Opened time.Time `json:"opened"`
 }
 
-// note is an open gap.
+// note is a gap: a firm one, that is open until it is handed off; a late one, until the last
+// of its late notes is withdrawn; or one that lingers, which is not open.
 type note struct {
 	saved
-	session *session // the hand-off that is under way, or nil
+	firm bool
+	// late are the notes that can be withdrawn, with the timers that end this. None if firm.
+	late map[uint64]*time.Timer
+	// lingering removes the file of a gap that lingers; nil if it does not.
+	lingering *time.Timer
+	session   *session // the hand-off that is under way, or nil
 	// unsure is set while it is not known what lies on disk: the last change of the note
 	// failed, and may have come to pass all the same.
 	unsure bool
@@ -125,7 +135,7 @@ func Open(o Options) (*Book, error) {
 		if err != nil {
 			return nil, fmt.Errorf("gap notes: %w", err)
 		}
-		b.notes[n.Peer] = &note{saved: n}
+		b.notes[n.Peer] = &note{saved: n, firm: true}
 	}
 	b.publish()
 	if o.Registerer != nil {
@@ -156,11 +166,18 @@ func (b *Book) read(peer table.NodeID) (saved, error) {
 // before the call. The caller must not change them.
 func (b *Book) Offered() []proof.Gap { return *b.offered.Load() }
 
-// Open returns all open gaps, sorted by peer.
+// Noted returns all gaps that queries have to know of, sorted by peer: open ones and late ones.
+func (b *Book) Noted() []proof.Gap {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.listed(func(n *note) bool { return n.firm || len(n.late) > 0 })
+}
+
+// Open returns the gaps that have to be handed off, sorted by peer.
 func (b *Book) Open() []proof.Gap {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.listed(func(*note) bool { return true })
+	return b.listed(func(n *note) bool { return n.firm })
 }
 
 // listed is called with mu held.
@@ -168,7 +185,7 @@ func (b *Book) listed(which func(*note) bool) []proof.Gap {
 	list := make([]proof.Gap, 0, len(b.notes))
 	for _, n := range b.notes {
 		if which(n) {
-			list = append(list, proof.Gap{Peer: n.Peer, Since: n.Since})
+			list = append(list, proof.Gap{Peer: n.Peer, Since: n.Since, Late: !n.firm})
 		}
 	}
 	slices.SortFunc(list, func(a, b proof.Gap) int { return strings.Compare(string(a.Peer), string(b.Peer)) })
@@ -178,42 +195,60 @@ func (b *Book) listed(which func(*note) bool) []proof.Gap {
 // publish makes known what is offered. It is called with mu held, or before anybody else
 // has the book.
 func (b *Book) publish() {
-	list := b.listed(func(n *note) bool { return n.session == nil && !n.unsure })
+	list := b.listed(func(n *note) bool { return n.firm && n.session == nil && !n.unsure })
 	b.offered.Store(&list)
 }
 
 // Note returns when a gap for the peer is on disk that begins at the time or before, in
 // milliseconds. It tells a hand-off under way that it missed something.
 func (b *Book) Note(ctx context.Context, peer table.NodeID, since int64) error {
+	_, err := b.note(ctx, peer, since, false)
+	return err
+}
+
+func (b *Book) note(ctx context.Context, peer table.NodeID, since int64, late bool) (ticket uint64, err error) {
 	if err := b.lockFile(ctx); err != nil {
-		return fmt.Errorf("note a gap for %s: %w", peer, err)
+		return 0, fmt.Errorf("note a gap for %s: %w", peer, err)
 	}
 	defer b.unlockFile()
 	b.mu.Lock()
-	n := b.notes[peer]
-	next := saved{Peer: peer, Since: earlier(since), Opened: time.Now()}
-	if n != nil {
-		if n.Since <= since && !n.unsure {
-			n.miss(since)
-			b.mu.Unlock()
-			return nil
-		}
-		next.Since = min(next.Since, n.Since)
-		next.Opened = n.Opened
-	}
+	next, saved := b.next(peer, since)
 	b.mu.Unlock()
-	if err := b.save(next); err != nil {
-		return err
+	if !saved {
+		if err := b.save(next); err != nil {
+			return 0, err
+		}
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := b.notes[peer]
 	// Told only now: a window that began while the note was being saved began where the gap
 	// began before.
-	b.mu.Lock()
-	b.notes[peer].miss(since)
-	b.mu.Unlock()
-	if n == nil {
-		b.logger.Warn("A peer misses writes: noting what it has to be handed when it is back", "peer", peer, "since", formatTime(next.Since))
+	n.miss(since)
+	if late && !n.firm {
+		return b.wait(n), nil
 	}
-	return nil
+	b.keep(n)
+	return 0, nil
+}
+
+// next returns what has to lie on disk for a note, and whether it does. It is called with mu
+// held.
+func (b *Book) next(peer table.NodeID, since int64) (next saved, done bool) {
+	next = saved{Peer: peer, Since: earlier(since), Opened: time.Now()}
+	n := b.notes[peer]
+	switch {
+	case n == nil:
+		return next, false
+	case n.lingering != nil:
+		if n.Since < next.Since-drift.Milliseconds() {
+			return next, false
+		}
+	default:
+		next.Opened = n.Opened
+	}
+	next.Since = min(next.Since, n.Since)
+	return next, n.Since <= since && !n.unsure
 }
 
 // miss tells the window under way, if there is one, of a note. It is called with mu held.
@@ -255,12 +290,12 @@ func (b *Book) save(s saved) error {
 // Begin starts a hand-off to the peer, or its next window if number is that of the present
 // one. From its return on, until the session ends, the gap is not offered: what was stored for an
 // offer before is in the store when the caller begins to read it. It returns where the gap
-// begins; open is false if there is none.
+// begins; open is false if there is none that has to be handed off.
 func (b *Book) Begin(peer table.NodeID, number uint64) (window uint64, since int64, open bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	n := b.notes[peer]
-	if n == nil {
+	if n == nil || !n.firm {
 		return 0, 0, false
 	}
 	if n.session == nil || n.session.number != number {
@@ -367,6 +402,7 @@ func (b *Book) remove(n *note) error {
 		b.publish()
 		return fmt.Errorf("close the gap of %s: %w", n.Peer, err)
 	}
+	n.stop()
 	delete(b.notes, n.Peer)
 	b.publish()
 	return nil
@@ -374,7 +410,7 @@ func (b *Book) remove(n *note) error {
 
 // Keep drops the gaps of peers that are no members any more: nobody reads from them.
 func (b *Book) Keep(member func(table.NodeID) bool) {
-	for _, g := range b.Open() {
+	for _, g := range b.Noted() {
 		if !member(g.Peer) {
 			b.drop(g.Peer)
 		}
@@ -397,7 +433,7 @@ func (b *Book) drop(peer table.NodeID) {
 	b.logger.Info("A peer is no member any more: its gap is dropped", "peer", peer)
 }
 
-// Close stops the clocks of the sessions. Notes stay on disk.
+// Close stops all clocks. Notes stay on disk.
 func (b *Book) Close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -405,6 +441,7 @@ func (b *Book) Close() {
 		if n.session != nil {
 			n.session.timeout.Stop()
 		}
+		n.stop()
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/starling-tsdb/starling/internal/proof"
+	"github.com/starling-tsdb/starling/internal/table"
 )
 
 var (
@@ -15,6 +16,8 @@ var (
 		"When the open gap of a peer was noted first.", []string{"peer"}, nil)
 	sinceDesc = prometheus.NewDesc("starling_gap_since_timestamp_seconds",
 		"Time of the oldest sample that a peer may lack.", []string{"peer"}, nil)
+	lateDesc = prometheus.NewDesc("starling_gap_late_notes",
+		"Notes of this node for a peer whose confirmation is late and may still come.", []string{"peer"}, nil)
 )
 
 // collector implements prometheus.Collector: peers without a gap have no series.
@@ -25,6 +28,7 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- openDesc
 	ch <- openedDesc
 	ch <- sinceDesc
+	ch <- lateDesc
 }
 
 // Collect implements prometheus.Collector.
@@ -35,6 +39,21 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(openedDesc, prometheus.GaugeValue, float64(s.Opened.UnixMilli())/1000, peer)
 		ch <- prometheus.MustNewConstMetric(sinceDesc, prometheus.GaugeValue, float64(s.Since)/1000, peer)
 	}
+	for peer, n := range c.b.lateNotes() {
+		ch <- prometheus.MustNewConstMetric(lateDesc, prometheus.GaugeValue, float64(n), string(peer))
+	}
+}
+
+func (b *Book) lateNotes() map[table.NodeID]int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	count := map[table.NodeID]int{}
+	for peer, n := range b.notes {
+		if !n.firm {
+			count[peer] = len(n.late)
+		}
+	}
+	return count
 }
 
 // Status is an open gap, for people to see.
@@ -51,7 +70,7 @@ func (b *Book) Status() []Status {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	list := make([]Status, 0, len(b.notes))
-	for _, g := range b.listed(func(*note) bool { return true }) {
+	for _, g := range b.listed(func(n *note) bool { return n.firm }) {
 		n := b.notes[g.Peer]
 		list = append(list, Status{Gap: g, Opened: n.Opened, HandingOff: n.session != nil})
 	}

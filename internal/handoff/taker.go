@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -134,7 +135,7 @@ func (t *Taker) visit(ctx context.Context, tb *table.Table, id table.NodeID, pee
 		t.opts.Logger.Debug("A peer does not say whether it notes a gap for this node", "peer", id, "err", err)
 		return
 	}
-	if !proof.Covers(state.Gaps, t.opts.Self, math.MaxInt64) {
+	if !slices.ContainsFunc(state.Gaps, func(g proof.Gap) bool { return g.Peer == t.opts.Self && !g.Late }) {
 		delete(t.idle, id)
 		return
 	}

@@ -41,6 +41,11 @@ type Replica interface {
 	// Note returns when the owner has noted durably that a peer may lack samples since a
 	// time, in milliseconds.
 	Note(ctx context.Context, t *table.Table, peer table.NodeID, since int64) error
+	// NoteLate is Note for a peer that may yet confirm what it is noted for. The ticket is
+	// for Withdraw; 0 says that the note cannot be withdrawn.
+	NoteLate(ctx context.Context, t *table.Table, peer table.NodeID, since int64) (ticket uint64, err error)
+	// Withdraw tells the owner that the peer has confirmed what a late note was for.
+	Withdraw(ctx context.Context, t *table.Table, peer table.NodeID, ticket uint64) error
 }
 
 // Options are what a Coordinator works with. All are required but Registerer.
@@ -88,7 +93,7 @@ func New(opts Options) *Coordinator {
 		}),
 		notes: factory.NewCounterVec(prometheus.CounterOpts{
 			Name: "starling_ingest_gap_notes_total",
-			Help: "Owners asked to note what another one misses, by what came of it.",
+			Help: "Owners asked to note what another one misses, and notes withdrawn because it was only late, by what came of it.",
 		}, []string{"result"}),
 	}
 }
@@ -111,9 +116,9 @@ func (e *ShortError) Error() string {
 	return msg
 }
 
-// Write stores a batch on its owners, and retains it while one of them reads it. Without an error, every sample not refused in the
-// result is confirmed by its write quorum. An error means that some valid sample is not,
-// or that ctx ended first.
+// Write stores a batch on its owners, and retains it while one of them reads it. Without an
+// error, every sample not refused in the result is confirmed by its write quorum. An error means
+// that some valid sample is not, or that ctx ended first.
 func (c *Coordinator) Write(ctx context.Context, b *series.Batch) (series.Result, error) {
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, c.opts.Timeout)
@@ -162,7 +167,7 @@ func (c *Coordinator) write(ctx context.Context, b *series.Batch) (series.Result
 	if err != nil {
 		return res, err
 	}
-	return res, c.cover(ctx, t, tally, plan.parts, col.holders)
+	return res, c.cover(ctx, t, tally, plan.parts, col)
 }
 
 type answer struct {
@@ -207,16 +212,21 @@ func (c *Coordinator) guard(node table.NodeID, ask func() error) (err error) {
 	return ask()
 }
 
+// errNoAnswer is what an owner misses its part for that has not answered yet.
+var errNoAnswer = errors.New("no answer in time")
+
 // collected is what the owners said until nobody was waited for any more.
 type collected struct {
 	holders  []*holder
 	missing  map[*part]error
 	mismatch *table.MismatchError
+	// late are the answers that nobody waited for.
+	late <-chan answer
 }
 
 // patience is how many times as long as for a quorum the remaining owners are waited for, and
-// maxGrace bounds that. Where all are busy, some take longer than others: a gap that is noted
-// for a sample which is only late costs a hand-off, and that on machines that are busy already.
+// maxGrace bounds that. Where all are busy, some take longer than others, and to note what is
+// only late, and to withdraw the note, is work on machines that are busy already.
 const (
 	patience = 4
 	maxGrace = 2 * time.Second
@@ -231,9 +241,9 @@ func (c *Coordinator) grace(certain time.Duration) time.Duration {
 // collect waits for the owners: until the verdicts are certain, and then, for the grace, for
 // those that miss something that nobody has noted yet.
 func (c *Coordinator) collect(ctx context.Context, t *tally, parts []*part, answers <-chan answer) collected {
-	col := collected{missing: make(map[*part]error, len(parts))}
+	col := collected{missing: make(map[*part]error, len(parts)), late: answers}
 	for _, p := range parts {
-		col.missing[p] = errors.New("no answer in time")
+		col.missing[p] = errNoAnswer
 	}
 	var grace <-chan time.Time
 	start := time.Now()

@@ -54,6 +54,14 @@ func (n *node) Note(ctx context.Context, peer table.NodeID, since int64) error {
 	return nil
 }
 
+// NoteLate implements Gaps.
+func (n *node) NoteLate(ctx context.Context, peer table.NodeID, since int64) (ticket uint64, err error) {
+	return 0, n.Note(ctx, peer, since)
+}
+
+// Withdraw implements Gaps.
+func (*node) Withdraw(table.NodeID, uint64) {}
+
 func (n *node) store(ctx context.Context, b *series.Batch) (series.Outcome, error) {
 	select {
 	case <-time.After(n.delay):
@@ -84,6 +92,15 @@ func (r replica) Append(ctx context.Context, t *table.Table, b *series.Batch) (p
 
 func (r replica) Note(ctx context.Context, t *table.Table, peer table.NodeID, since int64) error {
 	return r.owner.Note(ctx, t.Epoch, peer, since)
+}
+
+func (r replica) NoteLate(ctx context.Context, t *table.Table, peer table.NodeID, since int64) (ticket uint64, err error) {
+	return r.owner.NoteLate(ctx, t.Epoch, peer, since)
+}
+
+func (r replica) Withdraw(_ context.Context, _ *table.Table, peer table.NodeID, ticket uint64) error {
+	r.owner.Withdraw(peer, ticket)
+	return nil
 }
 
 // panicking is an owner whose way panics.

@@ -145,15 +145,27 @@ func (t *tally) offered(parts []*part, holders []*holder) bool {
 
 // cover has gaps noted for all owners that miss something, by those that hold it. What it
 // returns says which samples are not safe to acknowledge, or asks for another plan.
-func (c *Coordinator) cover(ctx context.Context, tb *table.Table, t *tally, parts []*part, holders []*holder) error {
+func (c *Coordinator) cover(ctx context.Context, tb *table.Table, t *tally, parts []*part, col collected) error {
 	var open []*coverage
 	for a := range t.counts {
-		open = append(open, t.uncovered(a, parts, holders)...)
+		open = append(open, t.uncovered(a, parts, col.holders)...)
 	}
 	if len(open) == 0 {
 		return nil
 	}
-	return c.note(ctx, tb, t, open)
+	// Where somebody is late, notes outlive the answer to the client, so that no ticket is lost.
+	asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.opts.Timeout)
+	late := c.ask(asking, tb, requests(open), col)
+	err := c.note(ctx, t, open, late)
+	if len(late.nodes) == 0 {
+		cancel()
+		return err
+	}
+	go func() {
+		defer cancel()
+		c.withdraw(asking, tb, late)
+	}()
+	return err
 }
 
 // uncovered returns what the owners by an assignment miss and too few holders note.
@@ -223,28 +235,13 @@ func requests(open []*coverage) map[request]int64 {
 	return since
 }
 
-type noted struct {
-	request
-	err error
-}
-
-// note asks the holders for notes and returns when all lacks are covered.
-func (c *Coordinator) note(ctx context.Context, tb *table.Table, t *tally, open []*coverage) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	asked := requests(open)
-	answers := make(chan noted, len(asked))
-	for r, since := range asked {
-		go func() {
-			answers <- noted{r, c.guard(r.by.part.node, func() error {
-				return c.opts.Replica(r.by.part.node).Note(ctx, tb, r.node, since)
-			})}
-		}()
-	}
+// note waits for the notes that holders were asked for until all lacks are covered.
+func (c *Coordinator) note(ctx context.Context, t *tally, open []*coverage, late *latecomers) error {
 	var causes []string
-	for waiting := len(asked); waiting > 0 && len(open) > 0; waiting-- {
+	for waiting := late.pending; waiting > 0 && len(open) > 0; waiting-- {
 		select {
-		case a := <-answers:
+		case a := <-late.notes:
+			late.noted(a)
 			if a.err != nil {
 				c.notes.WithLabelValues("failed").Inc()
 				if asksForPlan(a.err) {

@@ -35,6 +35,10 @@ type Gaps interface {
 	Offered() []proof.Gap
 	// Note returns when a gap for the peer since that time, in milliseconds, is on disk.
 	Note(ctx context.Context, peer table.NodeID, since int64) error
+	// NoteLate is Note for a peer that may yet confirm what it is noted for. The ticket is
+	// for Withdraw; 0 says that the note cannot be withdrawn.
+	NoteLate(ctx context.Context, peer table.NodeID, since int64) (ticket uint64, err error)
+	Withdraw(peer table.NodeID, ticket uint64)
 }
 
 // Owner stores what this node owns, whoever coordinates the write. It is the only way to
@@ -111,6 +115,23 @@ func (o *Owner) Append(ctx context.Context, epoch uint64, b *series.Batch) (proo
 // Note notes durably that a peer may lack samples since a time, in milliseconds, of those
 // that this node confirmed. Another epoch than the node's own is a *table.MismatchError.
 func (o *Owner) Note(ctx context.Context, epoch uint64, peer table.NodeID, since int64) error {
+	return o.noting(epoch, peer, func() error { return o.gaps.Note(ctx, peer, since) })
+}
+
+// NoteLate is Note for a peer that may yet confirm what it is noted for. The ticket is for
+// Withdraw; 0 says that the note cannot be withdrawn.
+func (o *Owner) NoteLate(ctx context.Context, epoch uint64, peer table.NodeID, since int64) (ticket uint64, err error) {
+	err = o.noting(epoch, peer, func() (err error) {
+		ticket, err = o.gaps.NoteLate(ctx, peer, since)
+		return err
+	})
+	return ticket, err
+}
+
+// Withdraw takes back a late note: the peer has confirmed what it was for.
+func (o *Owner) Withdraw(peer table.NodeID, ticket uint64) { o.gaps.Withdraw(peer, ticket) }
+
+func (o *Owner) noting(epoch uint64, peer table.NodeID, note func() error) error {
 	if err := o.begin(epoch, 0); err != nil {
 		return err
 	}
@@ -118,7 +139,7 @@ func (o *Owner) Note(ctx context.Context, epoch uint64, peer table.NodeID, since
 	if !o.table().Member(peer) {
 		return fmt.Errorf("node %s, which is said to miss samples, is no member at epoch %d", peer, epoch)
 	}
-	return o.gaps.Note(ctx, peer, since)
+	return note()
 }
 
 func (o *Owner) table() *table.Table {

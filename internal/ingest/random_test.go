@@ -43,136 +43,6 @@ type world struct {
 	faults []string
 }
 
-// actor is a node of a world.
-type actor struct {
-	world *world
-	id    table.NodeID
-	// What it does when it is asked.
-	delay   time.Duration // of its answer; for good, if it is silent
-	err     error
-	refuses map[item]series.Reason
-	gaps    []proof.Gap // that it offers
-	noteErr error
-	hangs   bool // when it is asked for a note
-
-	mu     sync.Mutex
-	asked  bool
-	stored map[item]bool
-	notes  []proof.Gap // asked for
-}
-
-const silent = time.Hour
-
-// fault records what must not happen.
-func (a *actor) fault(format string, args ...any) {
-	a.world.mu.Lock()
-	defer a.world.mu.Unlock()
-	a.world.faults = append(a.world.faults, string(a.id)+": "+fmt.Sprintf(format, args...))
-}
-
-// Append implements Replica.
-func (a *actor) Append(ctx context.Context, _ *table.Table, b *series.Batch) (proof.Confirmation, error) {
-	select {
-	case <-time.After(a.delay):
-	case <-ctx.Done():
-		return proof.Confirmation{}, ctx.Err()
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.asked {
-		a.fault("asked twice to append")
-	}
-	a.asked = true
-	if a.err != nil {
-		return proof.Confirmation{}, a.err
-	}
-	c := proof.Confirmation{Gaps: a.gaps}
-	seen := map[string]bool{}
-	for k, s := range b.Series {
-		name := s.Labels.Get("n")
-		if seen[name] {
-			a.fault("series %s comes twice", name)
-		}
-		seen[name] = true
-		i, _ := strconv.Atoi(name)
-		if !a.owns(i) {
-			a.fault("series %s is not its own", name)
-		}
-		for j := range s.Samples {
-			if reason, ok := a.refuses[item{series: i, index: j}]; ok {
-				c.Refusals = append(c.Refusals, series.Refusal{Series: k, Item: j, Reason: reason})
-			} else {
-				a.stored[item{series: i, index: j}] = true
-			}
-		}
-	}
-	return c, nil
-}
-
-// Note implements Replica.
-func (a *actor) Note(ctx context.Context, _ *table.Table, peer table.NodeID, since int64) error {
-	a.note(peer, since)
-	if a.hangs {
-		<-ctx.Done()
-		return ctx.Err()
-	}
-	return a.noteErr
-}
-
-func (a *actor) note(peer table.NodeID, since int64) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	again := func(g proof.Gap) bool { return g.Peer == peer }
-	switch {
-	case !a.shares(peer):
-		a.fault("asked to note a gap for %s, with which it shares nothing", peer)
-	case !a.world.table.Member(peer) || peer == a.id:
-		a.fault("asked to note a gap for %s", peer)
-	case slices.ContainsFunc(a.notes, again):
-		a.fault("asked twice to note a gap for %s", peer)
-	case proof.Covers(a.gaps, peer, since):
-		a.fault("asked to note a gap for %s that it offers", peer)
-	}
-	a.notes = append(a.notes, proof.Gap{Peer: peer, Since: since})
-}
-
-func (a *actor) owns(series int) bool {
-	return slices.ContainsFunc(a.world.owners(series), func(by []*actor) bool { return slices.Contains(by, a) })
-}
-
-// shares tells whether it owns a series together with a peer, by one of the assignments.
-func (a *actor) shares(peer table.NodeID) bool {
-	for i := range a.world.batch.Series {
-		for _, by := range a.world.owners(i) {
-			if slices.Contains(by, a) && slices.Contains(by, a.world.nodes[peer]) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// holds tells whether it has stored an item.
-func (a *actor) holds(it item) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.stored[it]
-}
-
-// conflicts tells whether it has said that it holds another value.
-func (a *actor) conflicts(it item) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.asked && a.err == nil && a.refuses[it] == series.Conflict
-}
-
-// noted tells whether its disk says that a peer lacks samples of a time.
-func (a *actor) noted(peer table.NodeID, t int64) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return proof.Covers(a.gaps, peer, t) || !a.hangs && a.noteErr == nil && proof.Covers(a.notes, peer, t)
-}
-
 // owners returns the owners of a series by each assignment, those that are removed as well.
 func (w *world) owners(i int) [][]*actor {
 	var by [][]*actor
@@ -405,9 +275,9 @@ func TestWritesOfRandomTransitions(t *testing.T) {
 	}
 }
 
-// try writes the batch and judges the outcome.
+// try writes the batch and judges the outcome, also when the stragglers have come.
 func (w *world) try(ctx context.Context) (outcome string, err error) {
-	defer time.Sleep(time.Minute) // for the stragglers
+	defer time.Sleep(time.Minute)
 	c := New(Options{
 		Table: func() (*table.Table, []Placement) {
 			var placements []Placement
@@ -427,11 +297,34 @@ func (w *world) try(ctx context.Context) (outcome string, err error) {
 	start := time.Now()
 	res, err := c.Write(ctx, w.batch)
 	late := time.Since(start) >= c.opts.Timeout
+	count, wrong := w.count(res, err)
+	if wrong != nil {
+		return "", wrong
+	}
+	outcome, wrong = w.judge(res, err, count, late)
+	if wrong != nil {
+		return "", wrong
+	}
+	time.Sleep(time.Minute)
+	if _, wrong := w.count(res, err); wrong != nil {
+		return "", fmt.Errorf("in the end: %w", wrong)
+	}
+	for _, a := range w.nodes {
+		if peer, ok := a.needless(); ok {
+			return "", fmt.Errorf("%s still notes a gap for %s, which has confirmed all, only late", a.id, peer)
+		}
+	}
+	return outcome, nil
+}
+
+// count returns how many samples should come to each verdict. An error says that they did not,
+// or are not safe.
+func (w *world) count(res series.Result, err error) (map[verdict]int, error) {
 	w.mu.Lock()
 	faults := slices.Clone(w.faults)
 	w.mu.Unlock()
 	if len(faults) > 0 {
-		return "", errors.New(faults[0])
+		return nil, errors.New(faults[0])
 	}
 	count := map[verdict]int{}
 	for i := range w.batch.Series {
@@ -440,17 +333,17 @@ func (w *world) try(ctx context.Context) (outcome string, err error) {
 			v := w.expect(it)
 			count[v]++
 			if listed := slices.ContainsFunc(res.Refused, func(r series.Refusal) bool { return r.Series == i && r.Item == j }); listed != (v == refused) {
-				return "", fmt.Errorf("sample %d of series %d: refused %v, want verdict %d", j, i, listed, v)
+				return nil, fmt.Errorf("sample %d of series %d: refused %v, want verdict %d", j, i, listed, v)
 			}
 			if err != nil || v != written {
 				continue
 			}
 			if err := w.check(it, s.T); err != nil {
-				return "", fmt.Errorf("sample %d of series %d is not safe: %w", j, i, err)
+				return nil, fmt.Errorf("sample %d of series %d is not safe: %w", j, i, err)
 			}
 		}
 	}
-	return w.judge(res, err, count, late)
+	return count, nil
 }
 
 // judge compares the outcome with how many samples should come to each verdict. A write that

@@ -21,6 +21,12 @@ func (g *noGaps) Note(context.Context, table.NodeID, int64) error {
 	return nil
 }
 
+func (g *noGaps) NoteLate(ctx context.Context, peer table.NodeID, since int64) (uint64, error) {
+	return 1, g.Note(ctx, peer, since)
+}
+
+func (*noGaps) Withdraw(table.NodeID, uint64) {}
+
 // An owner that may have forgotten a later epoch confirms and notes nothing before one that it
 // cannot have been at.
 func TestRefuseUntil(t *testing.T) {
@@ -40,8 +46,12 @@ func TestRefuseUntil(t *testing.T) {
 		o.Adopt(at(c.epoch))
 		stored, gaps.noted = 0, 0
 		_, err := o.Append(t.Context(), c.epoch, &series.Batch{})
-		if noted := o.Note(t.Context(), c.epoch, "b", 1); errors.Is(err, errForgetful) != c.refused || errors.Is(noted, errForgetful) != c.refused {
-			t.Errorf("epoch %d, refused until %d: %v, %v", c.epoch, c.until, err, noted)
+		noted := o.Note(t.Context(), c.epoch, "b", 1)
+		_, late := o.NoteLate(t.Context(), c.epoch, "b", 1)
+		for _, err := range []error{err, noted, late} {
+			if errors.Is(err, errForgetful) != c.refused {
+				t.Errorf("epoch %d, refused until %d: %v", c.epoch, c.until, err)
+			}
 		}
 		if (stored == 0) != c.refused || (gaps.noted == 0) != c.refused {
 			t.Errorf("epoch %d, refused until %d: stored %d, noted %d", c.epoch, c.until, stored, gaps.noted)

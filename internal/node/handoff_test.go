@@ -51,7 +51,7 @@ func (f *flock) caughtUp(within time.Duration) {
 	f.Helper()
 	for _, m := range f.nodes {
 		f.eventually(within, "nobody misses anything", func() error {
-			if open := m.gaps.Open(); len(open) != 0 {
+			if open := m.gaps.Noted(); len(open) != 0 {
 				return fmt.Errorf("%s notes %v", m.name, open)
 			}
 			return nil

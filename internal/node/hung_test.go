@@ -38,6 +38,46 @@ func TestHungPeer(t *testing.T) {
 	})
 }
 
+// A peer that is only slow is noted until it has confirmed, and nothing is handed off.
+func TestSlowPeerIsHandedNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFlock(t)
+		m := f.fresh("a", "b", "c")
+		m[0].write("m", 1)
+		f.caughtUp(time.Minute)
+		at := time.Now()
+		for i := range 5 {
+			f.net.Partition([]string{ip(1), ip(2)}, []string{ip(3)})
+			if code := m[0].writeAt("m", at.Add(time.Duration(i)*time.Second), 2); code != http.StatusNoContent {
+				t.Fatalf("write: %d", code)
+			}
+			for _, up := range m[:2] {
+				if noted := up.gaps.Noted(); len(noted) != 1 || !noted[0].Late || noted[0].Peer != m[2].cluster.Self() {
+					t.Errorf("%s notes %v, want that c is late", up.name, noted)
+				}
+			}
+			f.net.Heal()
+			time.Sleep(500 * time.Millisecond)
+			for _, up := range m[:2] {
+				if noted := up.gaps.Noted(); len(noted) != 0 {
+					t.Errorf("%s notes %v, though c has confirmed", up.name, noted)
+				}
+			}
+		}
+		if held := m[2].holds(); len(held) != 6 {
+			t.Errorf("c holds %d samples, want 6", len(held))
+		}
+		for _, up := range m {
+			if n := up.metric(t, "starling_handoff_given_samples_total"); n != 0 {
+				t.Errorf("%s handed off %v samples, though nobody missed any", up.name, n)
+			}
+		}
+		if n := m[0].metric(t, "starling_ingest_gap_notes_total", "withdrawn"); n != 10 {
+			t.Errorf("%v notes were withdrawn, want 10", n)
+		}
+	})
+}
+
 // timed writes one sample and returns how long the answer took.
 func timed(t *testing.T, m *member, metric string) time.Duration {
 	t.Helper()

@@ -183,6 +183,17 @@ func (r localReplica) Note(ctx context.Context, t *table.Table, peer table.NodeI
 	return r.owner.Note(ctx, t.Epoch, peer, since)
 }
 
+// NoteLate implements ingest.Replica.
+func (r localReplica) NoteLate(ctx context.Context, t *table.Table, peer table.NodeID, since int64) (ticket uint64, err error) {
+	return r.owner.NoteLate(ctx, t.Epoch, peer, since)
+}
+
+// Withdraw implements ingest.Replica.
+func (r localReplica) Withdraw(_ context.Context, _ *table.Table, peer table.NodeID, ticket uint64) error {
+	r.owner.Withdraw(peer, ticket)
+	return nil
+}
+
 // view is what a query asks: every node that it may read from.
 func (n *Node) view() (query.View, error) {
 	p := n.placed.Load()

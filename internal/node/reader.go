@@ -37,7 +37,7 @@ type reader struct {
 func (r reader) State() proof.State {
 	// Each finding is another session: what was said before does not hold any more. It is
 	// counted before the damage is told of, so that is the order to look in.
-	s := proof.State{Session: r.node.session + r.Findings(), Gaps: r.node.gaps.Open()}
+	s := proof.State{Session: r.node.session + r.Findings(), Gaps: r.node.gaps.Noted()}
 	for _, d := range r.Damage() {
 		if !d.Suspect {
 			s.Damage = append(s.Damage, proof.Range{Min: d.MinTime, Max: d.MaxTime})

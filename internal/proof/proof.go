@@ -17,6 +17,8 @@ type Gap struct {
 	Peer table.NodeID
 	// Since is the time of the oldest such sample, in milliseconds.
 	Since int64
+	// Late says that the peer may yet confirm all of them, and the gap vanish by itself.
+	Late bool
 }
 
 // Covers tells whether one of the gaps says that the peer may lack samples of a time.

@@ -13,8 +13,27 @@ import (
 // Note has the peer note durably that another node may lack samples since a time, in
 // milliseconds.
 func (p *Peer) Note(ctx context.Context, t *table.Table, peer table.NodeID, since int64) error {
-	_, err := p.client.Note(ctx, &peerpb.NoteRequest{Header: p.header(t), Gap: &peerpb.Gap{Peer: string(peer), SinceMs: since}})
+	_, err := p.note(ctx, t, proof.Gap{Peer: peer, Since: since})
+	return err
+}
+
+// NoteLate is Note for a node that may yet confirm what it is noted for. The ticket is for
+// Withdraw; 0 says that the note cannot be withdrawn.
+func (p *Peer) NoteLate(ctx context.Context, t *table.Table, peer table.NodeID, since int64) (ticket uint64, err error) {
+	return p.note(ctx, t, proof.Gap{Peer: peer, Since: since, Late: true})
+}
+
+func (p *Peer) note(ctx context.Context, t *table.Table, g proof.Gap) (ticket uint64, err error) {
+	resp, err := p.client.Note(ctx, &peerpb.NoteRequest{Header: p.header(t), Gap: gapToProto(g)})
 	if err != nil {
+		return 0, p.fail(ctx, t, err)
+	}
+	return resp.Ticket, nil
+}
+
+// Withdraw takes back a late note: the node that it is for has confirmed what it lacked.
+func (p *Peer) Withdraw(ctx context.Context, t *table.Table, peer table.NodeID, ticket uint64) error {
+	if _, err := p.client.Withdraw(ctx, &peerpb.WithdrawRequest{Header: p.header(t), Peer: string(peer), Ticket: ticket}); err != nil {
 		return p.fail(ctx, t, err)
 	}
 	return nil
@@ -103,15 +122,19 @@ func (p *Peer) Advance(ctx context.Context, t *table.Table, self table.NodeID, w
 func gapsToProto(gaps []proof.Gap) []*peerpb.Gap {
 	out := make([]*peerpb.Gap, len(gaps))
 	for i, g := range gaps {
-		out[i] = &peerpb.Gap{Peer: string(g.Peer), SinceMs: g.Since}
+		out[i] = gapToProto(g)
 	}
 	return out
+}
+
+func gapToProto(g proof.Gap) *peerpb.Gap {
+	return &peerpb.Gap{Peer: string(g.Peer), SinceMs: g.Since, Late: g.Late}
 }
 
 func gapsFromProto(gaps []*peerpb.Gap) []proof.Gap {
 	out := make([]proof.Gap, len(gaps))
 	for i, g := range gaps {
-		out[i] = proof.Gap{Peer: table.NodeID(g.GetPeer()), Since: g.GetSinceMs()}
+		out[i] = proof.Gap{Peer: table.NodeID(g.GetPeer()), Since: g.GetSinceMs(), Late: g.GetLate()}
 	}
 	return out
 }

@@ -26,7 +26,13 @@ func TestNotesAndStates(t *testing.T) {
 		if err := peer.Note(t.Context(), epoch(1), "a", -7); err != nil {
 			t.Fatal(err)
 		}
-		want := []proof.Gap{{Peer: "a", Since: -7}}
+		if ticket, err := peer.NoteLate(t.Context(), epoch(1), "b", 9); ticket != math.MaxUint64 || err != nil {
+			t.Errorf("a late note has ticket %d, %v", ticket, err)
+		}
+		if err := peer.Withdraw(t.Context(), epoch(1), "b", math.MaxUint64); err != nil || !slices.Equal(r.remote.withdrawn, []string{"b 18446744073709551615"}) {
+			t.Errorf("withdrawn %q, %v", r.remote.withdrawn, err)
+		}
+		want := []proof.Gap{{Peer: "a", Since: -7}, {Peer: "b", Since: 9, Late: true}}
 		state, err := peer.State(t.Context(), epoch(1))
 		if err != nil || !reflect.DeepEqual(state, proof.State{Session: 1 << 63, Gaps: want, Damage: []proof.Range{{Min: -5, Max: 5}}, Expired: []proof.Range{{Min: math.MinInt64, Max: -10}}}) {
 			t.Errorf("state %+v, %v", state, err)
@@ -38,7 +44,7 @@ func TestNotesAndStates(t *testing.T) {
 			t.Errorf("this node heard %q, want %q", r.local.heard, want)
 		}
 		confirmation, err := peer.Append(t.Context(), epoch(1), &series.Batch{})
-		if err != nil || !slices.Equal(confirmation.Gaps, want) {
+		if err != nil || !slices.Equal(confirmation.Gaps, want[:1]) {
 			t.Errorf("confirmation %+v, %v", confirmation, err)
 		}
 		r.remote.mu.Lock()
@@ -47,6 +53,9 @@ func TestNotesAndStates(t *testing.T) {
 		var mismatch *table.MismatchError
 		if err := peer.Note(t.Context(), epoch(1), "a", 0); !errors.As(err, &mismatch) {
 			t.Errorf("a note of another epoch: %v", err)
+		}
+		if _, err := peer.NoteLate(t.Context(), epoch(1), "a", 0); !errors.As(err, &mismatch) {
+			t.Errorf("a late note of another epoch: %v", err)
 		}
 		if _, err := peer.State(t.Context(), epoch(1)); !errors.As(err, &mismatch) {
 			t.Errorf("a state of another epoch: %v", err)

@@ -33,6 +33,8 @@ type holder struct {
 	appended []*series.Batch
 	refuse   []series.Refusal
 	gaps     []proof.Gap
+	// withdrawn are the notes taken back, as "peer ticket".
+	withdrawn []string
 	// before, if set, is called with each append.
 	before func(ctx context.Context, b *series.Batch)
 	// remembers is the start of others that the node has seen, and outdated the one that
@@ -74,7 +76,12 @@ func (h *holder) Append(ctx context.Context, epoch uint64, b *series.Batch) (pro
 	}
 	b.Retain()
 	h.appended = append(h.appended, b)
-	return proof.Confirmation{Outcome: series.Outcome{Refusals: h.refuse}, Gaps: slices.Clone(h.gaps)}, nil
+	return proof.Confirmation{Outcome: series.Outcome{Refusals: h.refuse}, Gaps: h.offered()}, nil
+}
+
+// offered are the gaps that are not late.
+func (h *holder) offered() []proof.Gap {
+	return slices.DeleteFunc(slices.Clone(h.gaps), func(g proof.Gap) bool { return g.Late })
 }
 
 // onAppend has f called with each append from now on.
@@ -92,6 +99,22 @@ func (h *holder) Note(_ context.Context, epoch uint64, peer table.NodeID, since 
 	}
 	h.gaps = append(h.gaps, proof.Gap{Peer: peer, Since: since})
 	return nil
+}
+
+func (h *holder) NoteLate(ctx context.Context, epoch uint64, peer table.NodeID, since int64) (ticket uint64, err error) {
+	if err := h.Note(ctx, epoch, peer, since); err != nil {
+		return 0, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.gaps[len(h.gaps)-1].Late = true
+	return math.MaxUint64, nil
+}
+
+func (h *holder) Withdraw(peer table.NodeID, ticket uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.withdrawn = append(h.withdrawn, fmt.Sprint(peer, " ", ticket))
 }
 
 // A holder implements Starts.

@@ -47,6 +47,9 @@ const (
 type Appender interface {
 	Append(ctx context.Context, epoch uint64, b *series.Batch) (proof.Confirmation, error)
 	Note(ctx context.Context, epoch uint64, peer table.NodeID, since int64) error
+	// NoteLate is Note with a ticket to withdraw it by, or 0 if it cannot be withdrawn.
+	NoteLate(ctx context.Context, epoch uint64, peer table.NodeID, since int64) (ticket uint64, err error)
+	Withdraw(peer table.NodeID, ticket uint64)
 }
 
 // Selection asks a node for its own series.

@@ -25,11 +25,21 @@ func (s *Server) Note(ctx context.Context, req *peerpb.NoteRequest) (*peerpb.Not
 	if err := s.checkAddressee(req.Header); err != nil {
 		return nil, err
 	}
-	err := s.opts.Appender.Note(ctx, req.Header.GetEpoch(), table.NodeID(req.Gap.GetPeer()), req.Gap.GetSinceMs())
-	if err != nil {
+	epoch, peer, since := req.Header.GetEpoch(), table.NodeID(req.Gap.GetPeer()), req.Gap.GetSinceMs()
+	if !req.Gap.GetLate() {
+		return &peerpb.NoteResponse{}, s.opts.Appender.Note(ctx, epoch, peer, since)
+	}
+	ticket, err := s.opts.Appender.NoteLate(ctx, epoch, peer, since)
+	return &peerpb.NoteResponse{Ticket: ticket}, err
+}
+
+// Withdraw implements peerpb.PeerServer.
+func (s *Server) Withdraw(_ context.Context, req *peerpb.WithdrawRequest) (*peerpb.WithdrawResponse, error) {
+	if err := s.checkAddressee(req.Header); err != nil {
 		return nil, err
 	}
-	return &peerpb.NoteResponse{}, nil
+	s.opts.Appender.Withdraw(table.NodeID(req.Peer), req.Ticket)
+	return &peerpb.WithdrawResponse{}, nil
 }
 
 // State implements peerpb.PeerServer.

@@ -75,7 +75,7 @@ func (x Refusal_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refusal_Reason.Descriptor instead.
 func (Refusal_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{22, 0}
+	return file_peer_proto_rawDescGZIP(), []int{24, 0}
 }
 
 type Matcher_Type int32
@@ -127,7 +127,7 @@ func (x Matcher_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Matcher_Type.Descriptor instead.
 func (Matcher_Type) EnumDescriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{23, 0}
+	return file_peer_proto_rawDescGZIP(), []int{25, 0}
 }
 
 type Header struct {
@@ -528,9 +528,11 @@ func (x *Failure) GetMismatch() *EpochMismatch {
 
 // Gap says that a peer may lack samples that the noting node has confirmed.
 type Gap struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Peer          string                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
-	SinceMs       int64                  `protobuf:"zigzag64,2,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Peer    string                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
+	SinceMs int64                  `protobuf:"zigzag64,2,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
+	// late says that the peer may yet confirm what it lacks.
+	Late          bool `protobuf:"varint,3,opt,name=late,proto3" json:"late,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -577,6 +579,13 @@ func (x *Gap) GetSinceMs() int64 {
 		return x.SinceMs
 	}
 	return 0
+}
+
+func (x *Gap) GetLate() bool {
+	if x != nil {
+		return x.Late
+	}
+	return false
 }
 
 type NoteRequest struct {
@@ -632,7 +641,9 @@ func (x *NoteRequest) GetGap() *Gap {
 }
 
 type NoteResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ticket is what a late note is withdrawn by; 0 if it cannot be.
+	Ticket        uint64 `protobuf:"fixed64,1,opt,name=ticket,proto3" json:"ticket,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -667,6 +678,109 @@ func (*NoteResponse) Descriptor() ([]byte, []int) {
 	return file_peer_proto_rawDescGZIP(), []int{8}
 }
 
+func (x *NoteResponse) GetTicket() uint64 {
+	if x != nil {
+		return x.Ticket
+	}
+	return 0
+}
+
+type WithdrawRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Header        *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	Peer          string                 `protobuf:"bytes,2,opt,name=peer,proto3" json:"peer,omitempty"`
+	Ticket        uint64                 `protobuf:"fixed64,3,opt,name=ticket,proto3" json:"ticket,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WithdrawRequest) Reset() {
+	*x = WithdrawRequest{}
+	mi := &file_peer_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WithdrawRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WithdrawRequest) ProtoMessage() {}
+
+func (x *WithdrawRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WithdrawRequest.ProtoReflect.Descriptor instead.
+func (*WithdrawRequest) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *WithdrawRequest) GetHeader() *Header {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *WithdrawRequest) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+func (x *WithdrawRequest) GetTicket() uint64 {
+	if x != nil {
+		return x.Ticket
+	}
+	return 0
+}
+
+type WithdrawResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WithdrawResponse) Reset() {
+	*x = WithdrawResponse{}
+	mi := &file_peer_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WithdrawResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WithdrawResponse) ProtoMessage() {}
+
+func (x *WithdrawResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WithdrawResponse.ProtoReflect.Descriptor instead.
+func (*WithdrawResponse) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{10}
+}
+
 type StateRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Header *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
@@ -682,7 +796,7 @@ type StateRequest struct {
 
 func (x *StateRequest) Reset() {
 	*x = StateRequest{}
-	mi := &file_peer_proto_msgTypes[9]
+	mi := &file_peer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -694,7 +808,7 @@ func (x *StateRequest) String() string {
 func (*StateRequest) ProtoMessage() {}
 
 func (x *StateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[9]
+	mi := &file_peer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -707,7 +821,7 @@ func (x *StateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateRequest.ProtoReflect.Descriptor instead.
 func (*StateRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{9}
+	return file_peer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StateRequest) GetHeader() *Header {
@@ -765,7 +879,7 @@ type StateResponse struct {
 
 func (x *StateResponse) Reset() {
 	*x = StateResponse{}
-	mi := &file_peer_proto_msgTypes[10]
+	mi := &file_peer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -777,7 +891,7 @@ func (x *StateResponse) String() string {
 func (*StateResponse) ProtoMessage() {}
 
 func (x *StateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[10]
+	mi := &file_peer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -790,7 +904,7 @@ func (x *StateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateResponse.ProtoReflect.Descriptor instead.
 func (*StateResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{10}
+	return file_peer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StateResponse) GetSession() uint64 {
@@ -863,7 +977,7 @@ type Expiry struct {
 
 func (x *Expiry) Reset() {
 	*x = Expiry{}
-	mi := &file_peer_proto_msgTypes[11]
+	mi := &file_peer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -875,7 +989,7 @@ func (x *Expiry) String() string {
 func (*Expiry) ProtoMessage() {}
 
 func (x *Expiry) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[11]
+	mi := &file_peer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -888,7 +1002,7 @@ func (x *Expiry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Expiry.ProtoReflect.Descriptor instead.
 func (*Expiry) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{11}
+	return file_peer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Expiry) GetTimeMs() int64 {
@@ -930,7 +1044,7 @@ type TimeRange struct {
 
 func (x *TimeRange) Reset() {
 	*x = TimeRange{}
-	mi := &file_peer_proto_msgTypes[12]
+	mi := &file_peer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -942,7 +1056,7 @@ func (x *TimeRange) String() string {
 func (*TimeRange) ProtoMessage() {}
 
 func (x *TimeRange) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[12]
+	mi := &file_peer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -955,7 +1069,7 @@ func (x *TimeRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimeRange.ProtoReflect.Descriptor instead.
 func (*TimeRange) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{12}
+	return file_peer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TimeRange) GetMinMs() int64 {
@@ -985,7 +1099,7 @@ type HandOffRequest struct {
 
 func (x *HandOffRequest) Reset() {
 	*x = HandOffRequest{}
-	mi := &file_peer_proto_msgTypes[13]
+	mi := &file_peer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -997,7 +1111,7 @@ func (x *HandOffRequest) String() string {
 func (*HandOffRequest) ProtoMessage() {}
 
 func (x *HandOffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[13]
+	mi := &file_peer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1010,7 +1124,7 @@ func (x *HandOffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandOffRequest.ProtoReflect.Descriptor instead.
 func (*HandOffRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{13}
+	return file_peer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *HandOffRequest) GetHeader() *Header {
@@ -1046,7 +1160,7 @@ type Window struct {
 
 func (x *Window) Reset() {
 	*x = Window{}
-	mi := &file_peer_proto_msgTypes[14]
+	mi := &file_peer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1058,7 +1172,7 @@ func (x *Window) String() string {
 func (*Window) ProtoMessage() {}
 
 func (x *Window) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[14]
+	mi := &file_peer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1071,7 +1185,7 @@ func (x *Window) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Window.ProtoReflect.Descriptor instead.
 func (*Window) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{14}
+	return file_peer_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Window) GetSession() uint64 {
@@ -1107,7 +1221,7 @@ type AdvanceRequest struct {
 
 func (x *AdvanceRequest) Reset() {
 	*x = AdvanceRequest{}
-	mi := &file_peer_proto_msgTypes[15]
+	mi := &file_peer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1119,7 +1233,7 @@ func (x *AdvanceRequest) String() string {
 func (*AdvanceRequest) ProtoMessage() {}
 
 func (x *AdvanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[15]
+	mi := &file_peer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1132,7 +1246,7 @@ func (x *AdvanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdvanceRequest.ProtoReflect.Descriptor instead.
 func (*AdvanceRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{15}
+	return file_peer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AdvanceRequest) GetHeader() *Header {
@@ -1173,7 +1287,7 @@ type AdvanceResponse struct {
 
 func (x *AdvanceResponse) Reset() {
 	*x = AdvanceResponse{}
-	mi := &file_peer_proto_msgTypes[16]
+	mi := &file_peer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1185,7 +1299,7 @@ func (x *AdvanceResponse) String() string {
 func (*AdvanceResponse) ProtoMessage() {}
 
 func (x *AdvanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[16]
+	mi := &file_peer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1198,7 +1312,7 @@ func (x *AdvanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdvanceResponse.ProtoReflect.Descriptor instead.
 func (*AdvanceResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{16}
+	return file_peer_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AdvanceResponse) GetOpen() bool {
@@ -1220,7 +1334,7 @@ type DigestsRequest struct {
 
 func (x *DigestsRequest) Reset() {
 	*x = DigestsRequest{}
-	mi := &file_peer_proto_msgTypes[17]
+	mi := &file_peer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1232,7 +1346,7 @@ func (x *DigestsRequest) String() string {
 func (*DigestsRequest) ProtoMessage() {}
 
 func (x *DigestsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[17]
+	mi := &file_peer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1245,7 +1359,7 @@ func (x *DigestsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestsRequest.ProtoReflect.Descriptor instead.
 func (*DigestsRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{17}
+	return file_peer_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DigestsRequest) GetHeader() *Header {
@@ -1279,7 +1393,7 @@ type DigestsResponse struct {
 
 func (x *DigestsResponse) Reset() {
 	*x = DigestsResponse{}
-	mi := &file_peer_proto_msgTypes[18]
+	mi := &file_peer_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1291,7 +1405,7 @@ func (x *DigestsResponse) String() string {
 func (*DigestsResponse) ProtoMessage() {}
 
 func (x *DigestsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[18]
+	mi := &file_peer_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1304,7 +1418,7 @@ func (x *DigestsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestsResponse.ProtoReflect.Descriptor instead.
 func (*DigestsResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{18}
+	return file_peer_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DigestsResponse) GetSums() []uint64 {
@@ -1324,7 +1438,7 @@ type CompareRequest struct {
 
 func (x *CompareRequest) Reset() {
 	*x = CompareRequest{}
-	mi := &file_peer_proto_msgTypes[19]
+	mi := &file_peer_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1336,7 +1450,7 @@ func (x *CompareRequest) String() string {
 func (*CompareRequest) ProtoMessage() {}
 
 func (x *CompareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[19]
+	mi := &file_peer_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1349,7 +1463,7 @@ func (x *CompareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompareRequest.ProtoReflect.Descriptor instead.
 func (*CompareRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{19}
+	return file_peer_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CompareRequest) GetHeader() *Header {
@@ -1374,7 +1488,7 @@ type CompareResponse struct {
 
 func (x *CompareResponse) Reset() {
 	*x = CompareResponse{}
-	mi := &file_peer_proto_msgTypes[20]
+	mi := &file_peer_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1386,7 +1500,7 @@ func (x *CompareResponse) String() string {
 func (*CompareResponse) ProtoMessage() {}
 
 func (x *CompareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[20]
+	mi := &file_peer_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1399,7 +1513,7 @@ func (x *CompareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompareResponse.ProtoReflect.Descriptor instead.
 func (*CompareResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{20}
+	return file_peer_proto_rawDescGZIP(), []int{22}
 }
 
 // Proof says who serves a query.
@@ -1413,7 +1527,7 @@ type Proof struct {
 
 func (x *Proof) Reset() {
 	*x = Proof{}
-	mi := &file_peer_proto_msgTypes[21]
+	mi := &file_peer_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1425,7 +1539,7 @@ func (x *Proof) String() string {
 func (*Proof) ProtoMessage() {}
 
 func (x *Proof) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[21]
+	mi := &file_peer_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1438,7 +1552,7 @@ func (x *Proof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proof.ProtoReflect.Descriptor instead.
 func (*Proof) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{21}
+	return file_peer_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Proof) GetQuorum() uint32 {
@@ -1468,7 +1582,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_peer_proto_msgTypes[22]
+	mi := &file_peer_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1480,7 +1594,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[22]
+	mi := &file_peer_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1493,7 +1607,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{22}
+	return file_peer_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Refusal) GetSeries() uint32 {
@@ -1542,7 +1656,7 @@ type Matcher struct {
 
 func (x *Matcher) Reset() {
 	*x = Matcher{}
-	mi := &file_peer_proto_msgTypes[23]
+	mi := &file_peer_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1554,7 +1668,7 @@ func (x *Matcher) String() string {
 func (*Matcher) ProtoMessage() {}
 
 func (x *Matcher) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[23]
+	mi := &file_peer_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1567,7 +1681,7 @@ func (x *Matcher) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Matcher.ProtoReflect.Descriptor instead.
 func (*Matcher) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{23}
+	return file_peer_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Matcher) GetType() Matcher_Type {
@@ -1610,7 +1724,7 @@ type Hints struct {
 
 func (x *Hints) Reset() {
 	*x = Hints{}
-	mi := &file_peer_proto_msgTypes[24]
+	mi := &file_peer_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1622,7 +1736,7 @@ func (x *Hints) String() string {
 func (*Hints) ProtoMessage() {}
 
 func (x *Hints) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[24]
+	mi := &file_peer_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1635,7 +1749,7 @@ func (x *Hints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hints.ProtoReflect.Descriptor instead.
 func (*Hints) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{24}
+	return file_peer_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Hints) GetStartMs() int64 {
@@ -1734,7 +1848,7 @@ type SelectRequest struct {
 
 func (x *SelectRequest) Reset() {
 	*x = SelectRequest{}
-	mi := &file_peer_proto_msgTypes[25]
+	mi := &file_peer_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1746,7 +1860,7 @@ func (x *SelectRequest) String() string {
 func (*SelectRequest) ProtoMessage() {}
 
 func (x *SelectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[25]
+	mi := &file_peer_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1759,7 +1873,7 @@ func (x *SelectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SelectRequest.ProtoReflect.Descriptor instead.
 func (*SelectRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{25}
+	return file_peer_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SelectRequest) GetHeader() *Header {
@@ -1833,7 +1947,7 @@ type Part struct {
 
 func (x *Part) Reset() {
 	*x = Part{}
-	mi := &file_peer_proto_msgTypes[26]
+	mi := &file_peer_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1845,7 +1959,7 @@ func (x *Part) String() string {
 func (*Part) ProtoMessage() {}
 
 func (x *Part) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[26]
+	mi := &file_peer_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1858,7 +1972,7 @@ func (x *Part) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Part.ProtoReflect.Descriptor instead.
 func (*Part) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{26}
+	return file_peer_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Part) GetNode() string {
@@ -1894,7 +2008,7 @@ type SelectResponse struct {
 
 func (x *SelectResponse) Reset() {
 	*x = SelectResponse{}
-	mi := &file_peer_proto_msgTypes[27]
+	mi := &file_peer_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1906,7 +2020,7 @@ func (x *SelectResponse) String() string {
 func (*SelectResponse) ProtoMessage() {}
 
 func (x *SelectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[27]
+	mi := &file_peer_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1919,7 +2033,7 @@ func (x *SelectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SelectResponse.ProtoReflect.Descriptor instead.
 func (*SelectResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{27}
+	return file_peer_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SelectResponse) GetSeries() []*ChunkedSeries {
@@ -1957,7 +2071,7 @@ type ChunkedSeries struct {
 
 func (x *ChunkedSeries) Reset() {
 	*x = ChunkedSeries{}
-	mi := &file_peer_proto_msgTypes[28]
+	mi := &file_peer_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1969,7 +2083,7 @@ func (x *ChunkedSeries) String() string {
 func (*ChunkedSeries) ProtoMessage() {}
 
 func (x *ChunkedSeries) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[28]
+	mi := &file_peer_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1982,7 +2096,7 @@ func (x *ChunkedSeries) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChunkedSeries.ProtoReflect.Descriptor instead.
 func (*ChunkedSeries) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{28}
+	return file_peer_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ChunkedSeries) GetLabels() []string {
@@ -2018,7 +2132,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_peer_proto_msgTypes[29]
+	mi := &file_peer_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2030,7 +2144,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[29]
+	mi := &file_peer_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2043,7 +2157,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{29}
+	return file_peer_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Chunk) GetMinTimeMs() int64 {
@@ -2089,7 +2203,7 @@ type LabelsRequest struct {
 
 func (x *LabelsRequest) Reset() {
 	*x = LabelsRequest{}
-	mi := &file_peer_proto_msgTypes[30]
+	mi := &file_peer_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2101,7 +2215,7 @@ func (x *LabelsRequest) String() string {
 func (*LabelsRequest) ProtoMessage() {}
 
 func (x *LabelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[30]
+	mi := &file_peer_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2114,7 +2228,7 @@ func (x *LabelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LabelsRequest.ProtoReflect.Descriptor instead.
 func (*LabelsRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{30}
+	return file_peer_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *LabelsRequest) GetHeader() *Header {
@@ -2169,7 +2283,7 @@ type LabelsResponse struct {
 
 func (x *LabelsResponse) Reset() {
 	*x = LabelsResponse{}
-	mi := &file_peer_proto_msgTypes[31]
+	mi := &file_peer_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2181,7 +2295,7 @@ func (x *LabelsResponse) String() string {
 func (*LabelsResponse) ProtoMessage() {}
 
 func (x *LabelsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[31]
+	mi := &file_peer_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2194,7 +2308,7 @@ func (x *LabelsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LabelsResponse.ProtoReflect.Descriptor instead.
 func (*LabelsResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{31}
+	return file_peer_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *LabelsResponse) GetValues() []string {
@@ -2220,7 +2334,7 @@ type MatcherSet struct {
 
 func (x *MatcherSet) Reset() {
 	*x = MatcherSet{}
-	mi := &file_peer_proto_msgTypes[32]
+	mi := &file_peer_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2232,7 +2346,7 @@ func (x *MatcherSet) String() string {
 func (*MatcherSet) ProtoMessage() {}
 
 func (x *MatcherSet) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[32]
+	mi := &file_peer_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2245,7 +2359,7 @@ func (x *MatcherSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MatcherSet.ProtoReflect.Descriptor instead.
 func (*MatcherSet) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{32}
+	return file_peer_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *MatcherSet) GetMatchers() []*Matcher {
@@ -2267,7 +2381,7 @@ type ExemplarsRequest struct {
 
 func (x *ExemplarsRequest) Reset() {
 	*x = ExemplarsRequest{}
-	mi := &file_peer_proto_msgTypes[33]
+	mi := &file_peer_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2279,7 +2393,7 @@ func (x *ExemplarsRequest) String() string {
 func (*ExemplarsRequest) ProtoMessage() {}
 
 func (x *ExemplarsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[33]
+	mi := &file_peer_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2292,7 +2406,7 @@ func (x *ExemplarsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExemplarsRequest.ProtoReflect.Descriptor instead.
 func (*ExemplarsRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{33}
+	return file_peer_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ExemplarsRequest) GetHeader() *Header {
@@ -2332,7 +2446,7 @@ type ExemplarsResponse struct {
 
 func (x *ExemplarsResponse) Reset() {
 	*x = ExemplarsResponse{}
-	mi := &file_peer_proto_msgTypes[34]
+	mi := &file_peer_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2344,7 +2458,7 @@ func (x *ExemplarsResponse) String() string {
 func (*ExemplarsResponse) ProtoMessage() {}
 
 func (x *ExemplarsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[34]
+	mi := &file_peer_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2357,7 +2471,7 @@ func (x *ExemplarsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExemplarsResponse.ProtoReflect.Descriptor instead.
 func (*ExemplarsResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{34}
+	return file_peer_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ExemplarsResponse) GetResults() []*ExemplarsResponse_Result {
@@ -2379,7 +2493,7 @@ type MetadataRequest struct {
 
 func (x *MetadataRequest) Reset() {
 	*x = MetadataRequest{}
-	mi := &file_peer_proto_msgTypes[35]
+	mi := &file_peer_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2391,7 +2505,7 @@ func (x *MetadataRequest) String() string {
 func (*MetadataRequest) ProtoMessage() {}
 
 func (x *MetadataRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[35]
+	mi := &file_peer_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2404,7 +2518,7 @@ func (x *MetadataRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetadataRequest.ProtoReflect.Descriptor instead.
 func (*MetadataRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{35}
+	return file_peer_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *MetadataRequest) GetHeader() *Header {
@@ -2444,7 +2558,7 @@ type MetadataResponse struct {
 
 func (x *MetadataResponse) Reset() {
 	*x = MetadataResponse{}
-	mi := &file_peer_proto_msgTypes[36]
+	mi := &file_peer_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2456,7 +2570,7 @@ func (x *MetadataResponse) String() string {
 func (*MetadataResponse) ProtoMessage() {}
 
 func (x *MetadataResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[36]
+	mi := &file_peer_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2469,7 +2583,7 @@ func (x *MetadataResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetadataResponse.ProtoReflect.Descriptor instead.
 func (*MetadataResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{36}
+	return file_peer_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *MetadataResponse) GetMetadata() []*FamilyMetadata {
@@ -2490,7 +2604,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_peer_proto_msgTypes[37]
+	mi := &file_peer_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2502,7 +2616,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[37]
+	mi := &file_peer_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2515,7 +2629,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{37}
+	return file_peer_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *StatsRequest) GetHeader() *Header {
@@ -2555,7 +2669,7 @@ type StatsResponse struct {
 
 func (x *StatsResponse) Reset() {
 	*x = StatsResponse{}
-	mi := &file_peer_proto_msgTypes[38]
+	mi := &file_peer_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2567,7 +2681,7 @@ func (x *StatsResponse) String() string {
 func (*StatsResponse) ProtoMessage() {}
 
 func (x *StatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[38]
+	mi := &file_peer_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2580,7 +2694,7 @@ func (x *StatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
 func (*StatsResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{38}
+	return file_peer_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *StatsResponse) GetNumSeries() uint64 {
@@ -2648,7 +2762,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_peer_proto_msgTypes[39]
+	mi := &file_peer_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2660,7 +2774,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[39]
+	mi := &file_peer_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2673,7 +2787,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{39}
+	return file_peer_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ReportRequest) GetHeader() *Header {
@@ -2708,7 +2822,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_peer_proto_msgTypes[40]
+	mi := &file_peer_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2720,7 +2834,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[40]
+	mi := &file_peer_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2733,7 +2847,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{40}
+	return file_peer_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ReportResponse) GetSeries() uint64 {
@@ -2811,7 +2925,7 @@ type Extent struct {
 
 func (x *Extent) Reset() {
 	*x = Extent{}
-	mi := &file_peer_proto_msgTypes[41]
+	mi := &file_peer_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2823,7 +2937,7 @@ func (x *Extent) String() string {
 func (*Extent) ProtoMessage() {}
 
 func (x *Extent) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[41]
+	mi := &file_peer_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2836,7 +2950,7 @@ func (x *Extent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extent.ProtoReflect.Descriptor instead.
 func (*Extent) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{41}
+	return file_peer_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Extent) GetMinMs() int64 {
@@ -2884,7 +2998,7 @@ type Copying struct {
 
 func (x *Copying) Reset() {
 	*x = Copying{}
-	mi := &file_peer_proto_msgTypes[42]
+	mi := &file_peer_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2896,7 +3010,7 @@ func (x *Copying) String() string {
 func (*Copying) ProtoMessage() {}
 
 func (x *Copying) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[42]
+	mi := &file_peer_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2909,7 +3023,7 @@ func (x *Copying) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Copying.ProtoReflect.Descriptor instead.
 func (*Copying) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{42}
+	return file_peer_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Copying) GetBegan() uint64 {
@@ -2992,7 +3106,7 @@ type HandoverRequest struct {
 
 func (x *HandoverRequest) Reset() {
 	*x = HandoverRequest{}
-	mi := &file_peer_proto_msgTypes[43]
+	mi := &file_peer_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3004,7 +3118,7 @@ func (x *HandoverRequest) String() string {
 func (*HandoverRequest) ProtoMessage() {}
 
 func (x *HandoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[43]
+	mi := &file_peer_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3017,7 +3131,7 @@ func (x *HandoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandoverRequest.ProtoReflect.Descriptor instead.
 func (*HandoverRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{43}
+	return file_peer_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *HandoverRequest) GetTable() []byte {
@@ -3042,7 +3156,7 @@ type HandoverResponse struct {
 
 func (x *HandoverResponse) Reset() {
 	*x = HandoverResponse{}
-	mi := &file_peer_proto_msgTypes[44]
+	mi := &file_peer_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3054,7 +3168,7 @@ func (x *HandoverResponse) String() string {
 func (*HandoverResponse) ProtoMessage() {}
 
 func (x *HandoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[44]
+	mi := &file_peer_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3067,7 +3181,7 @@ func (x *HandoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandoverResponse.ProtoReflect.Descriptor instead.
 func (*HandoverResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{44}
+	return file_peer_proto_rawDescGZIP(), []int{46}
 }
 
 type MembershipMessage struct {
@@ -3079,7 +3193,7 @@ type MembershipMessage struct {
 
 func (x *MembershipMessage) Reset() {
 	*x = MembershipMessage{}
-	mi := &file_peer_proto_msgTypes[45]
+	mi := &file_peer_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3091,7 +3205,7 @@ func (x *MembershipMessage) String() string {
 func (*MembershipMessage) ProtoMessage() {}
 
 func (x *MembershipMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[45]
+	mi := &file_peer_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3104,7 +3218,7 @@ func (x *MembershipMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembershipMessage.ProtoReflect.Descriptor instead.
 func (*MembershipMessage) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{45}
+	return file_peer_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *MembershipMessage) GetPayload() []byte {
@@ -3126,7 +3240,7 @@ type Proof_Node struct {
 
 func (x *Proof_Node) Reset() {
 	*x = Proof_Node{}
-	mi := &file_peer_proto_msgTypes[46]
+	mi := &file_peer_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3138,7 +3252,7 @@ func (x *Proof_Node) String() string {
 func (*Proof_Node) ProtoMessage() {}
 
 func (x *Proof_Node) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[46]
+	mi := &file_peer_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3151,7 +3265,7 @@ func (x *Proof_Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proof_Node.ProtoReflect.Descriptor instead.
 func (*Proof_Node) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{21, 0}
+	return file_peer_proto_rawDescGZIP(), []int{23, 0}
 }
 
 func (x *Proof_Node) GetSlot() uint32 {
@@ -3187,7 +3301,7 @@ type ExemplarsResponse_Item struct {
 
 func (x *ExemplarsResponse_Item) Reset() {
 	*x = ExemplarsResponse_Item{}
-	mi := &file_peer_proto_msgTypes[47]
+	mi := &file_peer_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3199,7 +3313,7 @@ func (x *ExemplarsResponse_Item) String() string {
 func (*ExemplarsResponse_Item) ProtoMessage() {}
 
 func (x *ExemplarsResponse_Item) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[47]
+	mi := &file_peer_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3212,7 +3326,7 @@ func (x *ExemplarsResponse_Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExemplarsResponse_Item.ProtoReflect.Descriptor instead.
 func (*ExemplarsResponse_Item) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{34, 0}
+	return file_peer_proto_rawDescGZIP(), []int{36, 0}
 }
 
 func (x *ExemplarsResponse_Item) GetLabels() []string {
@@ -3253,7 +3367,7 @@ type ExemplarsResponse_Result struct {
 
 func (x *ExemplarsResponse_Result) Reset() {
 	*x = ExemplarsResponse_Result{}
-	mi := &file_peer_proto_msgTypes[48]
+	mi := &file_peer_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3265,7 +3379,7 @@ func (x *ExemplarsResponse_Result) String() string {
 func (*ExemplarsResponse_Result) ProtoMessage() {}
 
 func (x *ExemplarsResponse_Result) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[48]
+	mi := &file_peer_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3278,7 +3392,7 @@ func (x *ExemplarsResponse_Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExemplarsResponse_Result.ProtoReflect.Descriptor instead.
 func (*ExemplarsResponse_Result) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{34, 1}
+	return file_peer_proto_rawDescGZIP(), []int{36, 1}
 }
 
 func (x *ExemplarsResponse_Result) GetSeriesLabels() []string {
@@ -3305,7 +3419,7 @@ type StatsResponse_Count struct {
 
 func (x *StatsResponse_Count) Reset() {
 	*x = StatsResponse_Count{}
-	mi := &file_peer_proto_msgTypes[49]
+	mi := &file_peer_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3317,7 +3431,7 @@ func (x *StatsResponse_Count) String() string {
 func (*StatsResponse_Count) ProtoMessage() {}
 
 func (x *StatsResponse_Count) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[49]
+	mi := &file_peer_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3330,7 +3444,7 @@ func (x *StatsResponse_Count) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse_Count.ProtoReflect.Descriptor instead.
 func (*StatsResponse_Count) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{38, 0}
+	return file_peer_proto_rawDescGZIP(), []int{40, 0}
 }
 
 func (x *StatsResponse_Count) GetName() string {
@@ -3382,14 +3496,21 @@ const file_peer_proto_rawDesc = "" +
 	"\aFailure\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12;\n" +
-	"\bmismatch\x18\x03 \x01(\v2\x1f.starling.peer.v1.EpochMismatchR\bmismatch\"4\n" +
+	"\bmismatch\x18\x03 \x01(\v2\x1f.starling.peer.v1.EpochMismatchR\bmismatch\"H\n" +
 	"\x03Gap\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x19\n" +
-	"\bsince_ms\x18\x02 \x01(\x12R\asinceMs\"h\n" +
+	"\bsince_ms\x18\x02 \x01(\x12R\asinceMs\x12\x12\n" +
+	"\x04late\x18\x03 \x01(\bR\x04late\"h\n" +
 	"\vNoteRequest\x120\n" +
 	"\x06header\x18\x01 \x01(\v2\x18.starling.peer.v1.HeaderR\x06header\x12'\n" +
-	"\x03gap\x18\x02 \x01(\v2\x15.starling.peer.v1.GapR\x03gap\"\x0e\n" +
-	"\fNoteResponse\"\xb0\x01\n" +
+	"\x03gap\x18\x02 \x01(\v2\x15.starling.peer.v1.GapR\x03gap\"&\n" +
+	"\fNoteResponse\x12\x16\n" +
+	"\x06ticket\x18\x01 \x01(\x06R\x06ticket\"o\n" +
+	"\x0fWithdrawRequest\x120\n" +
+	"\x06header\x18\x01 \x01(\v2\x18.starling.peer.v1.HeaderR\x06header\x12\x12\n" +
+	"\x04peer\x18\x02 \x01(\tR\x04peer\x12\x16\n" +
+	"\x06ticket\x18\x03 \x01(\x06R\x06ticket\"\x12\n" +
+	"\x10WithdrawResponse\"\xb0\x01\n" +
 	"\fStateRequest\x120\n" +
 	"\x06header\x18\x01 \x01(\v2\x18.starling.peer.v1.HeaderR\x06header\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\tR\x04from\x12\x16\n" +
@@ -3599,11 +3720,11 @@ const file_peer_proto_rawDesc = "" +
 	"\x02to\x18\x02 \x01(\tR\x02to\"\x12\n" +
 	"\x10HandoverResponse\"-\n" +
 	"\x11MembershipMessage\x12\x18\n" +
-	"\apayload\x18\x01 \x01(\fR\apayload2\xca\n" +
-	"\n" +
+	"\apayload\x18\x01 \x01(\fR\apayload2\x9d\v\n" +
 	"\x04Peer\x12H\n" +
 	"\x05Write\x12\x1c.starling.peer.v1.WriteFrame\x1a\x1d.starling.peer.v1.WriteAnswer(\x010\x01\x12E\n" +
-	"\x04Note\x12\x1d.starling.peer.v1.NoteRequest\x1a\x1e.starling.peer.v1.NoteResponse\x12H\n" +
+	"\x04Note\x12\x1d.starling.peer.v1.NoteRequest\x1a\x1e.starling.peer.v1.NoteResponse\x12Q\n" +
+	"\bWithdraw\x12!.starling.peer.v1.WithdrawRequest\x1a\".starling.peer.v1.WithdrawResponse\x12H\n" +
 	"\x05State\x12\x1e.starling.peer.v1.StateRequest\x1a\x1f.starling.peer.v1.StateResponse\x12O\n" +
 	"\aHandOff\x12 .starling.peer.v1.HandOffRequest\x1a .starling.peer.v1.SelectResponse0\x01\x12N\n" +
 	"\aAdvance\x12 .starling.peer.v1.AdvanceRequest\x1a!.starling.peer.v1.AdvanceResponse\x12N\n" +
@@ -3635,7 +3756,7 @@ func file_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
 var file_peer_proto_goTypes = []any{
 	(Refusal_Reason)(0),              // 0: starling.peer.v1.Refusal.Reason
 	(Matcher_Type)(0),                // 1: starling.peer.v1.Matcher.Type
@@ -3648,135 +3769,140 @@ var file_peer_proto_goTypes = []any{
 	(*Gap)(nil),                      // 8: starling.peer.v1.Gap
 	(*NoteRequest)(nil),              // 9: starling.peer.v1.NoteRequest
 	(*NoteResponse)(nil),             // 10: starling.peer.v1.NoteResponse
-	(*StateRequest)(nil),             // 11: starling.peer.v1.StateRequest
-	(*StateResponse)(nil),            // 12: starling.peer.v1.StateResponse
-	(*Expiry)(nil),                   // 13: starling.peer.v1.Expiry
-	(*TimeRange)(nil),                // 14: starling.peer.v1.TimeRange
-	(*HandOffRequest)(nil),           // 15: starling.peer.v1.HandOffRequest
-	(*Window)(nil),                   // 16: starling.peer.v1.Window
-	(*AdvanceRequest)(nil),           // 17: starling.peer.v1.AdvanceRequest
-	(*AdvanceResponse)(nil),          // 18: starling.peer.v1.AdvanceResponse
-	(*DigestsRequest)(nil),           // 19: starling.peer.v1.DigestsRequest
-	(*DigestsResponse)(nil),          // 20: starling.peer.v1.DigestsResponse
-	(*CompareRequest)(nil),           // 21: starling.peer.v1.CompareRequest
-	(*CompareResponse)(nil),          // 22: starling.peer.v1.CompareResponse
-	(*Proof)(nil),                    // 23: starling.peer.v1.Proof
-	(*Refusal)(nil),                  // 24: starling.peer.v1.Refusal
-	(*Matcher)(nil),                  // 25: starling.peer.v1.Matcher
-	(*Hints)(nil),                    // 26: starling.peer.v1.Hints
-	(*SelectRequest)(nil),            // 27: starling.peer.v1.SelectRequest
-	(*Part)(nil),                     // 28: starling.peer.v1.Part
-	(*SelectResponse)(nil),           // 29: starling.peer.v1.SelectResponse
-	(*ChunkedSeries)(nil),            // 30: starling.peer.v1.ChunkedSeries
-	(*Chunk)(nil),                    // 31: starling.peer.v1.Chunk
-	(*LabelsRequest)(nil),            // 32: starling.peer.v1.LabelsRequest
-	(*LabelsResponse)(nil),           // 33: starling.peer.v1.LabelsResponse
-	(*MatcherSet)(nil),               // 34: starling.peer.v1.MatcherSet
-	(*ExemplarsRequest)(nil),         // 35: starling.peer.v1.ExemplarsRequest
-	(*ExemplarsResponse)(nil),        // 36: starling.peer.v1.ExemplarsResponse
-	(*MetadataRequest)(nil),          // 37: starling.peer.v1.MetadataRequest
-	(*MetadataResponse)(nil),         // 38: starling.peer.v1.MetadataResponse
-	(*StatsRequest)(nil),             // 39: starling.peer.v1.StatsRequest
-	(*StatsResponse)(nil),            // 40: starling.peer.v1.StatsResponse
-	(*ReportRequest)(nil),            // 41: starling.peer.v1.ReportRequest
-	(*ReportResponse)(nil),           // 42: starling.peer.v1.ReportResponse
-	(*Extent)(nil),                   // 43: starling.peer.v1.Extent
-	(*Copying)(nil),                  // 44: starling.peer.v1.Copying
-	(*HandoverRequest)(nil),          // 45: starling.peer.v1.HandoverRequest
-	(*HandoverResponse)(nil),         // 46: starling.peer.v1.HandoverResponse
-	(*MembershipMessage)(nil),        // 47: starling.peer.v1.MembershipMessage
-	(*Proof_Node)(nil),               // 48: starling.peer.v1.Proof.Node
-	(*ExemplarsResponse_Item)(nil),   // 49: starling.peer.v1.ExemplarsResponse.Item
-	(*ExemplarsResponse_Result)(nil), // 50: starling.peer.v1.ExemplarsResponse.Result
-	(*StatsResponse_Count)(nil),      // 51: starling.peer.v1.StatsResponse.Count
+	(*WithdrawRequest)(nil),          // 11: starling.peer.v1.WithdrawRequest
+	(*WithdrawResponse)(nil),         // 12: starling.peer.v1.WithdrawResponse
+	(*StateRequest)(nil),             // 13: starling.peer.v1.StateRequest
+	(*StateResponse)(nil),            // 14: starling.peer.v1.StateResponse
+	(*Expiry)(nil),                   // 15: starling.peer.v1.Expiry
+	(*TimeRange)(nil),                // 16: starling.peer.v1.TimeRange
+	(*HandOffRequest)(nil),           // 17: starling.peer.v1.HandOffRequest
+	(*Window)(nil),                   // 18: starling.peer.v1.Window
+	(*AdvanceRequest)(nil),           // 19: starling.peer.v1.AdvanceRequest
+	(*AdvanceResponse)(nil),          // 20: starling.peer.v1.AdvanceResponse
+	(*DigestsRequest)(nil),           // 21: starling.peer.v1.DigestsRequest
+	(*DigestsResponse)(nil),          // 22: starling.peer.v1.DigestsResponse
+	(*CompareRequest)(nil),           // 23: starling.peer.v1.CompareRequest
+	(*CompareResponse)(nil),          // 24: starling.peer.v1.CompareResponse
+	(*Proof)(nil),                    // 25: starling.peer.v1.Proof
+	(*Refusal)(nil),                  // 26: starling.peer.v1.Refusal
+	(*Matcher)(nil),                  // 27: starling.peer.v1.Matcher
+	(*Hints)(nil),                    // 28: starling.peer.v1.Hints
+	(*SelectRequest)(nil),            // 29: starling.peer.v1.SelectRequest
+	(*Part)(nil),                     // 30: starling.peer.v1.Part
+	(*SelectResponse)(nil),           // 31: starling.peer.v1.SelectResponse
+	(*ChunkedSeries)(nil),            // 32: starling.peer.v1.ChunkedSeries
+	(*Chunk)(nil),                    // 33: starling.peer.v1.Chunk
+	(*LabelsRequest)(nil),            // 34: starling.peer.v1.LabelsRequest
+	(*LabelsResponse)(nil),           // 35: starling.peer.v1.LabelsResponse
+	(*MatcherSet)(nil),               // 36: starling.peer.v1.MatcherSet
+	(*ExemplarsRequest)(nil),         // 37: starling.peer.v1.ExemplarsRequest
+	(*ExemplarsResponse)(nil),        // 38: starling.peer.v1.ExemplarsResponse
+	(*MetadataRequest)(nil),          // 39: starling.peer.v1.MetadataRequest
+	(*MetadataResponse)(nil),         // 40: starling.peer.v1.MetadataResponse
+	(*StatsRequest)(nil),             // 41: starling.peer.v1.StatsRequest
+	(*StatsResponse)(nil),            // 42: starling.peer.v1.StatsResponse
+	(*ReportRequest)(nil),            // 43: starling.peer.v1.ReportRequest
+	(*ReportResponse)(nil),           // 44: starling.peer.v1.ReportResponse
+	(*Extent)(nil),                   // 45: starling.peer.v1.Extent
+	(*Copying)(nil),                  // 46: starling.peer.v1.Copying
+	(*HandoverRequest)(nil),          // 47: starling.peer.v1.HandoverRequest
+	(*HandoverResponse)(nil),         // 48: starling.peer.v1.HandoverResponse
+	(*MembershipMessage)(nil),        // 49: starling.peer.v1.MembershipMessage
+	(*Proof_Node)(nil),               // 50: starling.peer.v1.Proof.Node
+	(*ExemplarsResponse_Item)(nil),   // 51: starling.peer.v1.ExemplarsResponse.Item
+	(*ExemplarsResponse_Result)(nil), // 52: starling.peer.v1.ExemplarsResponse.Result
+	(*StatsResponse_Count)(nil),      // 53: starling.peer.v1.StatsResponse.Count
 }
 var file_peer_proto_depIdxs = []int32{
 	2,  // 0: starling.peer.v1.WriteFrame.header:type_name -> starling.peer.v1.Header
-	24, // 1: starling.peer.v1.WriteAnswer.refusals:type_name -> starling.peer.v1.Refusal
+	26, // 1: starling.peer.v1.WriteAnswer.refusals:type_name -> starling.peer.v1.Refusal
 	8,  // 2: starling.peer.v1.WriteAnswer.gaps:type_name -> starling.peer.v1.Gap
 	7,  // 3: starling.peer.v1.WriteAnswer.failure:type_name -> starling.peer.v1.Failure
 	3,  // 4: starling.peer.v1.Failure.mismatch:type_name -> starling.peer.v1.EpochMismatch
 	2,  // 5: starling.peer.v1.NoteRequest.header:type_name -> starling.peer.v1.Header
 	8,  // 6: starling.peer.v1.NoteRequest.gap:type_name -> starling.peer.v1.Gap
-	2,  // 7: starling.peer.v1.StateRequest.header:type_name -> starling.peer.v1.Header
-	13, // 8: starling.peer.v1.StateRequest.expiry:type_name -> starling.peer.v1.Expiry
-	8,  // 9: starling.peer.v1.StateResponse.gaps:type_name -> starling.peer.v1.Gap
-	14, // 10: starling.peer.v1.StateResponse.damage:type_name -> starling.peer.v1.TimeRange
-	14, // 11: starling.peer.v1.StateResponse.expired:type_name -> starling.peer.v1.TimeRange
-	13, // 12: starling.peer.v1.StateResponse.expiry:type_name -> starling.peer.v1.Expiry
-	2,  // 13: starling.peer.v1.HandOffRequest.header:type_name -> starling.peer.v1.Header
-	2,  // 14: starling.peer.v1.AdvanceRequest.header:type_name -> starling.peer.v1.Header
-	2,  // 15: starling.peer.v1.DigestsRequest.header:type_name -> starling.peer.v1.Header
-	14, // 16: starling.peer.v1.DigestsRequest.window:type_name -> starling.peer.v1.TimeRange
-	2,  // 17: starling.peer.v1.CompareRequest.header:type_name -> starling.peer.v1.Header
-	14, // 18: starling.peer.v1.CompareRequest.range:type_name -> starling.peer.v1.TimeRange
-	48, // 19: starling.peer.v1.Proof.nodes:type_name -> starling.peer.v1.Proof.Node
-	0,  // 20: starling.peer.v1.Refusal.reason:type_name -> starling.peer.v1.Refusal.Reason
-	1,  // 21: starling.peer.v1.Matcher.type:type_name -> starling.peer.v1.Matcher.Type
-	2,  // 22: starling.peer.v1.SelectRequest.header:type_name -> starling.peer.v1.Header
-	25, // 23: starling.peer.v1.SelectRequest.matchers:type_name -> starling.peer.v1.Matcher
-	26, // 24: starling.peer.v1.SelectRequest.hints:type_name -> starling.peer.v1.Hints
-	23, // 25: starling.peer.v1.SelectRequest.proof:type_name -> starling.peer.v1.Proof
-	28, // 26: starling.peer.v1.SelectRequest.part:type_name -> starling.peer.v1.Part
-	30, // 27: starling.peer.v1.SelectResponse.series:type_name -> starling.peer.v1.ChunkedSeries
-	16, // 28: starling.peer.v1.SelectResponse.window:type_name -> starling.peer.v1.Window
-	31, // 29: starling.peer.v1.ChunkedSeries.chunks:type_name -> starling.peer.v1.Chunk
-	2,  // 30: starling.peer.v1.LabelsRequest.header:type_name -> starling.peer.v1.Header
-	25, // 31: starling.peer.v1.LabelsRequest.matchers:type_name -> starling.peer.v1.Matcher
-	25, // 32: starling.peer.v1.MatcherSet.matchers:type_name -> starling.peer.v1.Matcher
-	2,  // 33: starling.peer.v1.ExemplarsRequest.header:type_name -> starling.peer.v1.Header
-	34, // 34: starling.peer.v1.ExemplarsRequest.sets:type_name -> starling.peer.v1.MatcherSet
-	50, // 35: starling.peer.v1.ExemplarsResponse.results:type_name -> starling.peer.v1.ExemplarsResponse.Result
-	2,  // 36: starling.peer.v1.MetadataRequest.header:type_name -> starling.peer.v1.Header
-	4,  // 37: starling.peer.v1.MetadataResponse.metadata:type_name -> starling.peer.v1.FamilyMetadata
-	2,  // 38: starling.peer.v1.StatsRequest.header:type_name -> starling.peer.v1.Header
-	51, // 39: starling.peer.v1.StatsResponse.series_by_metric:type_name -> starling.peer.v1.StatsResponse.Count
-	51, // 40: starling.peer.v1.StatsResponse.values_by_label:type_name -> starling.peer.v1.StatsResponse.Count
-	51, // 41: starling.peer.v1.StatsResponse.memory_by_label:type_name -> starling.peer.v1.StatsResponse.Count
-	51, // 42: starling.peer.v1.StatsResponse.series_by_label_pair:type_name -> starling.peer.v1.StatsResponse.Count
-	2,  // 43: starling.peer.v1.ReportRequest.header:type_name -> starling.peer.v1.Header
-	44, // 44: starling.peer.v1.ReportResponse.copying:type_name -> starling.peer.v1.Copying
-	43, // 45: starling.peer.v1.ReportResponse.extents:type_name -> starling.peer.v1.Extent
-	49, // 46: starling.peer.v1.ExemplarsResponse.Result.exemplars:type_name -> starling.peer.v1.ExemplarsResponse.Item
-	5,  // 47: starling.peer.v1.Peer.Write:input_type -> starling.peer.v1.WriteFrame
-	9,  // 48: starling.peer.v1.Peer.Note:input_type -> starling.peer.v1.NoteRequest
-	11, // 49: starling.peer.v1.Peer.State:input_type -> starling.peer.v1.StateRequest
-	15, // 50: starling.peer.v1.Peer.HandOff:input_type -> starling.peer.v1.HandOffRequest
-	17, // 51: starling.peer.v1.Peer.Advance:input_type -> starling.peer.v1.AdvanceRequest
-	19, // 52: starling.peer.v1.Peer.Digests:input_type -> starling.peer.v1.DigestsRequest
-	27, // 53: starling.peer.v1.Peer.Sum:input_type -> starling.peer.v1.SelectRequest
-	21, // 54: starling.peer.v1.Peer.Compare:input_type -> starling.peer.v1.CompareRequest
-	27, // 55: starling.peer.v1.Peer.Select:input_type -> starling.peer.v1.SelectRequest
-	32, // 56: starling.peer.v1.Peer.LabelNames:input_type -> starling.peer.v1.LabelsRequest
-	32, // 57: starling.peer.v1.Peer.LabelValues:input_type -> starling.peer.v1.LabelsRequest
-	35, // 58: starling.peer.v1.Peer.Exemplars:input_type -> starling.peer.v1.ExemplarsRequest
-	37, // 59: starling.peer.v1.Peer.Metadata:input_type -> starling.peer.v1.MetadataRequest
-	39, // 60: starling.peer.v1.Peer.Stats:input_type -> starling.peer.v1.StatsRequest
-	41, // 61: starling.peer.v1.Peer.Report:input_type -> starling.peer.v1.ReportRequest
-	45, // 62: starling.peer.v1.Peer.Handover:input_type -> starling.peer.v1.HandoverRequest
-	47, // 63: starling.peer.v1.Peer.Membership:input_type -> starling.peer.v1.MembershipMessage
-	6,  // 64: starling.peer.v1.Peer.Write:output_type -> starling.peer.v1.WriteAnswer
-	10, // 65: starling.peer.v1.Peer.Note:output_type -> starling.peer.v1.NoteResponse
-	12, // 66: starling.peer.v1.Peer.State:output_type -> starling.peer.v1.StateResponse
-	29, // 67: starling.peer.v1.Peer.HandOff:output_type -> starling.peer.v1.SelectResponse
-	18, // 68: starling.peer.v1.Peer.Advance:output_type -> starling.peer.v1.AdvanceResponse
-	20, // 69: starling.peer.v1.Peer.Digests:output_type -> starling.peer.v1.DigestsResponse
-	20, // 70: starling.peer.v1.Peer.Sum:output_type -> starling.peer.v1.DigestsResponse
-	22, // 71: starling.peer.v1.Peer.Compare:output_type -> starling.peer.v1.CompareResponse
-	29, // 72: starling.peer.v1.Peer.Select:output_type -> starling.peer.v1.SelectResponse
-	33, // 73: starling.peer.v1.Peer.LabelNames:output_type -> starling.peer.v1.LabelsResponse
-	33, // 74: starling.peer.v1.Peer.LabelValues:output_type -> starling.peer.v1.LabelsResponse
-	36, // 75: starling.peer.v1.Peer.Exemplars:output_type -> starling.peer.v1.ExemplarsResponse
-	38, // 76: starling.peer.v1.Peer.Metadata:output_type -> starling.peer.v1.MetadataResponse
-	40, // 77: starling.peer.v1.Peer.Stats:output_type -> starling.peer.v1.StatsResponse
-	42, // 78: starling.peer.v1.Peer.Report:output_type -> starling.peer.v1.ReportResponse
-	46, // 79: starling.peer.v1.Peer.Handover:output_type -> starling.peer.v1.HandoverResponse
-	47, // 80: starling.peer.v1.Peer.Membership:output_type -> starling.peer.v1.MembershipMessage
-	64, // [64:81] is the sub-list for method output_type
-	47, // [47:64] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	2,  // 7: starling.peer.v1.WithdrawRequest.header:type_name -> starling.peer.v1.Header
+	2,  // 8: starling.peer.v1.StateRequest.header:type_name -> starling.peer.v1.Header
+	15, // 9: starling.peer.v1.StateRequest.expiry:type_name -> starling.peer.v1.Expiry
+	8,  // 10: starling.peer.v1.StateResponse.gaps:type_name -> starling.peer.v1.Gap
+	16, // 11: starling.peer.v1.StateResponse.damage:type_name -> starling.peer.v1.TimeRange
+	16, // 12: starling.peer.v1.StateResponse.expired:type_name -> starling.peer.v1.TimeRange
+	15, // 13: starling.peer.v1.StateResponse.expiry:type_name -> starling.peer.v1.Expiry
+	2,  // 14: starling.peer.v1.HandOffRequest.header:type_name -> starling.peer.v1.Header
+	2,  // 15: starling.peer.v1.AdvanceRequest.header:type_name -> starling.peer.v1.Header
+	2,  // 16: starling.peer.v1.DigestsRequest.header:type_name -> starling.peer.v1.Header
+	16, // 17: starling.peer.v1.DigestsRequest.window:type_name -> starling.peer.v1.TimeRange
+	2,  // 18: starling.peer.v1.CompareRequest.header:type_name -> starling.peer.v1.Header
+	16, // 19: starling.peer.v1.CompareRequest.range:type_name -> starling.peer.v1.TimeRange
+	50, // 20: starling.peer.v1.Proof.nodes:type_name -> starling.peer.v1.Proof.Node
+	0,  // 21: starling.peer.v1.Refusal.reason:type_name -> starling.peer.v1.Refusal.Reason
+	1,  // 22: starling.peer.v1.Matcher.type:type_name -> starling.peer.v1.Matcher.Type
+	2,  // 23: starling.peer.v1.SelectRequest.header:type_name -> starling.peer.v1.Header
+	27, // 24: starling.peer.v1.SelectRequest.matchers:type_name -> starling.peer.v1.Matcher
+	28, // 25: starling.peer.v1.SelectRequest.hints:type_name -> starling.peer.v1.Hints
+	25, // 26: starling.peer.v1.SelectRequest.proof:type_name -> starling.peer.v1.Proof
+	30, // 27: starling.peer.v1.SelectRequest.part:type_name -> starling.peer.v1.Part
+	32, // 28: starling.peer.v1.SelectResponse.series:type_name -> starling.peer.v1.ChunkedSeries
+	18, // 29: starling.peer.v1.SelectResponse.window:type_name -> starling.peer.v1.Window
+	33, // 30: starling.peer.v1.ChunkedSeries.chunks:type_name -> starling.peer.v1.Chunk
+	2,  // 31: starling.peer.v1.LabelsRequest.header:type_name -> starling.peer.v1.Header
+	27, // 32: starling.peer.v1.LabelsRequest.matchers:type_name -> starling.peer.v1.Matcher
+	27, // 33: starling.peer.v1.MatcherSet.matchers:type_name -> starling.peer.v1.Matcher
+	2,  // 34: starling.peer.v1.ExemplarsRequest.header:type_name -> starling.peer.v1.Header
+	36, // 35: starling.peer.v1.ExemplarsRequest.sets:type_name -> starling.peer.v1.MatcherSet
+	52, // 36: starling.peer.v1.ExemplarsResponse.results:type_name -> starling.peer.v1.ExemplarsResponse.Result
+	2,  // 37: starling.peer.v1.MetadataRequest.header:type_name -> starling.peer.v1.Header
+	4,  // 38: starling.peer.v1.MetadataResponse.metadata:type_name -> starling.peer.v1.FamilyMetadata
+	2,  // 39: starling.peer.v1.StatsRequest.header:type_name -> starling.peer.v1.Header
+	53, // 40: starling.peer.v1.StatsResponse.series_by_metric:type_name -> starling.peer.v1.StatsResponse.Count
+	53, // 41: starling.peer.v1.StatsResponse.values_by_label:type_name -> starling.peer.v1.StatsResponse.Count
+	53, // 42: starling.peer.v1.StatsResponse.memory_by_label:type_name -> starling.peer.v1.StatsResponse.Count
+	53, // 43: starling.peer.v1.StatsResponse.series_by_label_pair:type_name -> starling.peer.v1.StatsResponse.Count
+	2,  // 44: starling.peer.v1.ReportRequest.header:type_name -> starling.peer.v1.Header
+	46, // 45: starling.peer.v1.ReportResponse.copying:type_name -> starling.peer.v1.Copying
+	45, // 46: starling.peer.v1.ReportResponse.extents:type_name -> starling.peer.v1.Extent
+	51, // 47: starling.peer.v1.ExemplarsResponse.Result.exemplars:type_name -> starling.peer.v1.ExemplarsResponse.Item
+	5,  // 48: starling.peer.v1.Peer.Write:input_type -> starling.peer.v1.WriteFrame
+	9,  // 49: starling.peer.v1.Peer.Note:input_type -> starling.peer.v1.NoteRequest
+	11, // 50: starling.peer.v1.Peer.Withdraw:input_type -> starling.peer.v1.WithdrawRequest
+	13, // 51: starling.peer.v1.Peer.State:input_type -> starling.peer.v1.StateRequest
+	17, // 52: starling.peer.v1.Peer.HandOff:input_type -> starling.peer.v1.HandOffRequest
+	19, // 53: starling.peer.v1.Peer.Advance:input_type -> starling.peer.v1.AdvanceRequest
+	21, // 54: starling.peer.v1.Peer.Digests:input_type -> starling.peer.v1.DigestsRequest
+	29, // 55: starling.peer.v1.Peer.Sum:input_type -> starling.peer.v1.SelectRequest
+	23, // 56: starling.peer.v1.Peer.Compare:input_type -> starling.peer.v1.CompareRequest
+	29, // 57: starling.peer.v1.Peer.Select:input_type -> starling.peer.v1.SelectRequest
+	34, // 58: starling.peer.v1.Peer.LabelNames:input_type -> starling.peer.v1.LabelsRequest
+	34, // 59: starling.peer.v1.Peer.LabelValues:input_type -> starling.peer.v1.LabelsRequest
+	37, // 60: starling.peer.v1.Peer.Exemplars:input_type -> starling.peer.v1.ExemplarsRequest
+	39, // 61: starling.peer.v1.Peer.Metadata:input_type -> starling.peer.v1.MetadataRequest
+	41, // 62: starling.peer.v1.Peer.Stats:input_type -> starling.peer.v1.StatsRequest
+	43, // 63: starling.peer.v1.Peer.Report:input_type -> starling.peer.v1.ReportRequest
+	47, // 64: starling.peer.v1.Peer.Handover:input_type -> starling.peer.v1.HandoverRequest
+	49, // 65: starling.peer.v1.Peer.Membership:input_type -> starling.peer.v1.MembershipMessage
+	6,  // 66: starling.peer.v1.Peer.Write:output_type -> starling.peer.v1.WriteAnswer
+	10, // 67: starling.peer.v1.Peer.Note:output_type -> starling.peer.v1.NoteResponse
+	12, // 68: starling.peer.v1.Peer.Withdraw:output_type -> starling.peer.v1.WithdrawResponse
+	14, // 69: starling.peer.v1.Peer.State:output_type -> starling.peer.v1.StateResponse
+	31, // 70: starling.peer.v1.Peer.HandOff:output_type -> starling.peer.v1.SelectResponse
+	20, // 71: starling.peer.v1.Peer.Advance:output_type -> starling.peer.v1.AdvanceResponse
+	22, // 72: starling.peer.v1.Peer.Digests:output_type -> starling.peer.v1.DigestsResponse
+	22, // 73: starling.peer.v1.Peer.Sum:output_type -> starling.peer.v1.DigestsResponse
+	24, // 74: starling.peer.v1.Peer.Compare:output_type -> starling.peer.v1.CompareResponse
+	31, // 75: starling.peer.v1.Peer.Select:output_type -> starling.peer.v1.SelectResponse
+	35, // 76: starling.peer.v1.Peer.LabelNames:output_type -> starling.peer.v1.LabelsResponse
+	35, // 77: starling.peer.v1.Peer.LabelValues:output_type -> starling.peer.v1.LabelsResponse
+	38, // 78: starling.peer.v1.Peer.Exemplars:output_type -> starling.peer.v1.ExemplarsResponse
+	40, // 79: starling.peer.v1.Peer.Metadata:output_type -> starling.peer.v1.MetadataResponse
+	42, // 80: starling.peer.v1.Peer.Stats:output_type -> starling.peer.v1.StatsResponse
+	44, // 81: starling.peer.v1.Peer.Report:output_type -> starling.peer.v1.ReportResponse
+	48, // 82: starling.peer.v1.Peer.Handover:output_type -> starling.peer.v1.HandoverResponse
+	49, // 83: starling.peer.v1.Peer.Membership:output_type -> starling.peer.v1.MembershipMessage
+	66, // [66:84] is the sub-list for method output_type
+	48, // [48:66] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_peer_proto_init() }
@@ -3790,7 +3916,7 @@ func file_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peer_proto_rawDesc), len(file_peer_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   50,
+			NumMessages:   52,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -29,6 +29,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Peer_Write_FullMethodName       = "/starling.peer.v1.Peer/Write"
 	Peer_Note_FullMethodName        = "/starling.peer.v1.Peer/Note"
+	Peer_Withdraw_FullMethodName    = "/starling.peer.v1.Peer/Withdraw"
 	Peer_State_FullMethodName       = "/starling.peer.v1.Peer/State"
 	Peer_HandOff_FullMethodName     = "/starling.peer.v1.Peer/HandOff"
 	Peer_Advance_FullMethodName     = "/starling.peer.v1.Peer/Advance"
@@ -56,6 +57,8 @@ type PeerClient interface {
 	Write(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WriteFrame, WriteAnswer], error)
 	// Note has the receiving node note durably that a peer may lack samples.
 	Note(ctx context.Context, in *NoteRequest, opts ...grpc.CallOption) (*NoteResponse, error)
+	// Withdraw takes back a late note: the peer has confirmed what it was for.
+	Withdraw(ctx context.Context, in *WithdrawRequest, opts ...grpc.CallOption) (*WithdrawResponse, error)
 	// State is what the receiving node says of itself before it is asked for data.
 	State(ctx context.Context, in *StateRequest, opts ...grpc.CallOption) (*StateResponse, error)
 	// HandOff streams one window of what the asking node may lack. The first message says
@@ -110,6 +113,16 @@ func (c *peerClient) Note(ctx context.Context, in *NoteRequest, opts ...grpc.Cal
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(NoteResponse)
 	err := c.cc.Invoke(ctx, Peer_Note_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *peerClient) Withdraw(ctx context.Context, in *WithdrawRequest, opts ...grpc.CallOption) (*WithdrawResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(WithdrawResponse)
+	err := c.cc.Invoke(ctx, Peer_Withdraw_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -294,6 +307,8 @@ type PeerServer interface {
 	Write(grpc.BidiStreamingServer[WriteFrame, WriteAnswer]) error
 	// Note has the receiving node note durably that a peer may lack samples.
 	Note(context.Context, *NoteRequest) (*NoteResponse, error)
+	// Withdraw takes back a late note: the peer has confirmed what it was for.
+	Withdraw(context.Context, *WithdrawRequest) (*WithdrawResponse, error)
 	// State is what the receiving node says of itself before it is asked for data.
 	State(context.Context, *StateRequest) (*StateResponse, error)
 	// HandOff streams one window of what the asking node may lack. The first message says
@@ -336,6 +351,9 @@ func (UnimplementedPeerServer) Write(grpc.BidiStreamingServer[WriteFrame, WriteA
 }
 func (UnimplementedPeerServer) Note(context.Context, *NoteRequest) (*NoteResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Note not implemented")
+}
+func (UnimplementedPeerServer) Withdraw(context.Context, *WithdrawRequest) (*WithdrawResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Withdraw not implemented")
 }
 func (UnimplementedPeerServer) State(context.Context, *StateRequest) (*StateResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method State not implemented")
@@ -424,6 +442,24 @@ func _Peer_Note_Handler(srv interface{}, ctx context.Context, dec func(interface
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(PeerServer).Note(ctx, req.(*NoteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Peer_Withdraw_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WithdrawRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).Withdraw(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_Withdraw_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).Withdraw(ctx, req.(*WithdrawRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -694,6 +730,10 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Note",
 			Handler:    _Peer_Note_Handler,
+		},
+		{
+			MethodName: "Withdraw",
+			Handler:    _Peer_Withdraw_Handler,
 		},
 		{
 			MethodName: "State",
