@@ -23,6 +23,7 @@ import (
 	"github.com/starling-tsdb/starling/internal/proof"
 	"github.com/starling-tsdb/starling/internal/series"
 	"github.com/starling-tsdb/starling/internal/table"
+	"github.com/starling-tsdb/starling/internal/workers"
 )
 
 // firstBackoff is how long a write waits before it is planned anew by the same table: a
@@ -71,13 +72,15 @@ type Coordinator struct {
 	unanswered *prometheus.CounterVec
 	replans    prometheus.Counter
 	notes      *prometheus.CounterVec
+	workers    *workers.Pool
 }
 
 // New returns a coordinator.
 func New(opts Options) *Coordinator {
 	factory := promauto.With(opts.Registerer)
 	return &Coordinator{
-		opts: opts,
+		opts:    opts,
+		workers: workers.New(),
 		duration: factory.NewHistogram(prometheus.HistogramOpts{
 			Name:    "starling_ingest_quorum_duration_seconds",
 			Help:    "Time from a batch's arrival until its outcome was certain.",
@@ -97,6 +100,9 @@ func New(opts Options) *Coordinator {
 		}, []string{"result"}),
 	}
 }
+
+// Close ends what waits for further writes. Those under way go on.
+func (c *Coordinator) Close() { c.workers.Close() }
 
 // ShortError means that samples lack their write quorum, or a note for an owner that misses
 // them. A retry may help.
@@ -183,8 +189,10 @@ func (c *Coordinator) send(ctx context.Context, t *table.Table, b *series.Batch,
 	detached, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.opts.Timeout)
 	answers := make(chan answer, len(parts))
 	var owners sync.WaitGroup
+	owners.Add(len(parts))
 	for _, p := range parts {
-		owners.Go(func() {
+		c.workers.Go(func() {
+			defer owners.Done()
 			a := answer{part: p}
 			a.err = c.guard(p.node, func() (err error) {
 				a.confirmation, err = c.opts.Replica(p.node).Append(detached, t, p.batch)
@@ -193,11 +201,11 @@ func (c *Coordinator) send(ctx context.Context, t *table.Table, b *series.Batch,
 			answers <- a
 		})
 	}
-	go func() {
+	c.workers.Go(func() {
 		owners.Wait()
 		b.Release()
 		cancel()
-	}()
+	})
 	return answers
 }
 

@@ -137,7 +137,8 @@ type cluster struct {
 	*Coordinator
 }
 
-func newCluster(size int) *cluster {
+func newCluster(t testing.TB, size int) *cluster {
+	t.Helper()
 	c := &cluster{nodes: map[table.NodeID]*node{}, table: &table.Table{
 		ClusterID: "c", Epoch: 1, KeyVersion: table.KeyVersion, Current: table.Assignment{ReplicationFactor: 3},
 	}}
@@ -158,6 +159,7 @@ func newCluster(size int) *cluster {
 		Grace:   50 * time.Millisecond,
 		Logger:  slog.New(slog.DiscardHandler),
 	})
+	t.Cleanup(c.Close)
 	return c
 }
 
@@ -181,7 +183,7 @@ func batch(names ...string) *series.Batch {
 
 func TestWriteWaitsForAllOwnersWhenTheyAreWell(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(3)
+		c := newCluster(t, 3)
 		c.nodes["node-2"].delay = 30 * time.Millisecond
 		start := time.Now()
 		res, err := c.Write(t.Context(), batch("a"))
@@ -196,7 +198,7 @@ func TestWriteWaitsForAllOwnersWhenTheyAreWell(t *testing.T) {
 
 func TestWriteAnswersAtQuorumAfterGrace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(3)
+		c := newCluster(t, 3)
 		slow := c.nodes["node-2"]
 		slow.delay = 5 * time.Second
 		start := time.Now()
@@ -225,7 +227,7 @@ func TestGraceGrowsWithTheTimeOfTheQuorum(t *testing.T) {
 		{time.Second, 4 * time.Second, 3 * time.Second},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			c := newCluster(3)
+			c := newCluster(t, 3)
 			for i, delay := range []time.Duration{tc.quorum, tc.quorum, tc.last} {
 				c.nodes[table.NodeID(fmt.Sprint("node-", i))].delay = delay
 			}
@@ -247,7 +249,7 @@ func TestGraceGrowsWithTheTimeOfTheQuorum(t *testing.T) {
 
 func TestWriteIsShortWithTwoOwnersDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(3)
+		c := newCluster(t, 3)
 		c.nodes["node-1"].err = errors.New("disk on fire")
 		c.nodes["node-2"].delay = time.Hour
 		_, err := c.Write(t.Context(), batch("a", "bb"))
@@ -264,7 +266,7 @@ func TestWriteIsShortWithTwoOwnersDown(t *testing.T) {
 // With five nodes and three copies, each series has its own owners.
 func TestWriteCountsPerSeries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(5)
+		c := newCluster(t, 5)
 		c.nodes["node-1"].err = errors.New("down")
 		c.nodes["node-2"].err = errors.New("down")
 		_, err := c.Write(t.Context(), batch("", "1", "22", "333", "4444"))
@@ -282,7 +284,7 @@ func TestWriteCountsPerSeries(t *testing.T) {
 
 func TestWriteRefusesByReadQuorum(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(5)
+		c := newCluster(t, 5)
 		invalid := series.Refusal{Series: 0, Item: 1, Reason: series.Invalid, Message: "too old sample"}
 		// Slots 2, 3, 4 own "22"; on node-2 it is the third series of its part, on node-3 the second.
 		onTwo, onThree := invalid, invalid
@@ -305,7 +307,7 @@ func TestWriteRefusesByReadQuorum(t *testing.T) {
 
 func TestWritePlansAnewWhenTheTableChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(3)
+		c := newCluster(t, 3)
 		next := *c.table
 		next.Epoch++
 		for _, n := range c.nodes {
@@ -328,7 +330,7 @@ func TestWritePlansAnewWhenTheTableChanges(t *testing.T) {
 
 func TestOwnerAdoptsAfterOlderAppendsEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(1)
+		c := newCluster(t, 1)
 		n := c.nodes["node-0"]
 		n.delay = time.Second
 		go func() {
@@ -353,7 +355,7 @@ func TestOwnerAdoptsAfterOlderAppendsEnded(t *testing.T) {
 
 func TestPanicOfAnOwnerIsItsFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(3)
+		c := newCluster(t, 3)
 		healthy := c.opts.Replica
 		c.opts.Replica = func(id table.NodeID) Replica {
 			if id == "node-1" {
@@ -371,7 +373,7 @@ func TestPanicOfAnOwnerIsItsFailure(t *testing.T) {
 // waits for the newer instead of giving up.
 func TestWriteWaitsForTheTable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(1)
+		c := newCluster(t, 1)
 		old, next := c.table, *c.table
 		next.Epoch++
 		c.nodes["node-0"].owner.Adopt(&next)
@@ -390,7 +392,7 @@ func TestWriteWaitsForTheTable(t *testing.T) {
 
 func TestOwnerBoundsWhatWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(1)
+		c := newCluster(t, 1)
 		n := c.nodes["node-0"]
 		n.delay = time.Hour
 		large := &series.Batch{Series: []series.Series{{
@@ -414,7 +416,7 @@ func TestOwnerBoundsWhatWaits(t *testing.T) {
 
 func TestMetadataAloneNeedsNoQuorum(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(5)
+		c := newCluster(t, 5)
 		for _, n := range c.nodes {
 			n.err = errors.New("down")
 		}

@@ -28,7 +28,7 @@ func (c *cluster) notes(peer table.NodeID) map[table.NodeID]int64 {
 
 func TestMissedWriteIsNotedBeforeItIsAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(3)
+		c := newCluster(t, 3)
 		c.nodes["node-2"].err = errors.New("down")
 		if _, err := c.Write(t.Context(), batch("a")); err != nil {
 			t.Fatal(err)
@@ -51,7 +51,7 @@ func TestMissedWriteIsNotedBeforeItIsAnswered(t *testing.T) {
 
 func TestHealthyOwnersNoteNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(5)
+		c := newCluster(t, 5)
 		if _, err := c.Write(t.Context(), batch("", "1", "22", "333", "4444")); err != nil {
 			t.Fatal(err)
 		}
@@ -65,7 +65,7 @@ func TestHealthyOwnersNoteNothing(t *testing.T) {
 
 func TestOlderSamplesAreNotedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(3)
+		c := newCluster(t, 3)
 		c.nodes["node-2"].err = errors.New("down")
 		for _, id := range []table.NodeID{"node-0", "node-1"} {
 			c.nodes[id].gaps = []proof.Gap{{Peer: "node-2", Since: 1001}}
@@ -86,7 +86,7 @@ func TestWriteFailsWithoutTheNotes(t *testing.T) {
 		"silence":     func(n *node) { n.hangs = true },
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			c := newCluster(3)
+			c := newCluster(t, 3)
 			c.nodes["node-2"].err = errors.New("down")
 			breaks(c.nodes["node-1"])
 			res, err := c.Write(t.Context(), batch("a"))
@@ -104,7 +104,7 @@ func TestWriteFailsWithoutTheNotes(t *testing.T) {
 // With five copies three holders note; a fourth that hangs is not waited for.
 func TestEnoughNotesAreEnough(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(5)
+		c := newCluster(t, 5)
 		c.table.Current.ReplicationFactor = 5
 		c.nodes["node-4"].err = errors.New("down")
 		c.nodes["node-3"].hangs = true
@@ -121,7 +121,7 @@ func TestEnoughNotesAreEnough(t *testing.T) {
 // Only owners of the series that are missed note anything.
 func TestOnlySharersNote(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(5)
+		c := newCluster(t, 5)
 		c.nodes["node-2"].err = errors.New("down")
 		if _, err := c.Write(t.Context(), batch("", "333")); err != nil { // slots 0, 1, 2 and 3, 4, 0
 			t.Fatal(err)
@@ -135,7 +135,7 @@ func TestOnlySharersNote(t *testing.T) {
 // An owner whose clock or head says no to what its co-owners took lacks it.
 func TestRefusalByOneOwnerIsNoted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(3)
+		c := newCluster(t, 3)
 		c.nodes["node-1"].refusals = []series.Refusal{{Series: 0, Item: 1, Reason: series.Invalid, Message: "too old sample"}}
 		if _, err := c.Write(t.Context(), batch("a")); err != nil {
 			t.Fatal(err)
@@ -149,7 +149,7 @@ func TestRefusalByOneOwnerIsNoted(t *testing.T) {
 // What the cluster refuses is missed by nobody, and a conflict is no gap.
 func TestRefusedSamplesAreNotNoted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(3)
+		c := newCluster(t, 3)
 		c.nodes["node-2"].err = errors.New("down")
 		for _, id := range []table.NodeID{"node-0", "node-1"} {
 			c.nodes[id].refusals = []series.Refusal{{Series: 0, Item: 0, Reason: series.Invalid, Message: "too old sample"}}
@@ -162,7 +162,7 @@ func TestRefusedSamplesAreNotNoted(t *testing.T) {
 			t.Errorf("noted %v, want since 2000: the older sample is refused", got)
 		}
 
-		c = newCluster(3)
+		c = newCluster(t, 3)
 		c.nodes["node-1"].refusals = []series.Refusal{{Series: 0, Item: 1, Reason: series.Conflict, Message: "another value"}}
 		if _, err := c.Write(t.Context(), batch("a")); err != nil {
 			t.Fatal(err)
@@ -176,7 +176,7 @@ func TestRefusedSamplesAreNotNoted(t *testing.T) {
 // A holder that refused the sample does not hold it, so its note does not count.
 func TestNotesOfThoseWhoDoNotHoldItDoNotCount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(5)
+		c := newCluster(t, 5)
 		c.table.Current.ReplicationFactor = 5
 		c.nodes["node-4"].err = errors.New("down")
 		c.nodes["node-3"].refusals = []series.Refusal{{Series: 0, Item: 0, Reason: series.Invalid, Message: "too old sample"}}
@@ -194,7 +194,7 @@ func TestNotesOfThoseWhoDoNotHoldItDoNotCount(t *testing.T) {
 
 func TestNoteAtAnotherEpochPlansAnew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(3)
+		c := newCluster(t, 3)
 		c.nodes["node-2"].err = errors.New("down")
 		refused := 0
 		c.nodes["node-1"].noteErr = &table.MismatchError{Want: 1}
@@ -215,7 +215,7 @@ func TestNoteAtAnotherEpochPlansAnew(t *testing.T) {
 }
 
 func TestOwnerNotesForMembersOnly(t *testing.T) {
-	c := newCluster(3)
+	c := newCluster(t, 3)
 	owner := c.nodes["node-0"].owner
 	if err := owner.Note(t.Context(), 1, "stranger", 1); err == nil {
 		t.Error("a gap was noted for a node that is no member")

@@ -294,6 +294,7 @@ func (w *world) try(ctx context.Context) (outcome string, err error) {
 		},
 		Timeout: 10 * time.Second, Grace: 50 * time.Millisecond, Logger: slog.New(slog.DiscardHandler),
 	})
+	defer c.Close()
 	start := time.Now()
 	res, err := c.Write(ctx, w.batch)
 	late := time.Since(start) >= c.opts.Timeout

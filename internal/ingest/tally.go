@@ -235,6 +235,9 @@ func (t *tally) result() (series.Result, int) {
 	shortOf := 0
 	var agreed verdict // on items of this series that nobody objects to
 	verdictOn := func(key item) (verdict, *objection) {
+		if len(t.objections) == 0 {
+			return agreed, nil
+		}
 		if ob := t.objections[key]; ob != nil {
 			return t.judge(key.series, ob), ob
 		}

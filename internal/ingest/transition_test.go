@@ -13,22 +13,23 @@ import (
 
 // moving returns a cluster of nodes 0, 1, 2 in a transition that has node 2 replaced by node
 // 3: series are owned by all three, and metadata as well.
-func moving(lost bool) *cluster {
-	c := newCluster(4)
-	t := *c.table
-	t.Epoch++
-	slots := slices.Clone(t.Current.Slots[:3])
-	t.Current.Slots = slices.Clone(slots)
-	t.Current.Slots[2].Removed = lost
+func moving(t testing.TB, lost bool) *cluster {
+	t.Helper()
+	c := newCluster(t, 4)
+	tb := *c.table
+	tb.Epoch++
+	slots := slices.Clone(tb.Current.Slots[:3])
+	tb.Current.Slots = slices.Clone(slots)
+	tb.Current.Slots[2].Removed = lost
 	slots[2].Node = "node-3"
-	t.Transition = &table.Transition{Phase: table.Copying, Began: 2, Target: table.Assignment{ReplicationFactor: 3, Slots: slots}}
-	c.adopt(&t)
+	tb.Transition = &table.Transition{Phase: table.Copying, Began: 2, Target: table.Assignment{ReplicationFactor: 3, Slots: slots}}
+	c.adopt(&tb)
 	c.opts.Table = func() (*table.Table, []Placement) { return c.table, []Placement{modulo{3, 3}, modulo{3, 3}} }
 	return c
 }
 
 func TestPartsOfATransition(t *testing.T) {
-	c := moving(true)
+	c := moving(t, true)
 	tb, placements := c.opts.Table()
 	family := func(name, help string) series.Metadata {
 		m := series.Metadata{Family: name}
@@ -61,7 +62,7 @@ func TestPartsOfATransition(t *testing.T) {
 // The copy of a removed node counts as missing, and the node is left alone.
 func TestRemovedOwner(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := moving(true)
+		c := moving(t, true)
 		replicas := c.opts.Replica
 		c.opts.Replica = func(id table.NodeID) Replica {
 			if id == "node-2" {
@@ -98,7 +99,7 @@ func TestRemovedOwnerThatReturns(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c := moving(true)
+				c := moving(t, true)
 				c.table.Transition.Target.Slots[2] = table.Slot{Node: "node-2"}
 				var asked atomic.Bool
 				replicas := c.opts.Replica
@@ -158,7 +159,7 @@ func TestWriteNeedsBothQuorums(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c := moving(false)
+				c := moving(t, false)
 				for id, err := range tc.errs {
 					c.nodes[id].err = err
 				}

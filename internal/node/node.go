@@ -350,6 +350,7 @@ func (n *Node) Run(ctx context.Context) error {
 	stop.add("gaps", func() error { n.gaps.Close(); return nil })
 	stop.add("store", n.store.Close)
 	stop.add("peers", func() error { n.peers.Close(); return nil })
+	stop.add("writes", func() error { n.writes.Close(); return nil })
 	stop.add("RPC listener", n.rpc.Close)
 	stop.add("RPC server", func() error { n.server.Stop(drainTimeout); return nil })
 	stop.add("cluster", func() error { leave(); <-clusterDone; return nil })

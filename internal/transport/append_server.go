@@ -17,6 +17,7 @@ import (
 	"github.com/starling-tsdb/starling/internal/series"
 	"github.com/starling-tsdb/starling/internal/transport/frame"
 	"github.com/starling-tsdb/starling/internal/transport/peerpb"
+	"github.com/starling-tsdb/starling/internal/workers"
 )
 
 const (
@@ -38,22 +39,25 @@ func (s *Server) Write(stream grpc.BidiStreamingServer[peerpb.WriteFrame, peerpb
 	w := &appendServer{
 		Server: s, stream: stream, header: opening.Header,
 		answers: make(chan *peerpb.WriteAnswer, maxRunningAppends),
+		workers: workers.New(),
 	}
 	var answering sync.WaitGroup
 	answering.Go(w.answer)
 	defer answering.Wait()
 	defer close(w.answers)
+	defer w.workers.Close()
 	return w.receive()
 }
 
 // appendServer serves one stream of appends: one goroutine decodes, each append runs in one
-// of its own, and another one sends the answers.
+// of its workers, and another goroutine sends the answers.
 type appendServer struct {
 	*Server
 	stream grpc.BidiStreamingServer[peerpb.WriteFrame, peerpb.WriteAnswer]
 	// header is the stream's.
 	header  *peerpb.Header
 	answers chan *peerpb.WriteAnswer
+	workers *workers.Pool
 }
 
 // receive serves frames until the peer sends no more, and returns when all are answered.
@@ -81,7 +85,9 @@ func (w *appendServer) receive() error {
 			// Nobody knows what its dictionary holds: the stream has to end.
 			return status.Error(codes.InvalidArgument, err.Error())
 		}
-		running.Go(func() {
+		running.Add(1)
+		w.workers.Go(func() {
+			defer running.Done()
 			w.answers <- w.serve(f, b, arrived)
 			<-slots
 		})
