@@ -1,8 +1,9 @@
 // Package model holds two models of how Starling keeps what it acknowledged. The first has
 // appends with sync, gaps, hand-offs and reads with proof, as
-// docs/adr/0008-gaps-and-proof.md decides them, under one table. The second, in the files
-// that begin with move, has the same in less detail while the table changes: nodes join,
-// leave, are removed and replaced. It is all tests: the models are explored exhaustively
+// docs/adr/0008-gaps-and-proof.md decides them, under one table, and late notes, which
+// docs/adr/0017-late-notes.md adds. The second, in the files that begin with move, has the same
+// but late notes, in less detail, while the table changes: nodes join, leave, are removed and
+// replaced. It is all tests: the models are explored exhaustively
 // within small bounds and at random within larger ones, and each of their rules, switched
 // off, must be caught.
 //
