@@ -32,6 +32,8 @@ type flock struct {
 	net  *simnet.Net
 	dir  string
 	tune func(*storage.Options)
+	// handleBytes, if set, bounds what nodes remember of series.
+	handleBytes int64
 	// web, if set, changes the settings of HTTP.
 	web   func(*config.Web)
 	nodes map[string]*member
@@ -96,7 +98,7 @@ func (f *flock) start(name, ip string, change func(*config.Cluster)) *member {
 		f.web(&c.Web)
 	}
 	n, err := New(Options{
-		Config: c, Network: host{f.net.Host(ip), name}, Tune: f.tune, Logger: slog.New(slog.DiscardHandler),
+		Config: c, Network: host{f.net.Host(ip), name}, Tune: f.tune, HandleBytes: f.handleBytes, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		f.Fatal(err)

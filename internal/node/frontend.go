@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"runtime"
@@ -51,7 +52,7 @@ func (n *Node) openFrontend(*teardown) error {
 			OTLP:              promconfig.DefaultOTLPConfig,
 			NativeDelta:       has("otlp-native-delta-ingestion"),
 			Handles: handles.New(handles.Options{
-				MaxBytes:   handleBytes(debug.SetMemoryLimit(-1)),
+				MaxBytes:   cmp.Or(n.opts.HandleBytes, handleBytes(debug.SetMemoryLimit(-1))),
 				Key:        func(ls labels.Labels) uint64 { return placement.Key(tenant, ls) },
 				Intern:     n.store.Intern,
 				Registerer: n.registry,

@@ -67,6 +67,9 @@ type Options struct {
 	Network Network
 	// Tune, if set, may change how the store is opened. Tests use it for samples of 1970.
 	Tune func(*storage.Options)
+	// HandleBytes bounds the memory of the series that are remembered by the bytes of their
+	// labels. 0 stands for what fits GOMEMLIMIT.
+	HandleBytes int64
 }
 
 // Node is one member of a cluster: the whole program but for flags and signals.

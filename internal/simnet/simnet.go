@@ -164,6 +164,21 @@ func (n *Net) Down(ip string) {
 	}
 }
 
+// Break breaks the streams between two addresses, on both ends. New ones can be made.
+func (n *Net) Break(a, b string) {
+	n.mu.Lock()
+	var broken []*conn
+	for c := range n.conns {
+		if from, to := c.local.IP.String(), c.remote.IP.String(); from == a && to == b || from == b && to == a {
+			broken = append(broken, c)
+		}
+	}
+	n.mu.Unlock()
+	for _, c := range broken {
+		c.reset()
+	}
+}
+
 // Up brings a crashed host back, with nothing listening.
 func (n *Net) Up(ip string) {
 	h := n.Host(ip)
