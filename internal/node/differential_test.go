@@ -45,7 +45,7 @@ func TestFastPathIsPlain(t *testing.T) {
 			})
 		})
 	}
-	first, seeds := uint64(1), uint64(10)
+	first, seeds := uint64(1), uint64(6)
 	if testing.Short() {
 		seeds = 3
 	}
