@@ -67,6 +67,8 @@ type Storage struct {
 	OutOfOrderWindow model.Duration
 	// WALSync is --storage.wal-sync: commit, interval or off.
 	WALSync string
+	// WALCompression is --storage.tsdb.wal-compression.
+	WALCompression bool
 	// MaxSeries is --storage.max-series: new series past it are refused. 0 is no limit,
 	// AutoSeries leaves it to the memory.
 	MaxSeries int

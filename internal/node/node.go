@@ -166,6 +166,7 @@ func (n *Node) openStore(built *teardown) error {
 		RetentionSize:    int64(c.RetentionSize),
 		OutOfOrderWindow: time.Duration(c.OutOfOrderWindow),
 		WALSync:          storage.SyncMode(c.WALSync),
+		WALCompression:   c.WALCompression,
 		MaxSeries:        maxSeries(c.MaxSeries, debug.SetMemoryLimit(-1)),
 		Logger:           n.logger,
 		Registerer:       n.registry,

@@ -58,6 +58,8 @@ type Options struct {
 	OutOfOrderWindow time.Duration
 	// WALSync defaults to SyncCommit.
 	WALSync SyncMode
+	// WALCompression has the records of the log be compressed, with snappy.
+	WALCompression bool
 	// Features are names as Prometheus knows them; see SupportsFeature.
 	Features []string
 	// MaxSeries is how many series the head may have before new ones are refused, 0 for
@@ -175,7 +177,10 @@ func (o *Options) tsdbOptions() *tsdb.Options {
 	if o.RetentionTime > 0 {
 		t.MaxBlockDuration = min(t.MaxBlockDuration, (o.RetentionTime / 10).Milliseconds())
 	}
-	t.WALCompression = compression.Snappy
+	t.WALCompression = compression.None
+	if o.WALCompression {
+		t.WALCompression = compression.Snappy
+	}
 	t.HeadChunksWriteQueueSize = 0
 	t.EnableExemplarStorage = true
 	t.MaxExemplars = o.MaxExemplars

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -172,6 +173,51 @@ func TestFeaturesReachTheTSDB(t *testing.T) {
 	o.Features = append(o.Features, "xor2-encoding")
 	s := mustOpen(t, o, hooks{})
 	mustAppend(t, s, batch(floats(name("a"), float64(at(0)), 1)))
+}
+
+// A log is compressed if that is asked for, and read again whether it is or not.
+func TestWALCompression(t *testing.T) {
+	o := testOptions(t.TempDir())
+	sizes := map[bool]int64{}
+	var want map[point]string
+	for i, compressed := range []bool{false, true, false} {
+		o.WALCompression = compressed
+		s := mustOpen(t, o, hooks{})
+		if got := read(t, s); len(want) > 0 && !maps.Equal(got, want) {
+			t.Errorf("read again: %d samples, want %d", len(got), len(want))
+		}
+		before := logSize(t, o.Dir)
+		b := &series.Batch{}
+		for n := range 500 {
+			b.Series = append(b.Series, floats(name(fmt.Sprint(i, n)), float64(at(time.Duration(i)*time.Second)), 1))
+		}
+		mustAppend(t, s, b)
+		sizes[compressed] = logSize(t, o.Dir) - before
+		want = read(t, s)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if sizes[true] > sizes[false]*3/4 {
+		t.Errorf("compressed %d bytes, not compressed %d", sizes[true], sizes[false])
+	}
+}
+
+// logSize is the size of the log in a directory.
+func logSize(t *testing.T, dir string) (size int64) {
+	t.Helper()
+	segments, err := filepath.Glob(filepath.Join(dir, "wal", "0*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, segment := range segments {
+		info, err := os.Stat(segment)
+		if err != nil {
+			t.Fatal(err)
+		}
+		size += info.Size()
+	}
+	return size
 }
 
 func TestReopenKeepsEverything(t *testing.T) {
