@@ -104,8 +104,8 @@ func gapMistakes() []Mistake {
 		{
 			Name: "forget to note a gap", Breaks: 1, row: "partition", finds: "lost",
 			changes: []overlay.Change{{
-				File: "internal/ingest/cover.go", Old: "\tif len(open) == 0 {\n\t\treturn nil\n\t}\n\treturn c.note(ctx, tb, t, open)\n",
-				New: "\tif len(open) == 0 || len(open) < 100 {\n\t\treturn nil\n\t}\n\treturn c.note(ctx, tb, t, open)\n",
+				File: "internal/ingest/cover.go", Old: "\tif len(open) == 0 {\n\t\treturn nil\n\t}\n\t// Where",
+				New: "\tif len(open) == 0 || len(open) < 100 {\n\t\treturn nil\n\t}\n\t// Where",
 			}},
 		},
 		{
@@ -136,7 +136,19 @@ func gapMistakes() []Mistake {
 		{
 			Name: "offer a gap during its hand-off", Breaks: 7, of: "internal/gaps", tests: ".",
 			changes: []overlay.Change{{
-				File: "internal/gaps/gaps.go", Old: "return n.session == nil && !n.unsure })", New: "return !n.unsure })",
+				File: "internal/gaps/gaps.go", Old: "return n.firm && n.session == nil && !n.unsure })", New: "return n.firm && !n.unsure })",
+			}},
+		},
+		{
+			Name: "offer a gap that may vanish", Breaks: 7, of: "internal/gaps", tests: ".",
+			changes: []overlay.Change{{
+				File: "internal/gaps/gaps.go", Old: "return n.firm && n.session == nil && !n.unsure })", New: "return n.session == nil && !n.unsure })",
+			}},
+		},
+		{
+			Name: "withdraw a note for a peer that failed", Breaks: 7, of: "internal/ingest", tests: ".",
+			changes: []overlay.Change{{
+				File: "internal/ingest/late.go", Old: "= a.err == nil && !slices", New: "= !slices",
 			}},
 		},
 		{
