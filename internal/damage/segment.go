@@ -246,6 +246,10 @@ func (s *scanner) take(pos int, head byte, data []byte) error {
 	return s.visit(record)
 }
 
+// shortestShrunk is how many bytes snappy needs before it looks for repetitions: what is shorter it
+// makes longer, and the TSDB writes such a record as it is.
+const shortestShrunk = 17
+
 // decompress returns the record in partial. The bits that say how it is compressed are not
 // covered by a checksum: bytes that are said to be plain, and are a whole snappy or zstd
 // stream, are not plain.
@@ -274,10 +278,11 @@ func (s *scanner) compressed() bool {
 		_, err := compression.Decode(compression.Zstd, s.partial, s.decode)
 		return err == nil
 	}
-	// Nothing shrinks to less than a fiftieth in snappy, which begins with the length:
-	// the look at a plain record must not reserve gigabytes.
+	// Snappy begins with the length. A plain record begins with its type, which no length of
+	// a compressed one is as small as. And nothing shrinks to less than a fiftieth: the look
+	// at a plain record must not reserve gigabytes.
 	n, used := binary.Uvarint(s.partial)
-	if used <= 0 || n > 50*uint64(len(s.partial)) {
+	if used <= 0 || n < shortestShrunk || n > 50*uint64(len(s.partial)) {
 		return false
 	}
 	_, err := compression.Decode(compression.Snappy, s.partial, s.decode)

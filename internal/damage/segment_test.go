@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/golang/snappy"
 	"github.com/prometheus/prometheus/tsdb/wlog"
 	"github.com/prometheus/prometheus/util/compression"
 )
@@ -111,6 +112,39 @@ func TestSegmentLikeTSDB(t *testing.T) {
 				t.Fatalf("%s: the TSDB reads %d of %d records: %v", how, len(theirs), len(want), err)
 			}
 		}
+	}
+}
+
+// A plain record begins with its type, a small number, and may happen to be what snappy makes of
+// so few bytes. The TSDB keeps no such record compressed, since it is no shorter.
+func TestPlainRecordLikeSnappy(t *testing.T) {
+	dir := t.TempDir()
+	w, err := wlog.NewSize(nil, nil, dir, 64*pageSize, compression.Snappy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for n := 1; n < 40; n++ {
+		rec := snappy.Encode(nil, bytes.Repeat([]byte{7}, n))
+		if plain := len(rec) >= n; plain != (n < shortestShrunk) {
+			t.Fatalf("%d bytes, of which all are the same, become %d", n, len(rec))
+		}
+		if n < shortestShrunk {
+			want = append(want, string(rec))
+			if err := w.Log(rec); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.ReadFile(wlog.SegmentName(dir, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, flaws := scanned(t, file); len(flaws) > 0 || !slices.Equal(got, want) {
+		t.Errorf("%d of %d records, %+v", len(got), len(want), flaws)
 	}
 }
 
