@@ -88,8 +88,9 @@ func (r *results) reportFloor(w io.Writer) {
 	per := func(figure func(floor.Result) int64) string {
 		return number(r.floor(func(f floor.Result) float64 { return float64(figure(f)) / float64(max(1, f.Series)) }))
 	}
-	fmt.Fprintf(w, "The floor, Prometheus's TSDB alone, takes %s of CPU a sample (%s), %s a new series (%s), and %s B of memory a series at most, %s at the end, %s of heap after collecting garbage.\n\n",
+	fmt.Fprintf(w, "The floor, Prometheus's TSDB alone, takes %s of CPU a sample (%s; with %d senders at once %s), %s a new series (%s), and %s B of memory a series at most, %s at the end, %s of heap after collecting garbage.\n\n",
 		micro(r.floor(func(f floor.Result) float64 { return f.PerSample })), strings.Join(samples, ", "),
+		r.settings.load.Senders, micro(r.floor(func(f floor.Result) float64 { return f.Concurrent })),
 		micro(r.floor(func(f floor.Result) float64 { return float64(f.PerSeries) })), strings.Join(series, ", "),
 		per(func(f floor.Result) int64 { return f.Peak }), per(func(f floor.Result) int64 { return f.Resident }), per(func(f floor.Result) int64 { return f.Heap }))
 }

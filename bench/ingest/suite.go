@@ -65,7 +65,7 @@ func (r *results) measureFloor(ctx context.Context, dir string, p *progress) err
 	p.show("floor: the storage engine alone")
 	shape := r.settings.load.Shape
 	shape.Churn, shape.ReplaceEvery = 0, 0
-	f, err := floor.Measure(ctx, shape.EndingAt(time.Now()), dir)
+	f, err := floor.Measure(ctx, shape.EndingAt(time.Now()), r.settings.load.Senders, dir)
 	r.floors = append(r.floors, f)
 	return err
 }

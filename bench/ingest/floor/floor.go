@@ -23,6 +23,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/starling-tsdb/starling/bench/ingest/workload"
 	"github.com/starling-tsdb/starling/bench/proc"
@@ -35,6 +36,9 @@ type Result struct {
 	// PerSample is CPU time of all later scrapes for each sample, in ns, as it is well
 	// below a microsecond.
 	PerSample float64
+	// Concurrent is PerSample with as many senders at once as the load has: what they share
+	// costs more then, as it does in a server.
+	Concurrent float64
 	// Resident and Heap are the memory of the process afterwards, the latter once garbage
 	// was collected, and Peak the most resident.
 	Resident, Peak, Heap int64
@@ -44,10 +48,26 @@ type Result struct {
 // Hidden is the flag by which the program runs itself as a child.
 const Hidden = "run-floor"
 
-// Measure runs this program again, for a process that does nothing else, with its data below a
-// directory.
-func Measure(ctx context.Context, s workload.Shape, work string) (r Result, err error) {
-	dir, err := os.MkdirTemp(work, "floor-")
+// work is what a process that measures is told.
+type work struct {
+	workload.Shape
+	Senders int
+}
+
+// Measure runs this program again, for processes that do nothing else, with their data below a
+// directory: one sender appends all, and then so many do at once.
+func Measure(ctx context.Context, s workload.Shape, senders int, below string) (r Result, err error) {
+	r, err = measure(ctx, work{s, 1}, below)
+	if err != nil {
+		return r, err
+	}
+	concurrent, err := measure(ctx, work{s, senders}, below)
+	r.Concurrent = concurrent.PerSample
+	return r, err
+}
+
+func measure(ctx context.Context, w work, below string) (r Result, err error) {
+	dir, err := os.MkdirTemp(below, "floor-")
 	if err != nil {
 		return r, err
 	}
@@ -56,7 +76,7 @@ func Measure(ctx context.Context, s workload.Shape, work string) (r Result, err 
 	if err != nil {
 		return r, err
 	}
-	text, err := json.Marshal(s)
+	text, err := json.Marshal(w)
 	if err != nil {
 		return r, err
 	}
@@ -70,13 +90,13 @@ func Measure(ctx context.Context, s workload.Shape, work string) (r Result, err 
 	return r, json.Unmarshal(stdout.Bytes(), &r)
 }
 
-// Child is the process that Measure starts.
+// Child is a process that Measure starts.
 func Child(dir string) error {
-	var s workload.Shape
-	if err := json.NewDecoder(os.Stdin).Decode(&s); err != nil {
+	var w work
+	if err := json.NewDecoder(os.Stdin).Decode(&w); err != nil {
 		return err
 	}
-	r, err := Run(context.Background(), s, dir)
+	r, err := Run(context.Background(), w.Shape, w.Senders, dir)
 	if err != nil {
 		return err
 	}
@@ -86,6 +106,7 @@ func Child(dir string) error {
 // engine is a database with the references of its series.
 type engine struct {
 	shape   workload.Shape
+	senders int
 	db      *tsdb.DB
 	refs    map[int]storage.SeriesRef
 	created int
@@ -102,9 +123,9 @@ type point struct {
 	histogram *histogram.Histogram
 }
 
-// Run appends the whole workload in this process. What it takes to make samples and labels is
-// not counted.
-func Run(ctx context.Context, s workload.Shape, dir string) (r Result, err error) {
+// Run appends the whole workload in this process, by so many senders at once. What it takes to
+// make samples and labels is not counted.
+func Run(ctx context.Context, s workload.Shape, senders int, dir string) (r Result, err error) {
 	opts := tsdb.DefaultOptions()
 	opts.OutOfOrderTimeWindow = (3 * time.Hour).Milliseconds()
 	db, err := tsdb.Open(dir, slog.New(slog.DiscardHandler), nil, opts, nil)
@@ -112,7 +133,7 @@ func Run(ctx context.Context, s workload.Shape, dir string) (r Result, err error
 		return r, err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	e := &engine{shape: s, db: db, refs: map[int]storage.SeriesRef{}}
+	e := &engine{shape: s, senders: senders, db: db, refs: map[int]storage.SeriesRef{}}
 	first, _, err := e.scrapes(ctx, 0, 1)
 	if err != nil {
 		return r, err
@@ -149,18 +170,32 @@ func (e *engine) scrapes(ctx context.Context, from, to int) (used time.Duration,
 			runtime.GC() // of the garbage that making all labels has left
 		}
 		before := proc.OwnCPU()
-		for _, points := range batches {
-			if err := e.append(ctx, points); err != nil {
-				return 0, 0, err
-			}
-			samples += len(points)
+		if err := e.send(ctx, batches); err != nil {
+			return 0, 0, err
 		}
 		used += proc.OwnCPU() - before
 		for _, points := range batches {
+			samples += len(points)
 			e.learn(points)
 		}
 	}
 	return used, samples, nil
+}
+
+// send has each sender commit its share of the batches, the same ones in each scrape.
+func (e *engine) send(ctx context.Context, batches [][]point) error {
+	sending, ctx := errgroup.WithContext(ctx)
+	for first := range e.senders {
+		sending.Go(func() error {
+			for i := first; i < len(batches); i += e.senders {
+				if err := e.append(ctx, batches[i]); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return sending.Wait()
 }
 
 // points fills in labels, references and values.
