@@ -13,6 +13,7 @@ import (
 	"github.com/starling-tsdb/starling/bench/ingest/floor"
 	"github.com/starling-tsdb/starling/bench/ingest/server"
 	"github.com/starling-tsdb/starling/bench/ingest/workload"
+	"github.com/starling-tsdb/starling/bench/kit"
 )
 
 func TestQuantile(t *testing.T) {
@@ -134,7 +135,7 @@ func TestFloorOfChurn(t *testing.T) {
 	o := r.outcomes[scenarioOne][0]
 	o.load.Shape.ReplaceEvery = 10
 	r.outcomes[scenarioOne][0] = o
-	if got, want := r.targets()[0].ratio, number(1000.0/(520+500)); got != want {
+	if got, want := r.targets()[0].ratio, kit.Number(1000.0/(520+500)); got != want {
 		t.Errorf("the ratio is %s, want %s", got, want)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/starling-tsdb/starling/bench/ingest/floor"
+	"github.com/starling-tsdb/starling/bench/kit"
 	"github.com/starling-tsdb/starling/bench/proc"
 )
 
@@ -82,11 +83,11 @@ func report(w io.Writer, r results) {
 func (r *results) reportFloor(w io.Writer) {
 	var samples, series []string
 	for _, f := range r.floors {
-		samples = append(samples, number(f.PerSample/1000))
-		series = append(series, number(float64(f.PerSeries)/1000))
+		samples = append(samples, kit.Number(f.PerSample/1000))
+		series = append(series, kit.Number(float64(f.PerSeries)/1000))
 	}
 	per := func(figure func(floor.Result) int64) string {
-		return number(r.floor(func(f floor.Result) float64 { return float64(figure(f)) / float64(max(1, f.Series)) }))
+		return kit.Number(r.floor(func(f floor.Result) float64 { return float64(figure(f)) / float64(max(1, f.Series)) }))
 	}
 	fmt.Fprintf(w, "The floor, Prometheus's TSDB alone, takes %s of CPU a sample (%s; with %d senders at once %s), %s a new series (%s), and %s B of memory a series at most, %s at the end, %s of heap after collecting garbage.\n\n",
 		micro(r.floor(func(f floor.Result) float64 { return f.PerSample })), strings.Join(samples, ", "),
@@ -113,7 +114,7 @@ func (r *results) reportOutcomes(w io.Writer, all []outcome) {
 	figure := func(of func(outcome) (float64, bool), scale float64) func(o outcome) string {
 		return func(o outcome) string {
 			if v, ok := of(o); ok {
-				return number(v * scale)
+				return kit.Number(v * scale)
 			}
 			return notMeasured
 		}
@@ -125,7 +126,7 @@ func (r *results) reportOutcomes(w io.Writer, all []outcome) {
 	each("CPU per new series, µs", figure(outcome.perSeries, 1e-3))
 	each("CPU between the last answer and idleness, in these figures, ms: first scrape, all others", func(o outcome) string {
 		first, _ := gain(o.answered, o.created, cpuOf)
-		return number(first/1e6) + ", " + number(o.late/1e6)
+		return kit.Number(first/1e6) + ", " + kit.Number(o.late/1e6)
 	})
 	each("garbage collection, % of CPU", figure(outcome.gcShare, 100))
 	each("memory per series and copy at most, B", figure(outcome.peak, 1))
@@ -134,7 +135,7 @@ func (r *results) reportOutcomes(w io.Writer, all []outcome) {
 	each("resident after the first scrape, at the end, MB", func(o outcome) string {
 		before, _ := sum(o.created, residentOf)
 		after, _ := sum(o.ended, residentOf)
-		return number(before/1e6) + ", " + number(after/1e6)
+		return kit.Number(before/1e6) + ", " + kit.Number(after/1e6)
 	})
 	each("bytes of files per sample and copy", figure(outcome.disk, 1))
 	each("bytes between nodes per sample and remote copy", figure(outcome.wire, 1))
@@ -171,12 +172,12 @@ func latencies(o outcome) string {
 	return strings.Join(cells, ", ")
 }
 
-func milli(d time.Duration) string { return number(float64(d) / float64(time.Millisecond)) }
+func milli(d time.Duration) string { return kit.Number(float64(d) / float64(time.Millisecond)) }
 
 func eachServer(o outcome) string {
 	var cells []string
 	for i := range o.names {
-		cells = append(cells, number(float64(o.ended[i].CPU-o.created[i].CPU)/1000/float64(o.steady)))
+		cells = append(cells, kit.Number(float64(o.ended[i].CPU-o.created[i].CPU)/1000/float64(o.steady)))
 	}
 	return strings.Join(cells, ", ")
 }

@@ -4,10 +4,10 @@ package main
 
 import (
 	"fmt"
-	"strconv"
 	"strings"
 
 	"github.com/starling-tsdb/starling/bench/ingest/floor"
+	"github.com/starling-tsdb/starling/bench/kit"
 )
 
 // What the write path is to cost at most.
@@ -81,7 +81,7 @@ func (r *results) costRows(name string) []row {
 	if o.copies > 1 {
 		wire := row{figure: name + ": bytes between nodes per sample and remote copy", target: fmt.Sprintf("≤ %g", wireTarget), measured: notMeasured}
 		if v, ok := r.of(name, outcome.wire); ok {
-			wire.measured, wire.ok = number(v), judge(v, wireTarget)
+			wire.measured, wire.ok = kit.Number(v), judge(v, wireTarget)
 		}
 		rows = append(rows, wire)
 	}
@@ -91,7 +91,7 @@ func (r *results) costRows(name string) []row {
 func (r *results) cpuRow(name, figure, target string, base, most float64, of func(outcome) (float64, bool)) row {
 	line := row{figure: name + ": " + figure, target: target, measured: notMeasured}
 	if v, ok := r.of(name, of); ok {
-		line.measured, line.ratio, line.ok = micro(v), number(v/base), judge(v/base, most)
+		line.measured, line.ratio, line.ok = micro(v), kit.Number(v/base), judge(v/base, most)
 	}
 	return line
 }
@@ -105,12 +105,12 @@ func (r *results) memoryRows(name string) (rows []row) {
 		line := row{figure: name + ": memory per series and copy, " + m.figure, measured: notMeasured}
 		v, ok := r.of(name, m.of)
 		if ok {
-			line.measured = number(v) + " B"
+			line.measured = kit.Number(v) + " B"
 		}
 		if name != memoryPrometheus {
 			line.target, line.ratio = fmt.Sprintf("≤ %g × Prometheus", memoryTarget), notMeasured
 			if base, known := r.of(memoryPrometheus, m.of); ok && known {
-				line.ratio, line.ok = number(v/base), judge(v/base, memoryTarget)
+				line.ratio, line.ok = kit.Number(v/base), judge(v/base, memoryTarget)
 			}
 		}
 		rows = append(rows, line)
@@ -139,8 +139,8 @@ func (r *results) growthRows(name string) (rows []row) {
 		after, ok := r.of(name, func(o outcome) (float64, bool) { return m.of(o, last) })
 		before, ok2 := r.of(name, func(o outcome) (float64, bool) { return m.of(o, first) })
 		if ok && ok2 && before > 0 {
-			line.measured = number(after*m.scale) + m.unit + ", " + number(before*m.scale) + m.unit
-			line.ratio, line.ok = number(after/before), judge(after/before, growthTarget)
+			line.measured = kit.Number(after*m.scale) + m.unit + ", " + kit.Number(before*m.scale) + m.unit
+			line.ratio, line.ok = kit.Number(after/before), judge(after/before, growthTarget)
 		}
 		rows = append(rows, line)
 	}
@@ -158,15 +158,4 @@ func (r *results) refusedRow(name string) row {
 }
 
 // micro is a CPU time in microseconds.
-func micro(ns float64) string { return number(ns/1000) + " µs" }
-
-// number has three digits or so.
-func number(v float64) string {
-	switch {
-	case v >= 100:
-		return strconv.FormatFloat(v, 'f', 0, 64)
-	case v >= 10:
-		return strconv.FormatFloat(v, 'f', 1, 64)
-	}
-	return strconv.FormatFloat(v, 'f', 2, 64)
-}
+func micro(ns float64) string { return kit.Number(ns/1000) + " µs" }

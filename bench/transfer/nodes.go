@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -16,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/starling-tsdb/starling/bench/kit"
 	"github.com/starling-tsdb/starling/bench/proc"
 	"github.com/starling-tsdb/starling/internal/api"
 	"github.com/starling-tsdb/starling/internal/faults/load"
@@ -29,23 +29,9 @@ type node struct {
 	client            *load.Client
 }
 
-// freeAddresses finds ports that nobody listens on.
-func freeAddresses(n int) ([]string, error) {
-	var all []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close()
-		all = append(all, l.Addr().String())
-	}
-	return all, nil
-}
-
 // newNode makes the place of a node.
 func newNode(dir string, client *load.Client) (*node, error) {
-	a, err := freeAddresses(3)
+	a, err := kit.FreeAddresses(3)
 	if err != nil {
 		return nil, err
 	}

@@ -5,10 +5,10 @@ package main
 import (
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 	"time"
 
+	"github.com/starling-tsdb/starling/bench/kit"
 	"github.com/starling-tsdb/starling/bench/proc"
 )
 
@@ -37,24 +37,24 @@ func report(w io.Writer, s settings, d *data, results []result) {
 		}
 		row(w, cells...)
 	}
-	each("floor: file to file, synced, MB/s", func(r result) string { return number(mb / r.floor.Seconds()) })
-	each("floor: CPU seconds per GB", func(r result) string { return number(r.floorCPU.Seconds() / gb) })
-	each("lost node called dead after, s", func(r result) string { return number(r.dead.Seconds()) })
-	each("**three copies again after, s**", func(r result) string { return number(r.whole.Seconds()) })
-	each("MB/s", func(r result) string { return number(mb / r.whole.Seconds()) })
-	each("of the floor", func(r result) string { return number(r.floor.Seconds() / r.whole.Seconds()) })
-	each("million samples/s", func(r result) string { return number(float64(d.samples) / 1e6 / r.whole.Seconds()) })
-	each("CPU seconds per GB, both givers", func(r result) string { return number(r.givers.Seconds() / gb) })
-	each("CPU seconds per GB, receiver", func(r result) string { return number(r.receiver.Seconds() / gb) })
-	each("**MB/s per core**", func(r result) string { return number(mb / (r.givers + r.receiver).Seconds()) })
+	each("floor: file to file, synced, MB/s", func(r result) string { return kit.Number(mb / r.floor.Seconds()) })
+	each("floor: CPU seconds per GB", func(r result) string { return kit.Number(r.floorCPU.Seconds() / gb) })
+	each("lost node called dead after, s", func(r result) string { return kit.Number(r.dead.Seconds()) })
+	each("**three copies again after, s**", func(r result) string { return kit.Number(r.whole.Seconds()) })
+	each("MB/s", func(r result) string { return kit.Number(mb / r.whole.Seconds()) })
+	each("of the floor", func(r result) string { return kit.Number(r.floor.Seconds() / r.whole.Seconds()) })
+	each("million samples/s", func(r result) string { return kit.Number(float64(d.samples) / 1e6 / r.whole.Seconds()) })
+	each("CPU seconds per GB, both givers", func(r result) string { return kit.Number(r.givers.Seconds() / gb) })
+	each("CPU seconds per GB, receiver", func(r result) string { return kit.Number(r.receiver.Seconds() / gb) })
+	each("**MB/s per core**", func(r result) string { return kit.Number(mb / (r.givers + r.receiver).Seconds()) })
 	each("million samples/s per core", func(r result) string {
-		return number(float64(d.samples) / 1e6 / (r.givers + r.receiver).Seconds())
+		return kit.Number(float64(d.samples) / 1e6 / (r.givers + r.receiver).Seconds())
 	})
 	each("times the floor's CPU", func(r result) string {
-		return number((r.givers + r.receiver).Seconds() / r.floorCPU.Seconds())
+		return kit.Number((r.givers + r.receiver).Seconds() / r.floorCPU.Seconds())
 	})
-	each("CPUs taken by other programs, %", func(r result) string { return number(100 * r.others) })
-	each("receiver's memory at most, MB", func(r result) string { return number(float64(r.peak) / 1e6) })
+	each("CPUs taken by other programs, %", func(r result) string { return kit.Number(100 * r.others) })
+	each("receiver's memory at most, MB", func(r result) string { return kit.Number(float64(r.peak) / 1e6) })
 	for _, k := range kinds {
 		for i, p := range results[0].phases {
 			each(fmt.Sprintf("%s, %s: p50, p99", k, p.name), func(r result) string { return r.latency(k, i) })
@@ -81,9 +81,9 @@ func (r result) latency(k kind, i int) string {
 		v := p.quantile(k, q)
 		switch {
 		case i == reference:
-			text += number(float64(v)/float64(time.Millisecond)) + " ms "
+			text += kit.Number(float64(v)/float64(time.Millisecond)) + " ms "
 		case base.quantile(k, q) > 0:
-			text += "× " + number(float64(v)/float64(base.quantile(k, q))) + " "
+			text += "× " + kit.Number(float64(v)/float64(base.quantile(k, q))) + " "
 		}
 	}
 	if failed := p.failed[k]; failed > 0 {
@@ -93,14 +93,3 @@ func (r result) latency(k kind, i int) string {
 }
 
 func row(w io.Writer, cells ...string) { fmt.Fprintln(w, "| "+strings.Join(cells, " | ")+" |") }
-
-// number has three digits or so.
-func number(v float64) string {
-	switch {
-	case v >= 100:
-		return strconv.FormatFloat(v, 'f', 0, 64)
-	case v >= 10:
-		return strconv.FormatFloat(v, 'f', 1, 64)
-	}
-	return strconv.FormatFloat(v, 'f', 2, 64)
-}

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/starling-tsdb/starling/bench/kit"
 	"github.com/starling-tsdb/starling/bench/proc"
 	"github.com/starling-tsdb/starling/internal/api"
 	"github.com/starling-tsdb/starling/internal/faults/load"
@@ -166,7 +167,7 @@ func (r *run) await(ctx context.Context, what string, limit time.Duration, ok fu
 			return errors.Join(fmt.Errorf("after %s still not: %s; the cluster is %+v", limit, what, s), err)
 		}
 		r.progress("%.0fs: %s%s", time.Since(start).Seconds(), what, copying(s))
-		if err := pause(ctx, 250*time.Millisecond); err != nil {
+		if err := kit.Pause(ctx, 250*time.Millisecond); err != nil {
 			return err
 		}
 	}
@@ -183,15 +184,6 @@ func copying(s api.ClusterStatus) (text string) {
 		}
 	}
 	return text
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // used sums up the CPU time of the two that stay, that of the last node, and of all else.
@@ -213,7 +205,7 @@ func (r *run) used() (u usage, err error) {
 
 // quiet measures a phase in which nothing is copied.
 func (r *run) quiet(ctx context.Context, c *clients, name string, result *result) error {
-	if err := pause(ctx, settle); err != nil {
+	if err := kit.Pause(ctx, settle); err != nil {
 		return err
 	}
 	c.next()
@@ -222,7 +214,7 @@ func (r *run) quiet(ctx context.Context, c *clients, name string, result *result
 	if err != nil {
 		return err
 	}
-	if err := pause(ctx, r.each); err != nil {
+	if err := kit.Pause(ctx, r.each); err != nil {
 		return err
 	}
 	result.phases = append(result.phases, phase{name, c.next()})

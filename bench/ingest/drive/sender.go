@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/starling-tsdb/starling/bench/ingest/workload"
+	"github.com/starling-tsdb/starling/bench/kit"
 )
 
 const (
@@ -117,7 +118,7 @@ func (s *sender) send(ctx context.Context, ready <-chan body) error {
 		}
 		if s.load.opts.Rate > 0 {
 			due := time.Duration(float64(sent) / (s.load.opts.Rate * s.share) * float64(time.Second))
-			if err := pause(ctx, due-time.Since(start)); err != nil {
+			if err := kit.Pause(ctx, due-time.Since(start)); err != nil {
 				return err
 			}
 		}
@@ -159,7 +160,7 @@ func (s *sender) insist(ctx context.Context, b body) error {
 		if a.retryAfter > 0 {
 			wait = a.retryAfter
 		}
-		if err := pause(ctx, wait); err != nil {
+		if err := kit.Pause(ctx, wait); err != nil {
 			return err
 		}
 		backoff = min(2*backoff, maxBackoff)
@@ -202,18 +203,4 @@ func (s *sender) post(ctx context.Context, b []byte) (a answer, err error) {
 	}
 	a.status, a.text = resp.StatusCode, string(bytes.TrimSpace(text))
 	return a, err
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	if d <= 0 {
-		return ctx.Err()
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/starling-tsdb/starling/bench/kit"
 	"github.com/starling-tsdb/starling/internal/api"
 )
 
@@ -39,7 +39,7 @@ type Processes struct {
 func Nodes(ctx context.Context, p Processes) (*Cluster, error) {
 	c := &Cluster{Copies: p.Copies}
 	c.logs = func() string { return tails(p.Dir) }
-	addresses, err := freeAddresses(3 * p.Nodes)
+	addresses, err := kit.FreeAddresses(3 * p.Nodes)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +75,7 @@ const prometheusConfig = "storage:\n  tsdb:\n    out_of_order_time_window: 3h\n"
 func Prometheus(ctx context.Context, p Processes) (*Cluster, error) {
 	c := &Cluster{Copies: 1}
 	c.logs = func() string { return tails(p.Dir) }
-	addresses, err := freeAddresses(1)
+	addresses, err := kit.FreeAddresses(1)
 	if err != nil {
 		return nil, err
 	}
@@ -164,20 +164,6 @@ func whole(s api.ClusterStatus, nodes int) error {
 		return fmt.Errorf("the cluster is %+v", s)
 	}
 	return nil
-}
-
-// freeAddresses finds ports that nobody listens on.
-func freeAddresses(n int) ([]string, error) {
-	var all []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close()
-		all = append(all, l.Addr().String())
-	}
-	return all, nil
 }
 
 // tails are the ends of all logs in a directory, without what the garbage collector wrote.

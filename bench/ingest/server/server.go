@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/starling-tsdb/starling/bench/kit"
 	"github.com/starling-tsdb/starling/bench/proc"
 )
 
@@ -232,7 +233,7 @@ func Await(ctx context.Context, what string, limit time.Duration, check func(con
 // Answered reads all servers shortly after the last answer, when the copies that it did not
 // wait for are likely to be made.
 func (c *Cluster) Answered(ctx context.Context) ([]Reading, error) {
-	if err := wait(ctx, 100*time.Millisecond); err != nil {
+	if err := kit.Pause(ctx, 100*time.Millisecond); err != nil {
 		return nil, err
 	}
 	return c.Read(ctx)
@@ -251,7 +252,7 @@ func (c *Cluster) Settle(ctx context.Context) error {
 		sum := time.Duration(0)
 		for _, s := range c.Servers {
 			if s.PID == 0 {
-				return wait(ctx, 2*time.Second) // reading metrics costs as much as it tells
+				return kit.Pause(ctx, 2*time.Second) // reading metrics costs as much as it tells
 			}
 			cpu, err := proc.CPU(s.PID)
 			if err != nil {
@@ -265,20 +266,9 @@ func (c *Cluster) Settle(ctx context.Context) error {
 			calm = 0
 		}
 		last = sum
-		if err := wait(ctx, every); err != nil {
+		if err := kit.Pause(ctx, every); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func wait(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -1,0 +1,49 @@
+// Package kit is what the benchmarks of real processes share.
+package kit
+
+import (
+	"context"
+	"net"
+	"strconv"
+	"time"
+)
+
+// FreeAddresses finds TCP addresses on 127.0.0.1, host:port, that nobody listens on.
+func FreeAddresses(n int) ([]string, error) {
+	var all []string
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer l.Close()
+		all = append(all, l.Addr().String())
+	}
+	return all, nil
+}
+
+// Pause waits for a time, not at all if it is not positive, or returns why ctx has ended.
+func Pause(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Number writes a number with three digits or so.
+func Number(v float64) string {
+	switch {
+	case v >= 100:
+		return strconv.FormatFloat(v, 'f', 0, 64)
+	case v >= 10:
+		return strconv.FormatFloat(v, 'f', 1, 64)
+	}
+	return strconv.FormatFloat(v, 'f', 2, 64)
+}
