@@ -212,9 +212,9 @@ func (b *Book) note(ctx context.Context, peer table.NodeID, since int64, late bo
 	}
 	defer b.unlockFile()
 	b.mu.Lock()
-	next, saved := b.next(peer, since)
+	next, done := b.next(peer, since)
 	b.mu.Unlock()
-	if !saved {
+	if !done {
 		if err := b.save(next); err != nil {
 			return 0, err
 		}
