@@ -39,7 +39,8 @@ type consensus struct {
 	raft    *raft.Raft // nil until start
 	trans   *raft.NetworkTransport
 	stopped bool
-	elected bool // electAtOnce did its work
+	elected bool           // electAtOnce did its work
+	waiting sync.WaitGroup // for entries of the log; nobody begins to once stopped
 
 	caughtUp uint64 // the last term that catchUp waited in; only catchUp uses it
 }
@@ -201,7 +202,7 @@ func (c *consensus) catchUp(ctx context.Context) (term uint64, err error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.timing.Call)
 	defer cancel()
-	if err := await(ctx, func() error { return r.Barrier(c.timing.Call).Error() }); err != nil {
+	if err := c.await(ctx, func() error { return r.Barrier(c.timing.Call).Error() }); err != nil {
 		return 0, fmt.Errorf("apply what earlier leaders agreed on: %w", err)
 	}
 	if !leads(r, term) {
@@ -217,11 +218,20 @@ func leads(r *raft.Raft, term uint64) bool {
 	return r.CurrentTerm() == term && r.State() == raft.Leader && r.CurrentTerm() == term
 }
 
-// await returns what do returns, or ends with ctx. Raft's futures end when leadership is
-// lost or Raft is shut down, at the latest, and do with them.
-func await(ctx context.Context, do func() error) error {
+// await returns what do returns, or ends with ctx. What do waits for is an entry of Raft's
+// log: it is applied, or leadership is lost. Raft forgets those that are on their way to
+// the state machine when it is shut down, so stop lets them come through before.
+func (c *consensus) await(ctx context.Context, do func() error) error {
 	done := make(chan error, 1)
-	go func() { done <- do() }()
+	c.mu.Lock()
+	stopped := c.stopped
+	if !stopped {
+		c.waiting.Go(func() { done <- do() })
+	}
+	c.mu.Unlock()
+	if stopped {
+		return raft.ErrRaftShutdown
+	}
 	select {
 	case err := <-done:
 		return err
@@ -269,7 +279,7 @@ func (c *consensus) apply(ctx context.Context, cmd table.Command) (*table.Table,
 		return nil, err
 	}
 	var response any
-	err = await(ctx, func() error {
+	err = c.await(ctx, func() error {
 		f := r.Apply(data, c.timing.Call)
 		if err := f.Error(); err != nil {
 			return err
@@ -290,7 +300,7 @@ func (c *consensus) apply(ctx context.Context, cmd table.Command) (*table.Table,
 // tend makes one step to bring Raft's servers in line with the table, as the leader in a
 // term that catchUp returned, and tells whether there was one to make. hasLog tells whether
 // a server has the log up to an index.
-func (c *consensus) tend(term uint64, hasLog func(id table.NodeID, index uint64) bool) (stepped bool, err error) {
+func (c *consensus) tend(ctx context.Context, term uint64, hasLog func(id table.NodeID, index uint64) bool) (stepped bool, err error) {
 	r := c.running()
 	if r == nil {
 		return false, errNotLeader
@@ -314,34 +324,36 @@ func (c *consensus) tend(term uint64, hasLog func(id table.NodeID, index uint64)
 	if step.do == "" {
 		return false, nil
 	}
-	return true, c.changeServer(r, step, f.Index(), hasLog)
+	return true, c.changeServer(ctx, r, step, f.Index(), hasLog)
 }
 
 // changeServer makes a step from the servers of an index of the log.
-func (c *consensus) changeServer(r *raft.Raft, step serverStep, index uint64, hasLog func(id table.NodeID, index uint64) bool) error {
+func (c *consensus) changeServer(ctx context.Context, r *raft.Raft, step serverStep, index uint64, hasLog func(id table.NodeID, index uint64) bool) error {
 	if step.id == c.self && (step.do == removeServer || step.do == demoteServer) {
 		// Another one does it, or nobody would lead until the others notice.
 		return r.LeadershipTransfer().Error()
 	}
 	id, addr := raft.ServerID(step.id), raft.ServerAddress(step.id)
-	var change raft.IndexFuture
-	switch step.do {
-	case addServer:
-		// Never as a voter at once: until it has the log it would count in the quorum
-		// and confirm nothing.
-		change = r.AddNonvoter(id, addr, index, c.timing.Stream)
-	case promoteServer:
-		if !hasLog(step.id, r.CommitIndex()) {
-			return fmt.Errorf("node %s cannot vote before it has Raft's log", step.id)
-		}
-		change = r.AddVoter(id, addr, index, c.timing.Stream)
-	case removeServer:
-		change = r.RemoveServer(id, index, c.timing.Stream)
-	case demoteServer:
-		change = r.DemoteVoter(id, index, c.timing.Stream)
+	if step.do == promoteServer && !hasLog(step.id, r.CommitIndex()) {
+		return fmt.Errorf("node %s cannot vote before it has Raft's log", step.id)
 	}
 	c.log.Info("change Raft's servers", "do", step.do, "node", step.id)
-	return change.Error()
+	return c.await(ctx, func() error {
+		switch step.do {
+		case addServer:
+			// Never as a voter at once: until it has the log it would count in the quorum
+			// and confirm nothing.
+			return r.AddNonvoter(id, addr, index, c.timing.Stream).Error()
+		case promoteServer:
+			return r.AddVoter(id, addr, index, c.timing.Stream).Error()
+		case removeServer:
+			return r.RemoveServer(id, index, c.timing.Stream).Error()
+		case demoteServer:
+			return r.DemoteVoter(id, index, c.timing.Stream).Error()
+		default:
+			return fmt.Errorf("change Raft's servers: no step %q", step.do)
+		}
+	})
 }
 
 type serverStep struct {
@@ -412,12 +424,25 @@ func (c *consensus) stop() {
 		c.handOver(ctx, r)
 		cancel()
 	}
+	c.settle()
 	down := r.Shutdown()
 	// Raft may be waiting for its disk, and for nodes that are gone.
 	c.patient.close()
 	_ = c.group.Close()
 	if err := down.Error(); err != nil {
 		c.log.Warn("stop Raft", "err", err)
+	}
+}
+
+// settle waits until nobody waits for an entry of the log: without a majority until Raft
+// gives up leading, and no longer than a call to a peer may take.
+func (c *consensus) settle() {
+	done := make(chan struct{})
+	go func() { c.waiting.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(c.timing.Call):
+		c.log.Warn("stop Raft while entries of its log are still on their way")
 	}
 }
 

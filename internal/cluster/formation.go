@@ -320,7 +320,7 @@ func (c *Cluster) leadOnce(ctx context.Context) {
 	term, err := c.consensus().catchUp(ctx)
 	stepped := false
 	if err == nil {
-		stepped, err = c.consensus().tend(term, func(id table.NodeID, index uint64) bool { return c.hasLog(ctx, id, index) })
+		stepped, err = c.consensus().tend(ctx, term, func(id table.NodeID, index uint64) bool { return c.hasLog(ctx, id, index) })
 	}
 	switch {
 	case err != nil && ctx.Err() == nil:

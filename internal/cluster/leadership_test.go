@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -120,6 +121,34 @@ func TestRestartOfAll(t *testing.T) {
 			w.Errorf("it took %v to elect a leader", worst)
 		}
 	})
+}
+
+// TestStopWhileWaiting: who waits for an entry of the log is answered although Raft is shut
+// down while the entry is on its way; a bubble ends only when nobody waits.
+func TestStopWhileWaiting(t *testing.T) {
+	for range 10 {
+		inWorld(t, func(w *world) {
+			n := w.start("only", ip(1), nil)
+			w.eventually(10*time.Second, "a cluster of one", func() bool { return n.c.Table() != nil })
+			c := n.c.consensus()
+			offer := c.fsm.offer
+			c.fsm.offer = func(t *table.Table) {
+				time.Sleep(100 * time.Millisecond)
+				offer(t)
+			}
+			var waiting sync.WaitGroup
+			waiting.Go(func() { _ = n.c.Propose(w.Context(), table.Command{Kind: table.Pause}) })
+			time.Sleep(10 * time.Millisecond)
+			waiting.Go(func() {
+				if err := c.await(w.Context(), c.running().Barrier(0).Error); err != nil {
+					w.Error("an entry that was on its way:", err)
+				}
+			})
+			time.Sleep(10 * time.Millisecond)
+			n.crash()
+			waiting.Wait()
+		})
+	}
 }
 
 // TestSnapshotReachesANodeThatFellBehind, whose log ends before the snapshot begins.
