@@ -126,6 +126,8 @@ type write struct {
 	refs     []promstorage.SeriesRef // by index into the batch, 0 for unknown
 	full     map[int]bool            // new series that there is no room for
 	metadata map[string]metadata.Metadata
+	// another opens an appender beside the batch's own.
+	another  func() promstorage.AppenderV2
 	refusals []series.Refusal
 	counts   counts
 }
@@ -142,6 +144,7 @@ func (s *Store) write(ctx context.Context, w *write) error {
 		w.taken = span{s.oldest(now), now.Add(s.opts.MaxFuture).UnixMilli()}
 	}
 	w.taken.min = max(w.taken.min, w.horizon)
+	w.another = func() promstorage.AppenderV2 { return s.db.AppenderV2(ctx) }
 	if s.walMetadata {
 		w.metadata = byFamily(w.batch.Metadata)
 	}
@@ -258,7 +261,7 @@ func (w *write) sample(app promstorage.AppenderV2, i, j int, opts promstorage.AO
 	ref, err := app.Append(w.refs[i], ls, p.ST, p.T, v, h, fh, opts)
 	// The sentinel becomes an interface, and allocates, each time that it is compared with.
 	if err != nil && value.IsStaleNaN(v) && errors.Is(err, promstorage.ErrDuplicateSampleForTimestamp) {
-		ref, err = repeatedMarker(app, w.refs[i], ls, p)
+		ref, err = w.repeatedMarker(app, w.refs[i], ls, p)
 	}
 	if err != nil {
 		if w.refs[i] != 0 && errors.Is(err, tsdb.ErrInvalidSample) {
@@ -294,11 +297,18 @@ func (w *write) refuse(i, j int, r series.Reason, msg string) {
 // repeatedMarker appends a stale marker again, as the kinds of histogram that the TSDB
 // makes of it in a series of histograms. Senders know one kind of marker only, so the
 // repetition of one that was stored looks to the TSDB like a float that conflicts with
-// a histogram. Equal to what is stored it is a success, and nothing is stored twice.
-func repeatedMarker(app promstorage.AppenderV2, ref promstorage.SeriesRef, ls labels.Labels, p *series.Sample) (promstorage.SeriesRef, error) {
+// a histogram. Where the appender has a histogram of the series it takes every marker for one,
+// so that another appender is asked about floats. Equal to what is stored it is a success,
+// and nothing is stored twice.
+func (w *write) repeatedMarker(app promstorage.AppenderV2, ref promstorage.SeriesRef, ls labels.Labels, p *series.Sample) (promstorage.SeriesRef, error) {
 	got, err := app.Append(ref, ls, p.ST, p.T, 0, &histogram.Histogram{Sum: p.V}, nil, promstorage.AppendV2Options{})
 	if errors.Is(err, promstorage.ErrDuplicateSampleForTimestamp) {
 		got, err = app.Append(ref, ls, p.ST, p.T, 0, nil, &histogram.FloatHistogram{Sum: p.V}, promstorage.AppendV2Options{})
+	}
+	if errors.Is(err, promstorage.ErrDuplicateSampleForTimestamp) {
+		other := w.another()
+		got, err = other.Append(ref, ls, p.ST, p.T, p.V, nil, nil, promstorage.AppendV2Options{})
+		err = errors.Join(err, other.Rollback())
 	}
 	return got, err
 }

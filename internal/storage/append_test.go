@@ -148,6 +148,28 @@ func TestRepeatedStaleMarker(t *testing.T) {
 	}
 }
 
+// TestRepeatedMarkerBehindHistogram: a stale marker that was stored as a float is recognised
+// although its series got an older histogram in the same batch, which has the TSDB make a
+// histogram of the marker.
+func TestRepeatedMarkerBehindHistogram(t *testing.T) {
+	s := mustOpen(t, testOptions(t.TempDir()), hooks{})
+	marker := floats(name("a"), float64(at(time.Minute)), math.Float64frombits(value.StaleNaN))
+	older := series.Series{Labels: name("a"), Samples: []series.Sample{{T: at(0), H: tsdbutil.GenerateTestHistogram(1)}}}
+	for range 3 {
+		for _, r := range mustAppend(t, s, batch(marker, older, marker)) {
+			t.Errorf("refused: %+v", r)
+		}
+	}
+	other := floats(name("a"), float64(at(time.Minute)), 1)
+	if refused := mustAppend(t, s, batch(older, other)); len(refused) != 1 || refused[0].Reason != series.Conflict {
+		t.Errorf("another value for the marker's time: refused %+v", refused)
+	}
+	got := read(t, s)
+	if len(got) != 2 {
+		t.Errorf("stored: %v", got)
+	}
+}
+
 func TestExemplars(t *testing.T) {
 	s := mustOpen(t, testOptions(t.TempDir()), hooks{})
 	ex := func(id string, ts int64, v float64) exemplar.Exemplar {
