@@ -44,8 +44,8 @@ type Options struct {
 	MaxBytes int64
 	// Key computes the partition key of a series.
 	Key func(labels.Labels) uint64
-	// Intern, if set, returns equal labels that exist already, or the same.
-	Intern func(labels.Labels) labels.Labels
+	// Interner, if set, is asked for the labels to keep; each request has its own.
+	Interner func() series.Interner
 	// Now is the clock, time.Now if nil.
 	Now func() time.Time
 	// Registerer may be nil.
@@ -139,11 +139,20 @@ func (c *Cache) size() (entries int, bytes int64) {
 func (c *Cache) minute() uint32 { return uint32(c.opts.Now().Unix() / 60) }
 
 // Cursor goes through the series of one request. It is not safe for concurrent use; Start
-// makes one.
+// makes one, and Close ends it.
 type Cursor struct {
 	cache       *Cache
 	last, guess *entry
 	now         uint32
+	interner    series.Interner // nil before the first Add
+}
+
+// Close ends the request.
+func (c *Cursor) Close() {
+	if c.interner != nil {
+		c.interner.Close()
+		c.interner = nil
+	}
 }
 
 // Start returns a cursor for one request.
@@ -204,8 +213,11 @@ func (c *Cursor) follow(e *entry) {
 // Without room for it, it returns nil. Neither argument is kept.
 func (c *Cursor) Add(name []byte, ls labels.Labels) *series.Handle {
 	cache := c.cache
-	if cache.opts.Intern != nil {
-		ls = cache.opts.Intern(ls)
+	if c.interner == nil && cache.opts.Interner != nil {
+		c.interner = cache.opts.Interner()
+	}
+	if c.interner != nil {
+		ls = c.interner.Intern(ls)
 	}
 	hash := maphash.Bytes(cache.seed, name)
 	e := &entry{name: string(name), hash: hash}

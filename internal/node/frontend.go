@@ -54,7 +54,7 @@ func (n *Node) openFrontend(*teardown) error {
 			Handles: handles.New(handles.Options{
 				MaxBytes:   cmp.Or(n.opts.HandleBytes, handleBytes(debug.SetMemoryLimit(-1))),
 				Key:        func(ls labels.Labels) uint64 { return placement.Key(tenant, ls) },
-				Intern:     n.store.Intern,
+				Interner:   n.interner,
 				Registerer: n.registry,
 			}),
 			LookbackDelta: time.Duration(c.Query.LookbackDelta),

@@ -38,6 +38,7 @@ import (
 	"github.com/starling-tsdb/starling/internal/ingest"
 	"github.com/starling-tsdb/starling/internal/query"
 	"github.com/starling-tsdb/starling/internal/repair"
+	"github.com/starling-tsdb/starling/internal/series"
 	"github.com/starling-tsdb/starling/internal/storage"
 	"github.com/starling-tsdb/starling/internal/table"
 	"github.com/starling-tsdb/starling/internal/transport"
@@ -192,6 +193,8 @@ func (n *Node) openStore(built *teardown) error {
 	return nil
 }
 
+func (n *Node) interner() series.Interner { return n.store.Interner() }
+
 func (n *Node) reader() reader { return reader{n.store, n} }
 
 // bytesPerSeries is what a series in memory takes with what hangs on it: about 3 KiB, and
@@ -261,7 +264,7 @@ func (n *Node) joinParts(built *teardown) error {
 	n.registry.MustRegister(transitionCollector{n})
 	n.replication = newReplication(n)
 	n.server = transport.NewServer(transport.ServerOptions{
-		Self: n.cluster.Self(), Appender: n.owner, Reader: n.reader(), Intern: n.store.Intern, Giver: peerGiver{n.giver}, Comparer: n.comparer, Tables: tables{n}, Starts: starts{n}, Horizons: horizons{n}, Reporter: reporter{n}, Membership: n.cluster,
+		Self: n.cluster.Self(), Appender: n.owner, Reader: n.reader(), Interner: n.interner, Giver: peerGiver{n.giver}, Comparer: n.comparer, Tables: tables{n}, Starts: starts{n}, Horizons: horizons{n}, Reporter: reporter{n}, Membership: n.cluster,
 		Logger: n.logger, Registerer: n.registry,
 	})
 	n.writes = ingest.New(ingest.Options{

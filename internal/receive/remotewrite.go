@@ -109,6 +109,7 @@ func (d *Decoder) remoteWrite(body []byte, di *dialect, reserve Reserve) (*Decod
 		r.remembers, r.cursor = true, d.opts.Handles.Start()
 	}
 	defer func() {
+		r.cursor.Close()
 		r.labels.release()
 		clear(r.scratch.symbols)
 		r.scratch.symbols = r.scratch.symbols[:0]

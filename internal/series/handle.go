@@ -28,6 +28,15 @@ type Handle struct {
 	stored atomic.Uint64
 }
 
+// Interner has labels that are kept share memory with those of the store, for the length of
+// one request. It is for one goroutine.
+type Interner interface {
+	// Intern returns equal labels that the store keeps, or the same where it has none.
+	Intern(ls labels.Labels) labels.Labels
+	// Close ends it.
+	Close()
+}
+
 // Stored returns what the store remembered, 0 for nothing.
 func (h *Handle) Stored() uint64 { return h.stored.Load() }
 

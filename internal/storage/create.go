@@ -119,7 +119,7 @@ const refBits = 40
 
 // remember has a handle, if there is one, tell the reference of a series that is in the log.
 func (s *Store) remember(h *series.Handle, ref promstorage.SeriesRef) {
-	if h != nil && ref>>refBits == 0 {
+	if h != nil && ref != 0 && ref>>refBits == 0 {
 		h.SetStored(s.opening<<refBits | uint64(ref))
 	}
 }
@@ -138,20 +138,44 @@ func (s *Store) recall(w *write, h *series.Handle) promstorage.SeriesRef {
 	return promstorage.SeriesRef(known & (1<<refBits - 1))
 }
 
-// Intern returns the labels that the head keeps of a series, so that who remembers them need
-// not keep others, or the same if it has none.
-func (s *Store) Intern(ls labels.Labels) labels.Labels {
-	if s.appends.enter() != nil {
+// Interner returns the labels that the head keeps of series, so that who remembers them need
+// not keep others.
+type Interner struct {
+	store *Store
+	// app is what the look-up takes; nothing is appended to it. It is opened when it is
+	// needed, and nil in a closed store.
+	app  promstorage.AppenderV2
+	open bool
+}
+
+// Interner must be closed soon: the store waits for that when it is.
+func (s *Store) Interner() *Interner { return &Interner{store: s} }
+
+// Intern returns the head's labels of a series, or the same if it has none.
+func (n *Interner) Intern(ls labels.Labels) labels.Labels {
+	if !n.open {
+		n.open = true
+		if n.store.appends.enter() == nil {
+			n.app = n.store.db.AppenderV2(context.Background())
+		}
+	}
+	if n.app == nil {
 		return ls
 	}
-	defer s.appends.leave()
-	// Nothing is appended: an appender is what the look-up takes.
-	app := s.db.AppenderV2(context.Background())
-	ref, known := app.(promstorage.GetRef).GetRef(ls, ls.Hash())
-	if s.rollback(app) != nil || ref == 0 {
-		return ls
+	if ref, known := n.app.(promstorage.GetRef).GetRef(ls, ls.Hash()); ref != 0 {
+		return known
 	}
-	return known
+	return ls
+}
+
+// Close ends it.
+func (n *Interner) Close() {
+	if n.app == nil {
+		return
+	}
+	_ = n.store.rollback(n.app) // a failure fences the store, which says so
+	n.app = nil
+	n.store.appends.leave()
 }
 
 // await returns when all claims have been released.
@@ -222,23 +246,32 @@ func (s *Store) createClaimed(ctx context.Context, w *write, l *lookup) error {
 		for _, i := range l.create {
 			sr := &w.batch.Series[i]
 			l.tried[i] = true
-			if !s.create(app, sr, w.firstStorable(sr).T, w.imported) {
+			ref, room := s.create(app, sr, w.firstStorable(sr).T, w.imported)
+			if !room {
 				if l.full == nil {
 					l.full = make(map[int]bool)
 				}
 				l.full[i] = true
 			}
+			l.refs[i] = ref
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	return s.rollback(app)
+	if err := s.rollback(app); err != nil {
+		return err
+	}
+	for _, i := range l.create {
+		s.remember(w.batch.Series[i].Handle, l.refs[i])
+	}
+	return nil
 }
 
-// create makes a series in memory, unless it is new, one too many and not imported.
-func (s *Store) create(app promstorage.AppenderV2, sr *series.Series, t int64, imported bool) bool {
+// create makes a series in memory, unless it is new, one too many and not imported. The
+// reference is 0 where the labels are invalid.
+func (s *Store) create(app promstorage.AppenderV2, sr *series.Series, t int64, imported bool) (ref promstorage.SeriesRef, room bool) {
 	ls := sr.Labels
 	if limit := uint64(s.opts.MaxSeries); limit > 0 && !imported {
 		s.creator.room.Lock()
@@ -247,7 +280,7 @@ func (s *Store) create(app promstorage.AppenderV2, sr *series.Series, t int64, i
 			// The batch may name a series twice that it has just made.
 			if ref, _ := app.(promstorage.GetRef).GetRef(ls, ls.Hash()); ref == 0 {
 				s.creator.complain(s.opts.Logger, limit)
-				return false
+				return 0, false
 			}
 		}
 	}
@@ -257,8 +290,8 @@ func (s *Store) create(app promstorage.AppenderV2, sr *series.Series, t int64, i
 	if sr.Handle == nil {
 		ls = ls.Copy()
 	}
-	_, _ = app.Append(0, ls, 0, t, 0, nil, nil, promstorage.AOptions{})
-	return true
+	ref, _ = app.Append(0, ls, 0, t, 0, nil, nil, promstorage.AOptions{})
+	return ref, true
 }
 
 // complain says, at most once a minute, that there is no room. The lock is held.

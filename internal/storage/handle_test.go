@@ -117,17 +117,21 @@ func TestIntern(t *testing.T) {
 	ls := labels.FromStrings("__name__", "a", "job", "b")
 	mustAppend(t, s, batch(floats(ls, float64(at(0)), 1)))
 	same := labels.FromStrings("__name__", "a", "job", "b")
-	first, second := s.Intern(same), s.Intern(ls)
+	interner := s.Interner()
+	first, second := interner.Intern(same), interner.Intern(ls)
 	if !labels.Equal(first, ls) || !sharesMemory(first, second) || sharesMemory(first, same) {
 		t.Error("labels are not those of the head")
 	}
-	if other := name("other"); !sharesMemory(s.Intern(other), other) {
+	if other := name("other"); !sharesMemory(interner.Intern(other), other) {
 		t.Error("labels of no series are not left alone")
 	}
+	interner.Close()
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if !sharesMemory(s.Intern(same), same) {
+	interner = s.Interner()
+	defer interner.Close()
+	if !sharesMemory(interner.Intern(same), same) {
 		t.Error("a closed store interns")
 	}
 }

@@ -65,7 +65,7 @@ func (w *appendServer) receive() error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	slots := make(chan struct{}, maxRunningAppends)
-	decoder := frame.NewDecoder(w.opts.Intern)
+	decoder := frame.NewDecoder(w.opts.Interner)
 	for {
 		select {
 		case slots <- struct{}{}:

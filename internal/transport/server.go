@@ -103,7 +103,7 @@ type Membership interface {
 	Handle(ctx context.Context, request []byte) ([]byte, error)
 }
 
-// ServerOptions are the parts that a Server answers from. All are required but Intern and
+// ServerOptions are the parts that a Server answers from. All are required but Interner and
 // Registerer.
 type ServerOptions struct {
 	// Self is this node: requests that are meant for another are refused.
@@ -117,9 +117,9 @@ type ServerOptions struct {
 	Horizons   Horizons
 	Reporter   Reporter
 	Membership Membership
-	// Intern returns labels equal to those of a series that a peer goes on to send by number,
-	// so that they share memory with others. It is called by several goroutines.
-	Intern     func(labels.Labels) labels.Labels
+	// Interner is asked for the labels to keep of series that a peer goes on to send by
+	// number. It is called by several goroutines.
+	Interner   func() series.Interner
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }

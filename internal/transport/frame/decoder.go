@@ -18,11 +18,12 @@ import (
 // Decoder is the receiver's end of one stream. It is not for concurrent use; its batches
 // may be read and released by any goroutine.
 type Decoder struct {
-	// intern returns labels that are equal to those it is given.
-	intern  func(labels.Labels) labels.Labels
-	known   []*page
-	entries int
-	builder labels.ScratchBuilder
+	// newInterner, if set, gives the interner of a frame that defines something.
+	newInterner func() series.Interner
+	interner    series.Interner
+	known       []*page
+	entries     int
+	builder     labels.ScratchBuilder
 	// free has the memory of batches that were released.
 	free sync.Pool
 	// texts are those of the frame under way.
@@ -42,13 +43,10 @@ type memory struct {
 	release func()
 }
 
-// NewDecoder returns a decoder for a new stream. The labels that are kept go through intern,
-// unless it is nil: it returns equal ones that share memory with others.
-func NewDecoder(intern func(labels.Labels) labels.Labels) *Decoder {
-	if intern == nil {
-		intern = func(ls labels.Labels) labels.Labels { return ls }
-	}
-	return &Decoder{intern: intern, builder: labels.NewScratchBuilder(16)}
+// NewDecoder returns a decoder for a new stream. Unless interner is nil, it is asked for the
+// labels to keep; each frame has its own.
+func NewDecoder(interner func() series.Interner) *Decoder {
+	return &Decoder{newInterner: interner, builder: labels.NewScratchBuilder(16)}
 }
 
 // Decode returns the batch of a frame, which shares no memory with it. The caller is the
@@ -71,6 +69,7 @@ func (d *Decoder) Decode(frame []byte) (*series.Batch, error) {
 		return nil, r.err
 	}
 	d.texts = d.texts[:0]
+	defer d.endInterning()
 	m := d.memory(nSeries, nSamples)
 	b := &series.Batch{Series: m.series}
 	if err := d.decode(r, b, m.samples, nFamilies); err != nil {
@@ -79,6 +78,23 @@ func (d *Decoder) Decode(frame []byte) (*series.Batch, error) {
 	}
 	b.OnFree(m.release)
 	return b, nil
+}
+
+func (d *Decoder) intern(ls labels.Labels) labels.Labels {
+	if d.interner == nil && d.newInterner != nil {
+		d.interner = d.newInterner()
+	}
+	if d.interner == nil {
+		return ls
+	}
+	return d.interner.Intern(ls)
+}
+
+func (d *Decoder) endInterning() {
+	if d.interner != nil {
+		d.interner.Close()
+		d.interner = nil
+	}
 }
 
 func (d *Decoder) memory(nSeries, nSamples int) *memory {

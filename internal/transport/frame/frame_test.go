@@ -228,11 +228,18 @@ func TestNumbersAreExact(t *testing.T) {
 	}
 }
 
+// counter counts the labels that it is asked for, and interns none.
+type counter struct{ n *int }
+
+func (c counter) Intern(ls labels.Labels) labels.Labels { *c.n++; return ls }
+
+func (counter) Close() {}
+
 // A handle is the same object as long as its number has the same meaning, and keeps it for
 // whoever still reads it.
 func TestHandlesLastAsLongAsTheirNumbers(t *testing.T) {
 	interned := 0
-	e, d := &Encoder{}, NewDecoder(func(ls labels.Labels) labels.Labels { interned++; return ls })
+	e, d := &Encoder{}, NewDecoder(func() series.Interner { return counter{&interned} })
 	send := func(h *series.Handle) *series.Handle {
 		b := &series.Batch{Series: []series.Series{{Labels: h.Labels, Handle: h, Samples: []series.Sample{{T: 1, V: 2}}}}}
 		parts := carry(t, e, d, b)
