@@ -70,7 +70,7 @@ func (s *Store) Sync(ctx context.Context) error {
 		return err
 	}
 	s.commits.give()
-	return s.durable(ctx)
+	return s.durable(ctx, s.sync.upcoming())
 }
 
 func (s *Store) append(ctx context.Context, w *write) (series.Outcome, error) {
@@ -84,10 +84,14 @@ func (s *Store) append(ctx context.Context, w *write) (series.Outcome, error) {
 	if err := ctx.Err(); err != nil {
 		return series.Outcome{}, fmt.Errorf("append: %w", context.Cause(ctx))
 	}
-	if err := s.write(ctx, w); err != nil {
+	s.sync.begin()
+	err := s.write(ctx, w)
+	next := s.sync.upcoming()
+	s.sync.end()
+	if err != nil {
 		return series.Outcome{}, err
 	}
-	if err := s.confirm(ctx, w); err != nil {
+	if err := s.confirm(ctx, w, next); err != nil {
 		return series.Outcome{}, err
 	}
 	s.families.add(w.batch.Metadata)
@@ -95,18 +99,18 @@ func (s *Store) append(ctx context.Context, w *write) (series.Outcome, error) {
 	return series.Outcome{Refusals: w.refusals}, nil
 }
 
-// confirm returns when what w wrote is as durable as the mode promises.
-func (s *Store) confirm(ctx context.Context, w *write) error {
+// confirm returns when what w wrote before a round is as durable as the mode promises.
+func (s *Store) confirm(ctx context.Context, w *write, next *round) error {
 	if w.counts == (counts{}) {
 		return s.fence.check()
 	}
-	return s.durable(ctx)
+	return s.durable(ctx, next)
 }
 
-// durable returns when what the logs hold is as durable as the mode promises.
-func (s *Store) durable(ctx context.Context) error {
+// durable returns when what the logs held before a round is as durable as the mode promises.
+func (s *Store) durable(ctx context.Context, next *round) error {
 	if s.opts.WALSync == SyncCommit {
-		return s.sync.wait(ctx)
+		return s.sync.wait(ctx, next)
 	}
 	return s.fence.check()
 }

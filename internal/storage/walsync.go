@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/prometheus/tsdb/wlog"
@@ -20,20 +21,31 @@ import (
 
 // groupSync makes the write-ahead logs durable, in rounds. All appends that are committed
 // when a round begins share it: whatever the number of appends, there is one sync at a
-// time, and the next one takes all that came meanwhile.
+// time, and the next one takes all that came meanwhile. A round waits for appends that are
+// on their way to it, for as long as a sync takes: under load that spares most syncs, and
+// an append that is alone does not wait.
 type groupSync struct {
 	mode    SyncMode
 	logs    []*segmentLog // used by one goroutine at a time: opening, then loop, then closing
 	fence   *fence
 	metrics *metrics
-	kick    chan struct{}
+	kick    chan struct{} // filled where somebody waits for next
 	quit    chan struct{}
 	done    chan struct{}
+
+	// coming counts the appends on their way; none is told when it falls to zero.
+	coming atomic.Int64
+	none   chan struct{}
+	// usual is the mean duration of a sync lately; only loop uses it.
+	usual time.Duration
 
 	mu     sync.Mutex
 	next   *round // the round that has not begun
 	synced []mark // of each log
 }
+
+// maxGather bounds how long a round waits for appends, however long a sync takes.
+const maxGather = 10 * time.Millisecond
 
 // round is one sync; err may be read when done is closed.
 type round struct {
@@ -52,6 +64,7 @@ func newGroupSync(mode SyncMode, dirs []string, fsync func(*os.File) error, f *f
 		kick:    make(chan struct{}, 1),
 		quit:    make(chan struct{}),
 		done:    make(chan struct{}),
+		none:    make(chan struct{}, 1),
 		next:    newRound(),
 	}
 	counted := func(f *os.File) error {
@@ -135,16 +148,37 @@ func (g *groupSync) release() {
 	}
 }
 
-// wait returns nil when a round that began after the call ended without an error. It
-// returns earlier, with an error, when ctx ends or nobody serves rounds any more.
-func (g *groupSync) wait(ctx context.Context) error {
-	g.mu.Lock()
-	r := g.next
-	g.mu.Unlock()
-	select {
-	case g.kick <- struct{}{}:
-	default: // the loop has yet to take an earlier kick, and begins this round then
+// begin tells that an append is on its way to a round.
+func (g *groupSync) begin() { g.coming.Add(1) }
+
+// end tells that an append has its round, or needs none.
+func (g *groupSync) end() {
+	if g.coming.Add(-1) == 0 {
+		select {
+		case g.none <- struct{}{}:
+		default:
+		}
 	}
+}
+
+// upcoming returns the round that begins next.
+func (g *groupSync) upcoming() *round {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.next
+}
+
+// wait returns nil when a round, which upcoming has returned, has ended without an error. It
+// returns earlier, with an error, when ctx ends or nobody serves rounds any more.
+func (g *groupSync) wait(ctx context.Context, r *round) error {
+	g.mu.Lock()
+	if r == g.next {
+		select {
+		case g.kick <- struct{}{}:
+		default:
+		}
+	}
+	g.mu.Unlock()
 	select {
 	case <-r.done:
 		return r.err
@@ -168,15 +202,44 @@ func (g *groupSync) loop() {
 		case <-g.quit:
 			return
 		case <-g.kick:
+			g.gather()
 		case <-tick:
 		}
-		g.mu.Lock()
-		r := g.next
-		g.next = newRound()
-		g.mu.Unlock()
+		r := g.turn()
 		r.err = g.run()
 		close(r.done)
 	}
+}
+
+// gather waits for the appends that are on their way.
+func (g *groupSync) gather() {
+	if g.usual == 0 || g.coming.Load() == 0 {
+		return
+	}
+	most := time.NewTimer(min(g.usual, maxGather))
+	defer most.Stop()
+	for g.coming.Load() > 0 {
+		select {
+		case <-g.none:
+		case <-most.C:
+			return
+		case <-g.quit:
+			return
+		}
+	}
+}
+
+// turn begins the next round.
+func (g *groupSync) turn() *round {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	select {
+	case <-g.kick: // of those who came while it waited
+	default:
+	}
+	r := g.next
+	g.next = newRound()
+	return r
 }
 
 // run is one round. The fence is looked at before, since after a failure nothing may be
@@ -189,7 +252,9 @@ func (g *groupSync) run() error {
 	if err := g.syncLogs(); err != nil {
 		return g.fence.raise(err)
 	}
-	g.metrics.syncDuration.Observe(time.Since(start).Seconds())
+	took := time.Since(start)
+	g.usual += (took - g.usual) / 8
+	g.metrics.syncDuration.Observe(took.Seconds())
 	return g.fence.check()
 }
 
