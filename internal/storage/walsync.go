@@ -449,9 +449,14 @@ func (s *segment) sync(fsync func(*os.File) error) error {
 	return nil
 }
 
-// discover opens the segments that appeared since the last call. The directory is listed
-// each time: indexes may be skipped, since the TSDB also removes segments.
+// discover opens the segments that appeared since the last call.
 func (l *segmentLog) discover() (added bool, err error) {
+	if len(l.held) > 0 {
+		if alone, err := l.alone(l.held[len(l.held)-1].index); alone || err != nil {
+			return false, err
+		}
+	}
+	// Indexes may be skipped, since the TSDB also removes segments.
 	if _, err := l.dir.Seek(0, io.SeekStart); err != nil {
 		return false, err
 	}
@@ -485,6 +490,24 @@ func (l *segmentLog) discover() (added bool, err error) {
 		l.last = i
 	}
 	return true, nil
+}
+
+// alone tells whether a segment is the newest: it was there after its successor was not. The
+// TSDB creates segments in order and removes the oldest first, so that a successor which has
+// come and gone took the segment along.
+func (l *segmentLog) alone(index int) (bool, error) {
+	if there, err := isThere(wlog.SegmentName(l.path, index+1)); there || err != nil {
+		return false, err
+	}
+	return isThere(wlog.SegmentName(l.path, index))
+}
+
+func isThere(path string) (bool, error) {
+	_, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // segmentIndex reads the number of a segment off its name.
