@@ -150,6 +150,9 @@ func (s *sender) medley() (all []wireSeries) {
 			}
 			w.samples = append(w.samples, s.sample(i, s.at(at)))
 		}
+		if i%5 == 4 && s.rng.IntN(2) == 0 {
+			all = append(all, wireSeries{pairs: s.pool.pairs(i - 1), samples: []wireSample{s.sample(i-1, s.at(now))}})
+		}
 		for range s.rng.IntN(2) {
 			w.exemplars = append(w.exemplars, s.exemplar())
 		}
