@@ -41,6 +41,7 @@ help: ## List the targets
 	@echo "  make faults and mistakes take FAULTS='-short' or FAULTS='-run regexp'."
 	@echo "  make test, race and microbench take PKG=./internal/…, microbench takes BENCH=regexp."
 	@echo "  make bench, bench-ingest and bench-compose take INGEST='-runs 3 -out report', flags of bench/ingest."
+	@echo "  make bench-query takes QUERY='-nodes 5 -rounds 9', flags of bench/query."
 
 .PHONY: build
 build: ## Build bin/starling
@@ -126,6 +127,12 @@ bench: ## Measure what taking samples in costs, on nodes started here, in a few 
 .PHONY: bench-ingest
 bench-ingest: ## Measure it at full size, with memory against Prometheus, into bin/ingest
 	$(GO) run ./bench/ingest -scenarios all -prometheus build -verify -out bin/ingest $(INGEST)
+
+# Flags of bench/query: go run ./bench/query -help
+QUERY ?=
+.PHONY: bench-query
+bench-query: ## Measure what queries take on three nodes, against a Prometheus with the same samples
+	$(GO) run ./bench/query $(QUERY)
 
 .PHONY: bench-compose
 bench-compose: image ## Measure it on docker-compose.yml's containers, with limits (needs Docker)

@@ -21,14 +21,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"syscall"
 
 	"github.com/starling-tsdb/starling/bench/ingest/floor"
+	"github.com/starling-tsdb/starling/bench/kit"
 	"github.com/starling-tsdb/starling/internal/acceptance/external"
 )
 
@@ -56,18 +55,18 @@ func run(ctx context.Context, args []string) (err error) {
 		return fmt.Errorf("-work: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	p := &progress{}
-	defer p.end()
+	p := &kit.Progress{}
+	defer p.End()
 	programs, err := build(ctx, s, dir, p)
 	if err != nil {
 		return err
 	}
 	results, err := runAll(ctx, s, programs, dir, p)
-	p.end()
+	p.End()
 	if err != nil {
 		return err
 	}
-	results.commit = commit(ctx)
+	results.commit = kit.Commit(ctx)
 	return errors.Join(publish(s, results), results.wrong())
 }
 
@@ -75,32 +74,21 @@ func run(ctx context.Context, args []string) (err error) {
 type programs struct{ starling, prometheus string }
 
 // build builds what the settings do not give.
-func build(ctx context.Context, s settings, dir string, p *progress) (programs, error) {
+func build(ctx context.Context, s settings, dir string, p *kit.Progress) (programs, error) {
 	out := programs{starling: s.where.program, prometheus: s.suite.prometheus}
 	if out.starling == "" && len(s.where.targets) == 0 && !s.where.compose {
-		p.show("building ./cmd/starling")
+		p.Show("building ./cmd/starling")
 		out.starling = filepath.Join(dir, "starling")
-		cmd := exec.CommandContext(ctx, "go", "build", "-o", out.starling, "./cmd/starling")
-		cmd.Stderr = os.Stderr
-		if err := cmd.Run(); err != nil {
-			return out, fmt.Errorf("build the program: %w", err)
+		if err := kit.Build(ctx, out.starling); err != nil {
+			return out, err
 		}
 	}
 	if out.prometheus == "build" {
-		p.show("building Prometheus, which takes some minutes the first time")
+		p.Show("building Prometheus, which takes some minutes the first time")
 		var err error
 		if out.prometheus, err = external.Prometheus(ctx, ".", "prometheus"); err != nil {
 			return out, fmt.Errorf("-prometheus: %w", err)
 		}
 	}
 	return out, nil
-}
-
-// commit names the sources that are measured, if they are in a repository of Git.
-func commit(ctx context.Context) string {
-	out, err := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty", "--tags", "--abbrev=12").Output()
-	if err != nil {
-		return "unknown"
-	}
-	return strings.TrimSpace(string(out))
 }

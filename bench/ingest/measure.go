@@ -13,6 +13,7 @@ import (
 	"github.com/starling-tsdb/starling/bench/ingest/drive"
 	"github.com/starling-tsdb/starling/bench/ingest/server"
 	"github.com/starling-tsdb/starling/bench/ingest/workload"
+	"github.com/starling-tsdb/starling/bench/kit"
 	"github.com/starling-tsdb/starling/bench/proc"
 )
 
@@ -73,15 +74,15 @@ func used() (u usage, err error) {
 // measurement is one that runs.
 type measurement struct {
 	settings settings
-	progress *progress
+	progress *kit.Progress
 	cluster  *server.Cluster
 	load     *drive.Load
 	out      outcome
 }
 
 // measure starts the servers of a scenario, sends the load and stops them again.
-func measure(ctx context.Context, s settings, sc scenario, dir string, p *progress) (out outcome, err error) {
-	p.show("%s: starting", sc.name)
+func measure(ctx context.Context, s settings, sc scenario, dir string, p *kit.Progress) (out outcome, err error) {
+	p.Show("%s: starting", sc.name)
 	c, err := sc.start(ctx, dir)
 	if err != nil {
 		return out, fmt.Errorf("start the servers of %s: %w", sc.name, err)
@@ -121,7 +122,7 @@ func (m *measurement) run(ctx context.Context) (err error) {
 	if o.started, err = m.cluster.Read(ctx); err != nil {
 		return err
 	}
-	m.progress.show("%s: creating %d series", o.name, o.load.Shape.Series)
+	m.progress.Show("%s: creating %d series", o.name, o.load.Shape.Series)
 	if err := m.load.Run(ctx, 0, 1); err != nil {
 		return err
 	}
@@ -226,7 +227,7 @@ func (m *measurement) note(p *server.Point) {
 	if done > 0 {
 		left = (took * time.Duration(all-done) / time.Duration(done)).Round(time.Second).String()
 	}
-	m.progress.show("%s: %d of %d scrapes, %.0f samples/s, %d refused, %s left",
+	m.progress.Show("%s: %d of %d scrapes, %.0f samples/s, %d refused, %s left",
 		m.out.name, c.Scrapes, all+1, float64(c.Acknowledged-m.out.first)/max(took.Seconds(), 0.001), c.Refused+c.Failed, left)
 }
 
@@ -264,7 +265,7 @@ func (m *measurement) profile(ctx context.Context) <-chan error {
 func (m *measurement) verify(ctx context.Context) error {
 	for _, s := range m.cluster.Servers {
 		f, err := m.load.Verify(ctx, s.URL, func(done, all int) {
-			m.progress.show("%s: reading back from %s, %d%%", m.out.name, s.Name, 100*done/all)
+			m.progress.Show("%s: reading back from %s, %d%%", m.out.name, s.Name, 100*done/all)
 		})
 		if err != nil {
 			return fmt.Errorf("-verify: %w", err)

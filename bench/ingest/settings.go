@@ -88,6 +88,7 @@ func (s *settings) loadFlags(f *flag.FlagSet) {
 	f.IntVar(&o.Shape.ReplaceEvery, "replace-all", 0, "replace all series after each so many `scrapes`; 0 never")
 	f.Float64Var(&o.Shape.OutOfOrder, "out-of-order", 0, "`share` of the samples that come four scrapes late")
 	f.Float64Var(&o.Shape.Histograms, "histograms", 0, "`share` of the series that are native histograms")
+	f.IntVar(&o.Shape.Names, "names", 100, "metrics that the series belong to")
 	f.IntVar(&o.Version, "protocol", 1, "Remote Write 1 or 2")
 	f.IntVar(&o.Senders, "senders", 4, "connections, spread over the servers")
 	f.Float64Var(&o.Rate, "rate", 0, "samples per second; 0 is as fast as it goes")

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/starling-tsdb/starling/bench/ingest/floor"
+	"github.com/starling-tsdb/starling/bench/kit"
 )
 
 // results are all that a run of the program has measured.
@@ -31,12 +32,12 @@ type results struct {
 // runAll measures every scenario as often as is asked for, and the floor before, between and
 // after them: the machine is another one from minute to minute, and what counts are ratios.
 // A scenario that fails leaves the others as they are.
-func runAll(ctx context.Context, s settings, programs programs, dir string, p *progress) (r results, err error) {
+func runAll(ctx context.Context, s settings, programs programs, dir string, p *kit.Progress) (r results, err error) {
 	r = results{settings: s, began: time.Now(), outcomes: map[string][]outcome{}}
 	list := s.all(programs)
 	all := len(list) * s.suite.runs
 	for n := range all {
-		p.begin(n+1, all)
+		p.Begin(n+1, all)
 		if err := r.measureFloor(ctx, dir, p); err != nil {
 			return r, err
 		}
@@ -61,8 +62,8 @@ func runAll(ctx context.Context, s settings, programs programs, dir string, p *p
 
 // measureFloor measures the load of the settings, without what makes it differ from one
 // scenario to the next: late samples and histograms stay.
-func (r *results) measureFloor(ctx context.Context, dir string, p *progress) error {
-	p.show("floor: the storage engine alone")
+func (r *results) measureFloor(ctx context.Context, dir string, p *kit.Progress) error {
+	p.Show("floor: the storage engine alone")
 	shape := r.settings.load.Shape
 	shape.Churn, shape.ReplaceEvery = 0, 0
 	f, err := floor.Measure(ctx, shape.EndingAt(time.Now()), r.settings.load.Senders, dir)

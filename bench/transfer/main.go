@@ -19,7 +19,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
@@ -27,6 +26,8 @@ import (
 	"time"
 
 	"github.com/alecthomas/units"
+
+	"github.com/starling-tsdb/starling/bench/kit"
 )
 
 // settings are what the command line says.
@@ -101,10 +102,8 @@ func measure(ctx context.Context, s settings) (d *data, results []result, err er
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	if s.program == "" {
 		s.program = filepath.Join(dir, "starling")
-		build := exec.CommandContext(ctx, "go", "build", "-o", s.program, "./cmd/starling")
-		build.Stderr = os.Stderr
-		if err := build.Run(); err != nil {
-			return nil, nil, fmt.Errorf("build the program: %w", err)
+		if err := kit.Build(ctx, s.program); err != nil {
+			return nil, nil, err
 		}
 	}
 	if d, err = makeData(ctx, filepath.Join(dir, "data"), s); err != nil {

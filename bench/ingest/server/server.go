@@ -92,8 +92,9 @@ type Reading struct {
 	Resident, Peak, Heap int64
 	// Disk is the size of its files.
 	Disk int64
-	// Sent is how many bytes it has written to connections to other nodes.
-	Sent float64
+	// Sent is how many bytes it has written to the connections that it opened to other nodes,
+	// Received how many it has read from them.
+	Sent, Received float64
 	// Series are those that it has in memory.
 	Series float64
 }
@@ -104,7 +105,8 @@ func (s *Server) Read(ctx context.Context) (r Reading, err error) {
 	if err != nil {
 		return r, err
 	}
-	r.Heap, r.Sent, r.Series = int64(m.of("go_memstats_heap_inuse_bytes")), m.of("starling_peer_sent_bytes_total"), m.of("prometheus_tsdb_head_series")
+	r.Heap, r.Series = int64(m.of("go_memstats_heap_inuse_bytes")), m.of("prometheus_tsdb_head_series")
+	r.Sent, r.Received = m.of("starling_peer_sent_bytes_total"), m.of("starling_peer_received_bytes_total")
 	r.CPU = seconds(m.of("process_cpu_seconds_total"))
 	r.Resident, r.Peak = int64(m.of("process_resident_memory_bytes")), -1
 	if s.PID != 0 {

@@ -18,6 +18,7 @@ const exposition = `# HELP starling_peer_sent_bytes_total Bytes.
 starling_peer_sent_bytes_total{peer="a b"} 100
 starling_peer_sent_bytes_total{peer="}"} 23
 starling_peer_sent_bytes_total_other 5
+starling_peer_received_bytes_total{peer="a"} 456
 go_memstats_heap_inuse_bytes 1.5e+06
 process_cpu_seconds_total 2.5
 process_resident_memory_bytes 3e+06
@@ -85,7 +86,7 @@ func TestReadRemote(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Reading{CPU: 2500 * time.Millisecond, GC: -1, Resident: 3e6, Peak: -1, Heap: 1.5e6, Disk: -1, Sent: 123, Series: -1}
+	want := Reading{CPU: 2500 * time.Millisecond, GC: -1, Resident: 3e6, Peak: -1, Heap: 1.5e6, Disk: -1, Sent: 123, Received: 456, Series: -1}
 	if all[0] != want {
 		t.Errorf("read %+v, want %+v", all[0], want)
 	}

@@ -30,6 +30,8 @@ type Shape struct {
 	ReplaceEvery int
 	// OutOfOrder is the share of samples that come late.
 	OutOfOrder float64
+	// Names is how many metrics the series belong to; 0 is a hundred.
+	Names int
 	// Histograms is the share of series that are native histograms.
 	Histograms float64
 }
@@ -55,6 +57,8 @@ func (s Shape) Check() error {
 		return fmt.Errorf("-batch %d: at least one series", s.Batch)
 	case s.Step < time.Millisecond:
 		return fmt.Errorf("-step %s: at least a millisecond", s.Step)
+	case s.Names < 0:
+		return fmt.Errorf("-names %d: a number of metrics, or 0 for a hundred", s.Names)
 	case s.ReplaceEvery < 0:
 		return fmt.Errorf("-replace-all %d: a number of scrapes, or 0 for never", s.ReplaceEvery)
 	case !(s.Churn >= 0):

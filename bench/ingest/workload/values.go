@@ -1,6 +1,7 @@
 package workload
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 
@@ -8,11 +9,8 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// metrics is how many names the series have.
-const metrics = 100
-
 // Metrics is how many names the series have.
-func (s Shape) Metrics() int { return min(metrics, s.Series) }
+func (s Shape) Metrics() int { return min(cmp.Or(s.Names, 100), s.Series) }
 
 // Metric is the n-th name. Its series are at the positions n, n+Metrics(), and so on.
 func Metric(n int) string { return fmt.Sprintf("http_request_duration_seconds_%03d", n) }
@@ -26,7 +24,7 @@ func (s Shape) Labels(id int) labels.Labels {
 	p := s.Position(id)
 	return labels.FromStrings(
 		labels.MetricName, Metric(p%s.Metrics()),
-		ClusterLabel, s.Cluster(), "namespace", "payments", "job", fmt.Sprintf("service-%03d", p/metrics%50),
+		ClusterLabel, s.Cluster(), "namespace", "payments", "job", fmt.Sprintf("service-%03d", p/s.Metrics()%50),
 		"instance", fmt.Sprintf("10.4.%d.%d:9100", p/250%250, p%250), "pod", podPrefix+fmt.Sprintf("%07d", id),
 		"method", "GET", "handler", "/api/v1/orders", "code", "200", "replica", strconv.Itoa(p%3),
 	)

@@ -1,6 +1,4 @@
-//go:build linux
-
-package main
+package kit
 
 import (
 	"fmt"
@@ -9,30 +7,31 @@ import (
 	"time"
 )
 
-// progress is one line on standard error that is written again and again.
-type progress struct {
+// Progress is one line on standard error that is written again and again.
+type Progress struct {
 	mu sync.Mutex
 	// prefix says which of all measurements runs.
 	prefix  string
 	written bool
 }
 
-func (p *progress) show(format string, args ...any) {
+// Show writes the line anew.
+func (p *Progress) Show(format string, args ...any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.written = true
 	fmt.Fprintf(os.Stderr, "\r\033[K%s %s%s", time.Now().Format(time.TimeOnly), p.prefix, fmt.Sprintf(format, args...))
 }
 
-// begin says which measurement of how many comes.
-func (p *progress) begin(n, all int) {
+// Begin says which measurement of how many comes.
+func (p *Progress) Begin(n, all int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.prefix = fmt.Sprintf("[%d/%d] ", n, all)
 }
 
-// end leaves the line as it is.
-func (p *progress) end() {
+// End leaves the line as it is.
+func (p *Progress) End() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.written {
