@@ -57,9 +57,10 @@ func (r reader) Select(ctx context.Context, sel transport.Selection) (transport.
 	}
 	set := &ownSet{check: func() error { _, err := r.at(sel); return err }}
 	hints := sel.Hints
+	var keep func(labels.Labels) bool
 	if sel.Proof != nil || sel.Part != nil {
 		serves := r.serves(p, sel)
-		set.serves = func(ls labels.Labels) bool { return serves(placement.Key(tenant, ls)) }
+		keep = func(ls labels.Labels) bool { return serves(placement.Key(tenant, ls)) }
 		if hints != nil {
 			// The limit counts what is served.
 			own := *hints
@@ -67,7 +68,7 @@ func (r reader) Select(ctx context.Context, sel transport.Selection) (transport.
 			hints = &own
 		}
 	}
-	if set.querier, err = r.ChunkQuerier(sel.Mint, sel.Maxt); err != nil {
+	if set.querier, err = r.ChunkQuerierOf(sel.Mint, sel.Maxt, keep); err != nil {
 		return nil, err
 	}
 	if start := start(sel); sel.Proof != nil && start < r.Horizon().At() {
@@ -175,8 +176,7 @@ func (n *Node) owns(epoch uint64, id table.NodeID) (func(labels.Labels) bool, er
 type ownSet struct {
 	promstorage.ChunkSeriesSet
 	querier promstorage.ChunkQuerier
-	serves  func(labels.Labels) bool // nil for all
-	limit   int                      // of series, 0 for none
+	limit   int // of series, 0 for none
 	n       int
 	// check tells at the end whether the answer is still one to what was asked.
 	check func() error
@@ -185,11 +185,9 @@ type ownSet struct {
 
 // Next implements storage.ChunkSeriesSet.
 func (s *ownSet) Next() bool {
-	for (s.limit == 0 || s.n < s.limit) && s.ChunkSeriesSet.Next() {
-		if s.serves == nil || s.serves(s.At().Labels()) {
-			s.n++
-			return true
-		}
+	if (s.limit == 0 || s.n < s.limit) && s.ChunkSeriesSet.Next() {
+		s.n++
+		return true
 	}
 	s.err = s.check()
 	return false

@@ -33,22 +33,9 @@ func chunkSeries(ls labels.Labels, chks ...chunks.Meta) promstorage.ChunkSeries 
 	}}
 }
 
-// chunkSet is a set of the series behind the first.
-type chunkSet struct {
-	promstorage.ChunkSeriesSet
-	series []promstorage.ChunkSeries
+func chunkSetOf(ss ...promstorage.ChunkSeries) *listedSet {
+	return &listedSet{rest: ss}
 }
-
-func chunkSetOf(ss ...promstorage.ChunkSeries) *chunkSet {
-	return &chunkSet{ChunkSeriesSet: promstorage.EmptyChunkSeriesSet(), series: append([]promstorage.ChunkSeries{nil}, ss...)}
-}
-
-func (s *chunkSet) Next() bool {
-	s.series = s.series[1:]
-	return len(s.series) > 0
-}
-
-func (s *chunkSet) At() promstorage.ChunkSeries { return s.series[0] }
 
 // TestImportedOverlaps imports chunks that overlap each other and the window, and then the
 // window once more, with other values and with more.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/prometheus/prometheus/model/labels"
 	promstorage "github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
@@ -26,11 +27,17 @@ func (s *Store) merged(mint, maxt int64) (promstorage.Querier, error) {
 	return promstorage.NewMergeQuerier(parts, nil, merge.Series), nil
 }
 
-// mergedChunks is merged for chunks.
-func (s *Store) mergedChunks(mint, maxt int64) (promstorage.ChunkQuerier, error) {
+// mergedChunks is merged for chunks, of the series alone that keep tells unless it is nil.
+func (s *Store) mergedChunks(mint, maxt int64, keep func(labels.Labels) bool) (promstorage.ChunkQuerier, error) {
 	parts, err := partsOf(s, mint, maxt, s.db.ChunkQuerier, s.guard.BlockChunkQuerier)
 	if err != nil {
 		return nil, err
+	}
+	if keep != nil {
+		parts[0] = keptHead{parts[0], keep}
+		for i, p := range parts[1:] {
+			parts[1+i] = keptBlock{p, keep}
+		}
 	}
 	encoding := s.opts.tsdbOptions().FloatChunkEncoding
 	return promstorage.NewMergeChunkQuerier(parts, nil, merge.ChunkSeries(func() chunkenc.Encoding { return encoding })), nil

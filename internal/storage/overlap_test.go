@@ -266,7 +266,7 @@ func TestGreatestOfConflictingValues(t *testing.T) {
 			outOfOrder(full)
 			set := chunkSetOf()
 			for _, c := range all {
-				set.series = append(set.series, c.chunks(t, 2, 50))
+				set.rest = append(set.rest, c.chunks(t, 2, 50))
 			}
 			if _, err := s.ImportBlock(t.Context(), at(-5*time.Hour), at(-2*time.Hour), set); err != nil {
 				t.Fatal(err)

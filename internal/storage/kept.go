@@ -1,0 +1,86 @@
+package storage
+
+import (
+	"context"
+	"slices"
+
+	"github.com/prometheus/prometheus/model/labels"
+	promstorage "github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/util/annotations"
+)
+
+// keptBlock leaves series out while a block is read, which has its series in order.
+type keptBlock struct {
+	promstorage.ChunkQuerier
+	keep func(labels.Labels) bool
+}
+
+// Select implements storage.ChunkQuerier.
+func (q keptBlock) Select(ctx context.Context, sorted bool, hints *promstorage.SelectHints, ms ...*labels.Matcher) promstorage.ChunkSeriesSet {
+	return &keptSet{q.ChunkQuerier.Select(ctx, sorted, hints, ms...), q.keep}
+}
+
+type keptSet struct {
+	promstorage.ChunkSeriesSet
+	keep func(labels.Labels) bool
+}
+
+// Next implements storage.ChunkSeriesSet.
+func (s *keptSet) Next() bool {
+	for s.ChunkSeriesSet.Next() {
+		if s.keep(s.At().Labels()) {
+			return true
+		}
+	}
+	return false
+}
+
+// keptHead leaves series of the head out before it sorts them: the head has them in no order,
+// and most are left out where others serve them.
+type keptHead struct {
+	promstorage.ChunkQuerier
+	keep func(labels.Labels) bool
+}
+
+// Select implements storage.ChunkQuerier.
+func (q keptHead) Select(ctx context.Context, sorted bool, hints *promstorage.SelectHints, ms ...*labels.Matcher) promstorage.ChunkSeriesSet {
+	set := &keptSet{q.ChunkQuerier.Select(ctx, false, hints, ms...), q.keep}
+	if !sorted {
+		return set
+	}
+	var all []promstorage.ChunkSeries
+	for set.Next() {
+		if ctx.Err() != nil {
+			return promstorage.ErrChunkSeriesSet(context.Cause(ctx))
+		}
+		all = append(all, set.At())
+	}
+	slices.SortFunc(all, func(a, b promstorage.ChunkSeries) int { return labels.Compare(a.Labels(), b.Labels()) })
+	return &listedSet{rest: all, err: set.Err(), warnings: set.Warnings()}
+}
+
+// listedSet implements storage.ChunkSeriesSet over series that are known.
+type listedSet struct {
+	rest     []promstorage.ChunkSeries
+	current  promstorage.ChunkSeries
+	err      error
+	warnings annotations.Annotations
+}
+
+// Next implements storage.ChunkSeriesSet.
+func (s *listedSet) Next() bool {
+	if s.err != nil || len(s.rest) == 0 {
+		return false
+	}
+	s.current, s.rest = s.rest[0], s.rest[1:]
+	return true
+}
+
+// At implements storage.ChunkSeriesSet.
+func (s *listedSet) At() promstorage.ChunkSeries { return s.current }
+
+// Err implements storage.ChunkSeriesSet.
+func (s *listedSet) Err() error { return s.err }
+
+// Warnings implements storage.ChunkSeriesSet.
+func (s *listedSet) Warnings() annotations.Annotations { return s.warnings }
