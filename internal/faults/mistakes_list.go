@@ -20,7 +20,7 @@ func durabilityMistakes() []Mistake {
 		{
 			Name: "confirm without a sync", Breaks: 1, row: "power loss of all", finds: "lost",
 			changes: []overlay.Change{{
-				File: storage + "/append.go", Old: "return s.sync.wait(ctx)", New: "return s.fence.check()",
+				File: storage + "/append.go", Old: "return s.sync.wait(ctx, next)", New: "return s.fence.check()",
 			}},
 		},
 		{
@@ -42,9 +42,16 @@ func durabilityMistakes() []Mistake {
 		},
 		{
 			Name: "join a sync that has begun", Breaks: 1, of: storage, tests: "TestRoundBeginsAfterTheCommit",
+			changes: []overlay.Change{
+				{File: storage + "/walsync.go", Old: "\tr := g.next\n\tg.next = newRound()\n\treturn r\n", New: "\treturn g.next\n"},
+				{File: storage + "/walsync.go", Old: "\t\tr.err = g.run()\n", New: "\t\tr.err = g.run()\n\t\tg.mu.Lock()\n\t\tg.next = newRound()\n\t\tg.mu.Unlock()\n"},
+			},
+		},
+		{
+			Name: "join a sync that begins before the commit", Breaks: 1, of: storage, tests: "TestRoundIsOneAfterTheCommit",
 			changes: []overlay.Change{{
-				File: storage + "/walsync.go", Old: "\t\tg.mu.Lock()\n\t\tr := g.next\n\t\tg.next = newRound()\n\t\tg.mu.Unlock()\n\t\tr.err = g.run()\n",
-				New: "\t\tg.mu.Lock()\n\t\tr := g.next\n\t\tg.mu.Unlock()\n\t\tr.err = g.run()\n\t\tg.mu.Lock()\n\t\tg.next = newRound()\n\t\tg.mu.Unlock()\n",
+				File: storage + "/append.go", Old: "\terr := s.write(ctx, w)\n\tnext := s.sync.upcoming()\n",
+				New: "\tnext := s.sync.upcoming()\n\terr := s.write(ctx, w)\n",
 			}},
 		},
 		{

@@ -213,6 +213,33 @@ func TestRoundBeginsAfterTheCommit(t *testing.T) {
 	})
 }
 
+// TestRoundIsOneAfterTheCommit: an append whose commit takes long is not confirmed by a round
+// that has begun meanwhile.
+func TestRoundIsOneAfterTheCommit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDisk()
+		s := mustOpen(t, testOptions(t.TempDir()), hooks{fsync: d.fsync})
+		if err := s.commits.take(t.Context(), s.fence); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			mustAppend(t, s, batch(floats(name("a"), float64(at(0)), 1)))
+		}()
+		synctest.Wait() // it is about to commit
+		if err := s.sync.wait(t.Context(), s.sync.upcoming()); err != nil {
+			t.Fatal(err)
+		}
+		before := d.syncs
+		s.commits.give()
+		<-done
+		if d.syncs == before {
+			t.Error("the append was confirmed without a sync after its commit")
+		}
+	})
+}
+
 func TestFailedSyncFences(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDisk()
