@@ -144,19 +144,16 @@ type Cursor struct {
 	cache       *Cache
 	last, guess *entry
 	now         uint32
-	interner    series.Interner // nil before the first Add
+	interner    series.LazyInterner
 }
 
 // Close ends the request.
-func (c *Cursor) Close() {
-	if c.interner != nil {
-		c.interner.Close()
-		c.interner = nil
-	}
-}
+func (c *Cursor) Close() { c.interner.Close() }
 
 // Start returns a cursor for one request.
-func (c *Cache) Start() Cursor { return Cursor{cache: c, now: c.minute()} }
+func (c *Cache) Start() Cursor {
+	return Cursor{cache: c, now: c.minute(), interner: series.LazyInterner{Open: c.opts.Interner}}
+}
 
 // Guess returns the handle of the series that followed the last one the last time, if text
 // begins with its name, and the length of that. Whether the name ends there, and not only
@@ -213,12 +210,7 @@ func (c *Cursor) follow(e *entry) {
 // Without room for it, it returns nil. Neither argument is kept.
 func (c *Cursor) Add(name []byte, ls labels.Labels) *series.Handle {
 	cache := c.cache
-	if c.interner == nil && cache.opts.Interner != nil {
-		c.interner = cache.opts.Interner()
-	}
-	if c.interner != nil {
-		ls = c.interner.Intern(ls)
-	}
+	ls = c.interner.Intern(ls)
 	hash := maphash.Bytes(cache.seed, name)
 	e := &entry{name: string(name), hash: hash}
 	e.Labels, e.Key, e.Serial = ls, cache.opts.Key(ls), cache.serial.Add(1)

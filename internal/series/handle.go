@@ -37,6 +37,32 @@ type Interner interface {
 	Close()
 }
 
+// LazyInterner is an Interner that Open opens when it is first asked. Without Open labels stay
+// as they are. After Close it is as it was before.
+type LazyInterner struct {
+	Open   func() Interner
+	opened Interner
+}
+
+// Intern implements Interner.
+func (l *LazyInterner) Intern(ls labels.Labels) labels.Labels {
+	if l.opened == nil {
+		if l.Open == nil {
+			return ls
+		}
+		l.opened = l.Open()
+	}
+	return l.opened.Intern(ls)
+}
+
+// Close implements Interner.
+func (l *LazyInterner) Close() {
+	if l.opened != nil {
+		l.opened.Close()
+		l.opened = nil
+	}
+}
+
 // Stored returns what the store remembered, 0 for nothing.
 func (h *Handle) Stored() uint64 { return h.stored.Load() }
 

@@ -142,23 +142,21 @@ func (s *Store) recall(w *write, h *series.Handle) promstorage.SeriesRef {
 // not keep others.
 type Interner struct {
 	store *Store
-	// app is what the look-up takes; nothing is appended to it. It is opened when it is
-	// needed, and nil in a closed store.
-	app  promstorage.AppenderV2
-	open bool
+	// app is what the look-up takes; nothing is appended to it. It is nil in a closed store.
+	app promstorage.AppenderV2
 }
 
 // Interner must be closed soon: the store waits for that when it is.
-func (s *Store) Interner() *Interner { return &Interner{store: s} }
+func (s *Store) Interner() *Interner {
+	n := &Interner{store: s}
+	if s.appends.enter() == nil {
+		n.app = s.db.AppenderV2(context.Background())
+	}
+	return n
+}
 
 // Intern returns the head's labels of a series, or the same if it has none.
 func (n *Interner) Intern(ls labels.Labels) labels.Labels {
-	if !n.open {
-		n.open = true
-		if n.store.appends.enter() == nil {
-			n.app = n.store.db.AppenderV2(context.Background())
-		}
-	}
 	if n.app == nil {
 		return ls
 	}

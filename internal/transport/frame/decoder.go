@@ -18,12 +18,11 @@ import (
 // Decoder is the receiver's end of one stream. It is not for concurrent use; its batches
 // may be read and released by any goroutine.
 type Decoder struct {
-	// newInterner, if set, gives the interner of a frame that defines something.
-	newInterner func() series.Interner
-	interner    series.Interner
-	known       []*page
-	entries     int
-	builder     labels.ScratchBuilder
+	// interner is opened by a frame that defines something, and closed behind it.
+	interner series.LazyInterner
+	known    []*page
+	entries  int
+	builder  labels.ScratchBuilder
 	// free has the memory of batches that were released.
 	free sync.Pool
 	// texts are those of the frame under way.
@@ -46,7 +45,7 @@ type memory struct {
 // NewDecoder returns a decoder for a new stream. Unless interner is nil, it is asked for the
 // labels to keep; each frame has its own.
 func NewDecoder(interner func() series.Interner) *Decoder {
-	return &Decoder{newInterner: interner, builder: labels.NewScratchBuilder(16)}
+	return &Decoder{interner: series.LazyInterner{Open: interner}, builder: labels.NewScratchBuilder(16)}
 }
 
 // Decode returns the batch of a frame, which shares no memory with it. The caller is the
@@ -69,7 +68,7 @@ func (d *Decoder) Decode(frame []byte) (*series.Batch, error) {
 		return nil, r.err
 	}
 	d.texts = d.texts[:0]
-	defer d.endInterning()
+	defer d.interner.Close()
 	m := d.memory(nSeries, nSamples)
 	b := &series.Batch{Series: m.series}
 	if err := d.decode(r, b, m.samples, nFamilies); err != nil {
@@ -78,23 +77,6 @@ func (d *Decoder) Decode(frame []byte) (*series.Batch, error) {
 	}
 	b.OnFree(m.release)
 	return b, nil
-}
-
-func (d *Decoder) intern(ls labels.Labels) labels.Labels {
-	if d.interner == nil && d.newInterner != nil {
-		d.interner = d.newInterner()
-	}
-	if d.interner == nil {
-		return ls
-	}
-	return d.interner.Intern(ls)
-}
-
-func (d *Decoder) endInterning() {
-	if d.interner != nil {
-		d.interner.Close()
-		d.interner = nil
-	}
 }
 
 func (d *Decoder) memory(nSeries, nSamples int) *memory {
@@ -178,7 +160,7 @@ func (d *Decoder) define(r *reader, index uint32, s *series.Series) {
 	if r.err != nil {
 		return
 	}
-	s.Labels = d.intern(ls)
+	s.Labels = d.interner.Intern(ls)
 	n := int(index) / len(page{})
 	if n >= len(d.known) {
 		d.known = append(d.known, make([]*page, n+1-len(d.known))...)
