@@ -36,7 +36,7 @@ func TestMedian(t *testing.T) {
 		values []float64
 		want   float64
 	}{{nil, 0}, {[]float64{3}, 3}, {[]float64{9, 1, 2}, 2}, {[]float64{1, 4, 2, 9}, 3}} {
-		if got := median(tc.values); got != tc.want {
+		if got := kit.Median(tc.values); got != tc.want {
 			t.Errorf("median of %v is %v, want %v", tc.values, got, tc.want)
 		}
 	}

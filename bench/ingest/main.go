@@ -21,26 +21,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"runtime"
-	"syscall"
 
 	"github.com/starling-tsdb/starling/bench/ingest/floor"
 	"github.com/starling-tsdb/starling/bench/kit"
 	"github.com/starling-tsdb/starling/internal/acceptance/external"
 )
 
-func main() {
-	// The nodes are to end with the thread that starts them; this one ends with the process.
-	runtime.LockOSThread()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, os.Args[1:]); err != nil {
-		fmt.Fprintln(os.Stderr, "ingest:", err)
-		os.Exit(1)
-	}
-}
+func main() { kit.Main("ingest", run) }
 
 func run(ctx context.Context, args []string) (err error) {
 	s, err := parse(args)

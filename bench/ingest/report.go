@@ -167,12 +167,10 @@ func latencies(o outcome) string {
 	var cells []string
 	for _, q := range []float64{0.5, 0.9, 0.99} {
 		v, _ := o.latency(q)
-		cells = append(cells, milli(v))
+		cells = append(cells, kit.Milli(v))
 	}
 	return strings.Join(cells, ", ")
 }
-
-func milli(d time.Duration) string { return kit.Number(float64(d) / float64(time.Millisecond)) }
 
 func eachServer(o outcome) string {
 	var cells []string
@@ -187,7 +185,7 @@ func queryLatencies(o outcome) string {
 	if len(q.took)+q.failed == 0 {
 		return "none"
 	}
-	return fmt.Sprintf("%s, %s (%d failed of %d)", milli(quantile(q.took, 0.5)), milli(quantile(q.took, 0.99)), q.failed, len(q.took)+q.failed)
+	return fmt.Sprintf("%s, %s (%d failed of %d)", kit.Milli(quantile(q.took, 0.5)), kit.Milli(quantile(q.took, 0.99)), q.failed, len(q.took)+q.failed)
 }
 
 // verified tells what reading back has found.

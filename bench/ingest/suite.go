@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/starling-tsdb/starling/bench/ingest/floor"
@@ -94,7 +93,7 @@ func (r *results) floor(figure func(floor.Result) float64) float64 {
 	for _, f := range r.floors {
 		all = append(all, figure(f))
 	}
-	return median(all)
+	return kit.Median(all)
 }
 
 // of is the median of a figure of a measurement, and whether there is one: each figure may
@@ -106,18 +105,5 @@ func (r *results) of(name string, figure func(outcome) (float64, bool)) (float64
 			all = append(all, v)
 		}
 	}
-	return median(all), len(all) > 0
-}
-
-// median is 0 for none, and the mean of the two in the middle for an even number.
-func median(values []float64) float64 {
-	if len(values) == 0 {
-		return 0
-	}
-	sorted := slices.Sorted(slices.Values(values))
-	half := len(sorted) / 2
-	if len(sorted)%2 == 1 {
-		return sorted[half]
-	}
-	return (sorted[half-1] + sorted[half]) / 2
+	return kit.Median(all), len(all) > 0
 }

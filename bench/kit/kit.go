@@ -4,6 +4,7 @@ package kit
 import (
 	"context"
 	"net"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -46,4 +47,20 @@ func Number(v float64) string {
 		return strconv.FormatFloat(v, 'f', 1, 64)
 	}
 	return strconv.FormatFloat(v, 'f', 2, 64)
+}
+
+// Milli writes a duration in milliseconds.
+func Milli(d time.Duration) string { return Number(float64(d) / float64(time.Millisecond)) }
+
+// Median is 0 for none, and the mean of the two in the middle for an even number.
+func Median[T ~int64 | ~float64](values []T) T {
+	if len(values) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(values))
+	half := len(sorted) / 2
+	if len(sorted)%2 == 1 {
+		return sorted[half]
+	}
+	return (sorted[half-1] + sorted[half]) / 2
 }

@@ -52,7 +52,7 @@ func questions(shape workload.Shape) []question {
 		{"avg by", fmt.Sprintf("avg by (job) (%s)", a), heavyTime, heavyCPU},
 		{"quotient of sums", fmt.Sprintf("sum by (job) (rate(%s[5m])) / sum by (job) (rate(%s[5m]))", a, b), heavyTime, heavyCPU},
 		{"count of many", `count({job=~"service-0[012].*"})`, countTime, 0},
-		{"ten series", fmt.Sprintf(`%s{pod=~"service-7f9c6d5b8-00000[0-5].*"}`, a), smallTime, 0},
+		{"ten series", fmt.Sprintf(`%s{pod=~"%s00000[0-5].*"}`, a, workload.PodPrefix), smallTime, 0},
 		{"all series of a metric", a, rawTime, 0},
 	}
 }

@@ -18,10 +18,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"runtime"
-	"syscall"
 	"time"
 
 	"github.com/starling-tsdb/starling/bench/ingest/drive"
@@ -31,16 +28,7 @@ import (
 	"github.com/starling-tsdb/starling/internal/acceptance/external"
 )
 
-func main() {
-	// The nodes are to end with the thread that starts them; this one ends with the process.
-	runtime.LockOSThread()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, os.Args[1:]); err != nil {
-		fmt.Fprintln(os.Stderr, "query:", err)
-		os.Exit(1)
-	}
-}
+func main() { kit.Main("query", run) }
 
 type settings struct {
 	nodes, rounds            int
@@ -116,9 +104,10 @@ func run(ctx context.Context, args []string) (err error) {
 		}
 	}
 	b := &bench{settings: s, progress: p, prometheus: one, nodes: flock}
+	all := questions(s.shape)
 	var results []result
-	for i, q := range questions(s.shape) {
-		p.Begin(i+1, len(questions(s.shape)))
+	for i, q := range all {
+		p.Begin(i+1, len(all))
 		r, err := b.measure(ctx, q)
 		if err != nil {
 			return fmt.Errorf("%s: %w", q.name, err)

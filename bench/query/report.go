@@ -5,7 +5,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"slices"
 	"time"
 
 	"github.com/starling-tsdb/starling/bench/kit"
@@ -24,7 +23,7 @@ func report(w io.Writer, s settings, commit string, began time.Time, results []r
 	}
 	fmt.Fprint(w, "| query | series | Prometheus | nodes | time, target | CPU, target | bytes between nodes | ok |\n|---|---|---|---|---|---|---|---|\n")
 	for _, r := range results {
-		time, cpu := ratio(median(r.nodes.took), median(r.prometheus.took)), ratio(r.nodes.cpu, r.prometheus.cpu)
+		time, cpu := ratio(kit.Median(r.nodes.took), kit.Median(r.prometheus.took)), ratio(r.nodes.cpu, r.prometheus.cpu)
 		ok := "yes"
 		if time > r.time || r.cpu > 0 && cpu > r.cpu {
 			ok = "**no**"
@@ -35,7 +34,7 @@ func report(w io.Writer, s settings, commit string, began time.Time, results []r
 }
 
 func (s side) String() string {
-	return fmt.Sprintf("%s ms, CPU %s ms", milli(median(s.took)), milli(s.cpu))
+	return fmt.Sprintf("%s ms, CPU %s ms", kit.Milli(kit.Median(s.took)), kit.Milli(s.cpu))
 }
 
 func most(target float64) string {
@@ -46,11 +45,3 @@ func most(target float64) string {
 }
 
 func ratio(a, b time.Duration) float64 { return float64(a) / float64(max(1, b)) }
-
-func milli(d time.Duration) string { return kit.Number(float64(d) / float64(time.Millisecond)) }
-
-// median is the lower one of two.
-func median(all []time.Duration) time.Duration {
-	sorted := slices.Sorted(slices.Values(all))
-	return sorted[(len(sorted)-1)/2]
-}

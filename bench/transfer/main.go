@@ -19,10 +19,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"runtime"
-	"syscall"
 	"time"
 
 	"github.com/alecthomas/units"
@@ -44,24 +41,18 @@ type settings struct {
 	each time.Duration
 }
 
-func main() {
-	// The nodes are to end with the thread that starts them; this one ends with the process.
-	runtime.LockOSThread()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+func main() { kit.Main("transfer", transfer) }
+
+func transfer(ctx context.Context, _ []string) error {
 	s, err := parse()
-	var d *data
-	var results []result
-	if err == nil {
-		d, results, err = measure(ctx, s)
+	if err != nil {
+		return err
 	}
+	d, results, err := measure(ctx, s)
 	if err == nil {
 		report(os.Stdout, s, d, results)
 	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "transfer:", err)
-		os.Exit(1)
-	}
+	return err
 }
 
 func parse() (settings, error) {

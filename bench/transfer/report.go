@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"time"
 
 	"github.com/starling-tsdb/starling/bench/kit"
 	"github.com/starling-tsdb/starling/bench/proc"
@@ -81,7 +80,7 @@ func (r result) latency(k kind, i int) string {
 		v := p.quantile(k, q)
 		switch {
 		case i == reference:
-			text += kit.Number(float64(v)/float64(time.Millisecond)) + " ms "
+			text += kit.Milli(v) + " ms "
 		case base.quantile(k, q) > 0:
 			text += "× " + kit.Number(float64(v)/float64(base.quantile(k, q))) + " "
 		}

@@ -112,7 +112,7 @@ func (s Shape) identify(metric int, got []prompb.Label) (int, error) {
 	}
 	b.Sort()
 	ls := b.Labels()
-	digits, ok := strings.CutPrefix(ls.Get("pod"), podPrefix)
+	digits, ok := strings.CutPrefix(ls.Get("pod"), PodPrefix)
 	id, err := strconv.Atoi(digits)
 	if !ok || err != nil || id < 0 || s.Position(id)%s.Metrics() != metric || !labels.Equal(ls, s.Labels(id)) {
 		return 0, fmt.Errorf("never sent: a series %s", ls)

@@ -25,7 +25,7 @@ func (s Shape) Labels(id int) labels.Labels {
 	return labels.FromStrings(
 		labels.MetricName, Metric(p%s.Metrics()),
 		ClusterLabel, s.Cluster(), "namespace", "payments", "job", fmt.Sprintf("service-%03d", p/s.Metrics()%50),
-		"instance", fmt.Sprintf("10.4.%d.%d:9100", p/250%250, p%250), "pod", podPrefix+fmt.Sprintf("%07d", id),
+		"instance", fmt.Sprintf("10.4.%d.%d:9100", p/250%250, p%250), "pod", PodPrefix+fmt.Sprintf("%07d", id),
 		"method", "GET", "handler", "/api/v1/orders", "code", "200", "replica", strconv.Itoa(p%3),
 	)
 }
@@ -33,8 +33,8 @@ func (s Shape) Labels(id int) labels.Labels {
 // ClusterLabel is the name of the label that has Cluster as its value.
 const ClusterLabel = "cluster"
 
-// podPrefix comes before the ID of a series.
-const podPrefix = "service-7f9c6d5b8-"
+// PodPrefix comes before the ID of a series.
+const PodPrefix = "service-7f9c6d5b8-"
 
 // Salts keep what is told from the same numbers apart.
 const (
