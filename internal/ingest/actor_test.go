@@ -97,7 +97,8 @@ func (a *actor) NoteLate(ctx context.Context, t *table.Table, peer table.NodeID,
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.notes[len(a.notes)-1].Late = true
+	// Others may have been noted meanwhile; of this peer there is one.
+	a.notes[slices.IndexFunc(a.notes, func(g proof.Gap) bool { return g.Peer == peer })].Late = true
 	return ticketFor(peer, since), nil
 }
 
