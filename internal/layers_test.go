@@ -15,7 +15,7 @@ import (
 const module = "github.com/starling-tsdb/starling/internal/"
 
 // vocabulary may be imported by everybody: it is what packages talk to each other in.
-var vocabulary = []string{"series", "table", "partial", "proof", "expiry"}
+var vocabulary = []string{"series", "table", "partial", "proof", "expiry", "pushdown"}
 
 // layers says, for each package, which others it may import beside the vocabulary. A
 // package that is not listed is a mistake: say here where it belongs.
@@ -29,6 +29,8 @@ var layers = map[string]struct {
 	"proof":            {nil, "who serves a query is a pure function"},
 	"merge":            {nil, "which value is answered is a pure function, the same in reads, compaction and imports"},
 	"expiry":           {nil, "what is expired is a pure function"},
+	"pushdown":         {nil, "what a query leaves to others follows from its text, and what they answer adds up without knowing them"},
+	"evaluate":         {nil, "it evaluates the chunks that it is given"},
 	"placement":        {nil, "placement is a pure function"},
 	"plan":             {[]string{"placement"}, "what moves follows from two assignments and the placement alone"},
 	"config":           {nil, "options do not depend on what they are for"},
@@ -50,7 +52,7 @@ var layers = map[string]struct {
 	"query":            {[]string{"merge"}, "the path of a query knows its sources by an interface"},
 	"admin":            {[]string{"api"}, "operators see what the API answers, and nothing else"},
 	"api":              {[]string{"receive"}, "the front door decodes, and hands on by interfaces"},
-	"node": {[]string{"api", "cluster", "config", "gaps", "handles", "handoff", "ingest", "placement", "plan", "query", "receive", "repair", "damage", "statefile", "storage", "transport"},
+	"node": {[]string{"api", "cluster", "config", "gaps", "handles", "handoff", "ingest", "placement", "plan", "query", "receive", "repair", "damage", "statefile", "storage", "transport", "evaluate"},
 		"the composition root knows the parts"},
 	"faults": {[]string{"faults/copies", "faults/ledger", "faults/load", "faults/overlay", "faults/wire", "statefile"},
 		"it runs processes, and reads what they left on their disks"},
@@ -66,7 +68,7 @@ var layers = map[string]struct {
 }
 
 // pure packages neither read clocks, nor start goroutines, nor do I/O, nor log.
-var pure = []string{"series", "table", "placement", "plan", "proof", "merge", "expiry"}
+var pure = []string{"series", "table", "placement", "plan", "proof", "merge", "expiry", "pushdown"}
 
 var impure = []string{"os", "net", "net/http", "time", "sync", "log/slog", "context"}
 

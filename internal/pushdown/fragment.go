@@ -1,0 +1,338 @@
+// Package pushdown is what a query leaves to the owners of its series: which parts of it they
+// can evaluate so that the whole comes out as if all series lay in one place, what they answer,
+// and how their answers are put together. It is pure.
+//
+// The rules, and why the answers are equal, are in docs/query.md.
+package pushdown
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/promql/parser"
+)
+
+// Grid is the steps at which a query is evaluated. Times are in milliseconds.
+type Grid struct {
+	// Start and End are inclusive; Step is positive, also where there is only one step.
+	Start, End, Step int64
+	// Lookback is how old the last sample of a series may be to count as present: it is not,
+	// if it is exactly so old.
+	Lookback int64
+}
+
+// Len returns the number of steps.
+func (g Grid) Len() int { return int((g.End-g.Start)/g.Step) + 1 }
+
+// Fragment is a part of a query that can be evaluated series by series: an aggregation, or
+// nothing but its operand.
+type Fragment struct {
+	// Text is the query with blanks for all around the fragment, so that positions in it are
+	// those in the query.
+	Text string
+
+	// Matchers select the series, Offset is how long before a step to look, in milliseconds.
+	Matchers []*labels.Matcher
+	Offset   int64
+	// Range is that of the selector in milliseconds, and Call the function of it; 0 and nil
+	// where the last sample before each step is what counts.
+	Range int64
+	Call  *parser.Call
+	// Maps are applied in their order to what that gives at each step.
+	Maps []Map
+	// DropName says that the name of the metric, and with it its type and unit, is lost on
+	// the way. Then the matchers let only one name through.
+	DropName bool
+
+	// Op aggregates over series, 0 if nothing does. It is one of SUM, AVG, COUNT, GROUP, MIN
+	// and MAX. Grouping is sorted.
+	Op       parser.ItemType
+	Grouping []string
+	Without  bool
+}
+
+// Map makes another value of one, or none.
+type Map func(v float64) (mapped float64, ok bool)
+
+// Span returns the times of the oldest and the newest sample that a fragment looks at, in
+// milliseconds, both inclusive.
+func (f *Fragment) Span(g Grid) (mint, maxt int64) {
+	back := g.Lookback
+	if f.Call != nil {
+		back = f.Range
+	}
+	return g.Start - f.Offset - back + 1, g.End - f.Offset
+}
+
+// Gives tells whether evaluating it where the series are spares anything: what it reads of
+// each series is more than what it answers.
+func (f *Fragment) Gives() bool { return f.Op != 0 || f.Call != nil }
+
+// aggregations are those whose parts can be put together: without a parameter, and exact.
+var aggregations = []parser.ItemType{parser.SUM, parser.AVG, parser.COUNT, parser.GROUP, parser.MIN, parser.MAX}
+
+// Of returns an expression as a fragment, but for its text, or an error that says what in it
+// is none.
+func Of(expr parser.Expr) (*Fragment, error) {
+	f := &Fragment{}
+	operand := unwrapped(expr)
+	if agg, ok := operand.(*parser.AggregateExpr); ok {
+		if !slices.Contains(aggregations, agg.Op) {
+			return nil, fmt.Errorf("%s cannot be put together from parts", agg.Op)
+		}
+		f.Op, f.Without = agg.Op, agg.Without
+		f.Grouping = slices.Sorted(slices.Values(agg.Grouping))
+		operand = agg.Expr
+	}
+	if err := f.read(operand); err != nil {
+		return nil, err
+	}
+	if f.DropName && !named(f.Matchers) {
+		return nil, errors.New("series of several metrics may become the same without their names")
+	}
+	return f, nil
+}
+
+func unwrapped(expr parser.Expr) parser.Expr {
+	for {
+		paren, ok := expr.(*parser.ParenExpr)
+		if !ok {
+			return expr
+		}
+		expr = paren.Expr
+	}
+}
+
+// named tells whether matchers let only one metric through.
+func named(ms []*labels.Matcher) bool {
+	return slices.ContainsFunc(ms, func(m *labels.Matcher) bool {
+		return m.Type == labels.MatchEqual && m.Name == labels.MetricName && m.Value != ""
+	})
+}
+
+// read reads what is evaluated for each series.
+func (f *Fragment) read(expr parser.Expr) error {
+	switch e := unwrapped(expr).(type) {
+	case *parser.VectorSelector:
+		return f.readSelector(e)
+	case *parser.UnaryExpr:
+		if err := f.read(e.Expr); err != nil {
+			return err
+		}
+		if e.Op == parser.SUB {
+			f.add(func(v float64) (float64, bool) { return -v, true })
+		}
+		return nil
+	case *parser.BinaryExpr:
+		return f.readBinary(e)
+	case *parser.Call:
+		for _, arg := range e.Args {
+			if m, ok := unwrapped(arg).(*parser.MatrixSelector); ok {
+				return f.readRange(e, m)
+			}
+		}
+		return f.readFunction(e)
+	default:
+		return fmt.Errorf("%s is not evaluated series by series", kind(e))
+	}
+}
+
+// kind names an expression for a user.
+func kind(expr parser.Expr) string {
+	switch e := expr.(type) {
+	case *parser.AggregateExpr:
+		return e.Op.String()
+	case *parser.SubqueryExpr:
+		return "a subquery"
+	case *parser.StringLiteral:
+		return "a string"
+	case *parser.NumberLiteral:
+		return "a number"
+	default:
+		return fmt.Sprintf("a %s", parser.DocumentedType(expr.Type()))
+	}
+}
+
+func (f *Fragment) readSelector(s *parser.VectorSelector) error {
+	switch {
+	case s.Timestamp != nil || s.StartOrEnd != 0:
+		return errors.New("@ makes one step of many")
+	case s.Anchored || s.Smoothed:
+		return errors.New("anchored and smoothed ranges reach beyond their ends")
+	case s.OriginalOffsetExpr != nil:
+		return errors.New("the offset is computed")
+	}
+	f.Matchers, f.Offset = s.LabelMatchers, s.OriginalOffset.Milliseconds()
+	return nil
+}
+
+// ranges are the functions of a range that look at one series, and at nothing but its floats,
+// with what tells whether their other arguments are in order.
+var ranges = map[string]func(args []float64) bool{
+	"avg_over_time": nil, "changes": nil, "count_over_time": nil, "delta": nil, "deriv": nil,
+	"first_over_time": nil, "idelta": nil, "increase": nil, "irate": nil, "last_over_time": nil,
+	"mad_over_time": nil, "max_over_time": nil, "min_over_time": nil, "present_over_time": nil,
+	"rate": nil, "resets": nil, "stddev_over_time": nil, "stdvar_over_time": nil, "sum_over_time": nil,
+	"predict_linear": nil,
+	// Others are warned of.
+	"quantile_over_time": func(args []float64) bool { return args[0] >= 0 && args[0] <= 1 },
+}
+
+func (f *Fragment) readRange(c *parser.Call, m *parser.MatrixSelector) error {
+	proper, known := ranges[c.Func.Name]
+	if !known {
+		return fmt.Errorf("%s is not evaluated series by series", c.Func.Name)
+	}
+	if m.RangeExpr != nil {
+		return errors.New("the range is computed")
+	}
+	var others []float64
+	for _, arg := range c.Args {
+		if unwrapped(arg) == parser.Expr(m) {
+			continue
+		}
+		v, ok := constant(arg)
+		if !ok {
+			return fmt.Errorf("an argument of %s is no number", c.Func.Name)
+		}
+		others = append(others, v)
+	}
+	if proper != nil && !proper(others) {
+		return fmt.Errorf("an argument of %s is out of range", c.Func.Name)
+	}
+	f.Call, f.Range = c, m.Range.Milliseconds()
+	f.DropName = c.Func.Name != "last_over_time" && c.Func.Name != "first_over_time"
+	return f.readSelector(m.VectorSelector.(*parser.VectorSelector))
+}
+
+// functions are those of a value, with the numbers that are its other arguments.
+var functions = map[string]func(args []float64) Map{
+	"abs": plain(math.Abs), "ceil": plain(math.Ceil), "exp": plain(math.Exp), "floor": plain(math.Floor),
+	"ln": plain(math.Log), "log10": plain(math.Log10), "log2": plain(math.Log2), "sqrt": plain(math.Sqrt),
+	"clamp":     func(args []float64) Map { return clamp(args[0], args[1]) },
+	"clamp_max": func(args []float64) Map { return clamp(math.Inf(-1), args[0]) },
+	"clamp_min": func(args []float64) Map { return clamp(args[0], math.Inf(1)) },
+	"round": func(args []float64) Map {
+		inverse := 1.0
+		if len(args) > 0 {
+			inverse = 1 / args[0]
+		}
+		return func(v float64) (float64, bool) { return math.Floor(v*inverse+0.5) / inverse, true }
+	},
+}
+
+func plain(f func(float64) float64) func([]float64) Map {
+	return func([]float64) Map { return func(v float64) (float64, bool) { return f(v), true } }
+}
+
+func clamp(least, most float64) Map {
+	return func(v float64) (float64, bool) { return math.Max(least, math.Min(most, v)), !(most < least) }
+}
+
+func (f *Fragment) readFunction(c *parser.Call) error {
+	function, known := functions[c.Func.Name]
+	if !known || len(c.Args) == 0 {
+		return fmt.Errorf("%s is not evaluated series by series", c.Func.Name)
+	}
+	var others []float64
+	for _, arg := range c.Args[1:] {
+		v, ok := constant(arg)
+		if !ok {
+			return fmt.Errorf("an argument of %s is no number", c.Func.Name)
+		}
+		others = append(others, v)
+	}
+	if err := f.read(c.Args[0]); err != nil {
+		return err
+	}
+	f.add(function(others))
+	return nil
+}
+
+func (f *Fragment) readBinary(b *parser.BinaryExpr) error {
+	of := b.LHS
+	c, right := constant(b.RHS)
+	if !right {
+		var left bool
+		if c, left = constant(b.LHS); !left {
+			return fmt.Errorf("no side of %s is a number", b.Op)
+		}
+		of = b.RHS
+	}
+	operation := operations[b.Op]
+	if operation == nil {
+		return fmt.Errorf("%s is not evaluated series by series", b.Op)
+	}
+	if err := f.read(of); err != nil {
+		return err
+	}
+	compute := func(v float64) float64 { return operation(v, c) }
+	if !right {
+		compute = func(v float64) float64 { return operation(c, v) }
+	}
+	switch {
+	case !b.Op.IsComparisonOperator() || b.ReturnBool:
+		f.add(func(v float64) (float64, bool) { return compute(v), true })
+	default:
+		f.Maps = append(f.Maps, func(v float64) (float64, bool) { return v, compute(v) != 0 })
+	}
+	return nil
+}
+
+// add adds a map that leaves no name.
+func (f *Fragment) add(m Map) {
+	f.Maps = append(f.Maps, m)
+	f.DropName = true
+}
+
+// operations are those of two numbers; comparisons give 0 or 1.
+var operations = map[parser.ItemType]func(a, b float64) float64{
+	parser.ADD:   func(a, b float64) float64 { return a + b },
+	parser.SUB:   func(a, b float64) float64 { return a - b },
+	parser.MUL:   func(a, b float64) float64 { return a * b },
+	parser.DIV:   func(a, b float64) float64 { return a / b },
+	parser.POW:   math.Pow,
+	parser.MOD:   math.Mod,
+	parser.ATAN2: math.Atan2,
+	parser.EQLC:  func(a, b float64) float64 { return number(a == b) },
+	parser.NEQ:   func(a, b float64) float64 { return number(a != b) },
+	parser.GTR:   func(a, b float64) float64 { return number(a > b) },
+	parser.LSS:   func(a, b float64) float64 { return number(a < b) },
+	parser.GTE:   func(a, b float64) float64 { return number(a >= b) },
+	parser.LTE:   func(a, b float64) float64 { return number(a <= b) },
+}
+
+func number(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// constant returns the value of an expression that is the same at every step and needs no
+// series.
+func constant(expr parser.Expr) (float64, bool) {
+	switch e := unwrapped(expr).(type) {
+	case *parser.NumberLiteral:
+		return e.Val, true
+	case *parser.UnaryExpr:
+		v, ok := constant(e.Expr)
+		if e.Op == parser.SUB {
+			v = -v
+		}
+		return v, ok
+	case *parser.BinaryExpr:
+		a, okA := constant(e.LHS)
+		b, okB := constant(e.RHS)
+		operation := operations[e.Op]
+		if !okA || !okB || operation == nil {
+			return 0, false
+		}
+		return operation(a, b), true
+	default:
+		return 0, false
+	}
+}

@@ -1,0 +1,173 @@
+package pushdown
+
+import (
+	"errors"
+	"math"
+	"slices"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/promql/parser"
+	"github.com/prometheus/prometheus/util/kahansum"
+)
+
+// UnprovenError says that a fragment met something that it is not known to be equal for: what
+// it reads has to be evaluated as a whole.
+type UnprovenError struct{ Reason string }
+
+// Error implements error.
+func (e *UnprovenError) Error() string { return "not to be evaluated in parts: " + e.Reason }
+
+// errOverflow is met by the average of finite numbers whose sum is not: the engine goes over
+// to another way of computing it then.
+var errOverflow = &UnprovenError{Reason: "the sum of an average overflows"}
+
+// Partial is what one node makes of a fragment, of the series that it serves.
+type Partial struct {
+	// Values are by labels, in no order and without duplicates.
+	Values []Values
+	// Samples are how many were looked at, those that several steps look at as often.
+	Samples int64
+	// Found tells whether the function of a range gave a value for any series, before
+	// anything was made of that.
+	Found bool
+}
+
+// Values are those of a group of series, or of one where nothing aggregates.
+type Values struct {
+	Labels labels.Labels
+	// N counts the samples at each step.
+	N []uint64
+	// V has a value for each step at which there are samples; nil for COUNT and GROUP, that
+	// need none. For SUM and AVG it is the sum, and C is what has to be added to it, for
+	// what rounding took.
+	V, C []float64
+}
+
+// NewValues returns values without samples.
+func NewValues(op parser.ItemType, ls labels.Labels, steps int) Values {
+	v := Values{Labels: ls, N: make([]uint64, steps)}
+	switch op {
+	case parser.COUNT, parser.GROUP:
+	case parser.SUM, parser.AVG:
+		both := make([]float64, 2*steps)
+		v.V, v.C = both[:steps:steps], both[steps:]
+	default:
+		v.V = make([]float64, steps)
+	}
+	return v
+}
+
+// Add adds a sample at a step. An error is an *UnprovenError.
+func (v *Values) Add(op parser.ItemType, step int, sample float64) error {
+	v.N[step]++
+	if v.V == nil {
+		return nil
+	}
+	if v.N[step] == 1 {
+		v.V[step] = sample
+		return nil
+	}
+	was := v.V[step]
+	switch op {
+	case parser.SUM, parser.AVG:
+		sum, c := kahansum.Inc(sample, was, v.C[step])
+		if op == parser.AVG && math.IsInf(sum, 0) && !math.IsInf(was, 0) && !math.IsInf(sample, 0) {
+			return errOverflow
+		}
+		v.V[step], v.C[step] = sum, c
+	case parser.MIN:
+		if was > sample || math.IsNaN(was) {
+			v.V[step] = sample
+		}
+	case parser.MAX:
+		if was < sample || math.IsNaN(was) {
+			v.V[step] = sample
+		}
+	default:
+		return &UnprovenError{Reason: "two samples of one series at one step"}
+	}
+	return nil
+}
+
+// merge adds what another node has of the same group.
+func (v *Values) merge(op parser.ItemType, other *Values) error {
+	for step, n := range other.N {
+		if n == 0 {
+			continue
+		}
+		if v.V != nil {
+			was := v.N[step]
+			if err := v.Add(op, step, other.V[step]); err != nil {
+				return err
+			}
+			v.N[step] = was
+			if v.C != nil {
+				v.V[step], v.C[step] = kahansum.Inc(other.C[step], v.V[step], v.C[step])
+			}
+		}
+		v.N[step] += n
+	}
+	return nil
+}
+
+// At returns what comes out at a step, if anything does.
+func (v *Values) At(op parser.ItemType, step int) (float64, bool) {
+	n := v.N[step]
+	if n == 0 {
+		return 0, false
+	}
+	switch op {
+	case parser.COUNT:
+		return float64(n), true
+	case parser.GROUP:
+		return 1, true
+	case parser.SUM:
+		return v.V[step] + v.C[step], true
+	case parser.AVG:
+		return v.V[step]/float64(n) + v.C[step]/float64(n), true
+	default:
+		return v.V[step], true
+	}
+}
+
+// errShape is a mistake of a peer.
+var errShape = errors.New("a part of a fragment does not have the steps that it was asked for")
+
+// Merge puts together what all nodes make of a fragment, each of series of its own. Values are
+// sorted by labels; they take over those of the parts. An error that is an *UnprovenError asks
+// for another way.
+func (f *Fragment) Merge(g Grid, parts []*Partial) (*Partial, error) {
+	whole := &Partial{}
+	var all []Values
+	for _, p := range parts {
+		whole.Samples += p.Samples
+		whole.Found = whole.Found || p.Found
+		all = append(all, p.Values...)
+	}
+	slices.SortStableFunc(all, func(a, b Values) int { return labels.Compare(a.Labels, b.Labels) })
+	for i := range all {
+		if err := all[i].check(NewValues(f.Op, labels.EmptyLabels(), 0), g.Len()); err != nil {
+			return nil, err
+		}
+		last := len(whole.Values) - 1
+		if last < 0 || !labels.Equal(whole.Values[last].Labels, all[i].Labels) {
+			whole.Values = append(whole.Values, all[i])
+			continue
+		}
+		if err := whole.Values[last].merge(f.Op, &all[i]); err != nil {
+			return nil, err
+		}
+	}
+	return whole, nil
+}
+
+// check tells whether values have the parts of an example, with so many steps.
+func (v *Values) check(example Values, steps int) error {
+	fits := func(have, want []float64) bool {
+		return (have == nil) == (want == nil) && (have == nil || len(have) == steps)
+	}
+	if len(v.N) != steps || !fits(v.V, example.V) || !fits(v.C, example.C) {
+		return errShape
+	}
+	return nil
+}
