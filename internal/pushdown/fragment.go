@@ -38,9 +38,11 @@ type Fragment struct {
 	Matchers []*labels.Matcher
 	Offset   int64
 	// Range is that of the selector in milliseconds, and Call the function of it; 0 and nil
-	// where the last sample before each step is what counts.
+	// where the last sample before each step is what counts. Args are its other arguments, in
+	// their order.
 	Range int64
 	Call  *parser.Call
+	Args  []float64
 	// Maps are applied in their order to what that gives at each step.
 	Maps []Map
 	// DropName says that the name of the metric, and with it its type and unit, is lost on
@@ -203,7 +205,7 @@ func (f *Fragment) readRange(c *parser.Call, m *parser.MatrixSelector) error {
 	if proper != nil && !proper(others) {
 		return fmt.Errorf("an argument of %s is out of range", c.Func.Name)
 	}
-	f.Call, f.Range = c, m.Range.Milliseconds()
+	f.Call, f.Args, f.Range = c, others, m.Range.Milliseconds()
 	f.DropName = c.Func.Name != "last_over_time" && c.Func.Name != "first_over_time"
 	return f.readSelector(m.VectorSelector.(*parser.VectorSelector))
 }

@@ -1,0 +1,208 @@
+package evaluate
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/value"
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
+	"github.com/prometheus/prometheus/tsdb/chunks"
+
+	"github.com/starling-tsdb/starling/internal/pushdown"
+)
+
+// worker evaluates series, one after the other, with scratch that it keeps for all of them. Not
+// for concurrent use.
+type worker struct {
+	*run
+	// function is nil where the last sample before each step is what counts.
+	function *function
+	groups   *groups
+	samples  int64
+	found    bool
+
+	// points are the samples of the series at hand, counted how many the longest had.
+	points  []promql.FPoint
+	counted int
+	chunk   chunkenc.Iterator
+	// row is what the series at hand gives.
+	row []cell
+}
+
+// cell is a value at a step.
+type cell struct {
+	step int
+	v    float64
+}
+
+func newWorker(r *run) *worker {
+	w := &worker{run: r, groups: newGroups(r)}
+	if r.Fragment.Call != nil {
+		w.function = newFunction(r.Fragment)
+	}
+	return w
+}
+
+// partial returns what all series evaluated so far came to.
+func (w *worker) partial() *pushdown.Partial {
+	return &pushdown.Partial{Values: w.groups.values, Samples: w.samples, Found: w.found}
+}
+
+// evaluate evaluates a batch.
+func (w *worker) evaluate(ctx context.Context, b *batch) error {
+	start := 0
+	for _, s := range b.series {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err := w.add(s.labels, b.chunks[start:s.end]); err != nil {
+			return err
+		}
+		start = s.end
+	}
+	return nil
+}
+
+var errTyped = &pushdown.UnprovenError{Reason: "series that differ in type or unit may become the same"}
+
+// add adds a series.
+func (w *worker) add(ls labels.Labels, metas []chunks.Meta) error {
+	f := w.Fragment
+	if f.DropName && (ls.Has("__type__") || ls.Has("__unit__")) {
+		return errTyped
+	}
+	if err := w.decode(metas); err != nil {
+		return err
+	}
+	w.row = w.row[:0]
+	if w.function == nil {
+		w.last()
+	} else if err := w.slide(ls); err != nil {
+		return err
+	}
+	for _, m := range f.Maps {
+		w.apply(m)
+	}
+	if len(w.row) == 0 {
+		return nil
+	}
+	group, err := w.groups.of(ls)
+	if err != nil {
+		return err
+	}
+	for _, c := range w.row {
+		if err := group.Add(f.Op, c.step, c.v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// decode makes points the samples of chunks that lie between mint and maxt. Markers of
+// staleness are left out for functions of ranges.
+func (w *worker) decode(metas []chunks.Meta) error {
+	w.points = w.points[:0]
+	for i := range metas {
+		c := metas[i].Chunk
+		if e := c.Encoding(); e != chunkenc.EncXOR && e != chunkenc.EncXOR2 {
+			return &pushdown.UnprovenError{Reason: fmt.Sprintf("a chunk is encoded as %s", e)}
+		}
+		if most := len(w.points) + c.NumSamples(); most > w.counted {
+			if err := w.hold(most - w.counted); err != nil {
+				return err
+			}
+			w.counted = most
+		}
+		if err := w.decodeChunk(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var errStarted = &pushdown.UnprovenError{Reason: "samples of a counter have start timestamps"}
+
+// decodeChunk appends the samples of one chunk.
+func (w *worker) decodeChunk(c chunkenc.Chunk) error {
+	w.chunk = c.Iterator(w.chunk)
+	starts := w.function != nil && w.function.starts && c.Encoding() == chunkenc.EncXOR2
+	for w.chunk.Next() != chunkenc.ValNone {
+		t, v := w.chunk.At()
+		if t < w.mint || w.function != nil && value.IsStaleNaN(v) {
+			continue
+		}
+		if t > w.maxt {
+			return nil
+		}
+		if starts && w.chunk.AtST() != 0 {
+			return errStarted
+		}
+		w.points = append(w.points, promql.FPoint{T: t, F: v})
+	}
+	return w.chunk.Err()
+}
+
+// last fills the row with the last sample at or before each step, unless it is too old or a
+// marker of staleness.
+func (w *worker) last() {
+	g, next := w.Grid, 0
+	for step := range w.steps {
+		at := g.Start + int64(step)*g.Step - w.Fragment.Offset
+		for next < len(w.points) && w.points[next].T <= at {
+			next++
+		}
+		if next == 0 {
+			continue
+		}
+		p := w.points[next-1]
+		if p.T <= at-g.Lookback || value.IsStaleNaN(p.F) {
+			continue
+		}
+		w.samples++
+		w.row = append(w.row, cell{step, p.F})
+	}
+}
+
+// slide fills the row with what the function gives for the window of each step: it excludes
+// its left end, and includes its right.
+func (w *worker) slide(ls labels.Labels) error {
+	g, f := w.Grid, w.Fragment
+	w.function.reset(ls, w.points)
+	lo, hi := 0, 0
+	for step := range w.steps {
+		t := g.Start + int64(step)*g.Step
+		right := t - f.Offset
+		for hi < len(w.points) && w.points[hi].T <= right {
+			hi++
+		}
+		for lo < hi && w.points[lo].T <= right-f.Range {
+			lo++
+		}
+		if lo == hi {
+			continue
+		}
+		w.samples += int64(hi - lo)
+		v, ok, err := w.function.at(w.function, lo, hi, t)
+		if err != nil {
+			return err
+		}
+		if ok {
+			w.row = append(w.row, cell{step, v})
+		}
+	}
+	w.found = w.found || len(w.row) > 0
+	return nil
+}
+
+// apply maps the values of the row, and drops those that are mapped to none.
+func (w *worker) apply(m pushdown.Map) {
+	kept := w.row[:0]
+	for _, c := range w.row {
+		if v, ok := m(c.v); ok {
+			kept = append(kept, cell{c.step, v})
+		}
+	}
+	w.row = kept
+}
