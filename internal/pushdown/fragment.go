@@ -10,9 +10,11 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
+	"github.com/prometheus/prometheus/util/annotations"
 )
 
 // Grid is the steps at which a query is evaluated. Times are in milliseconds.
@@ -26,6 +28,17 @@ type Grid struct {
 
 // Len returns the number of steps.
 func (g Grid) Len() int { return int((g.End-g.Start)/g.Step) + 1 }
+
+// maxSteps is far more than a query of the HTTP interface may have.
+const maxSteps = 1 << 20
+
+// Check refuses steps that do not end.
+func (g Grid) Check() error {
+	if g.Step <= 0 || g.End < g.Start || uint64(g.End-g.Start)/uint64(g.Step) >= maxSteps {
+		return fmt.Errorf("steps of %d ms from %d to %d: there have to be between 1 and %d", g.Step, g.Start, g.End, maxSteps)
+	}
+	return nil
+}
 
 // Fragment is a part of a query that can be evaluated series by series: an aggregation, or
 // nothing but its operand.
@@ -54,6 +67,21 @@ type Fragment struct {
 	Op       parser.ItemType
 	Grouping []string
 	Without  bool
+}
+
+// Doubt is what the engine says of a fragment whose range function has found something: nil, or
+// that the metric does not look like a counter.
+func (f *Fragment) Doubt() error {
+	if f.Call == nil || f.Call.Func.Name != "rate" && f.Call.Func.Name != "increase" {
+		return nil
+	}
+	metric := name(f.Matchers)
+	for _, suffix := range []string{"_total", "_sum", "_count", "_bucket"} {
+		if strings.HasSuffix(metric, suffix) {
+			return nil
+		}
+	}
+	return annotations.NewPossibleNonCounterInfo(metric, f.Call.Args[0].PositionRange())
 }
 
 // Map makes another value of one, or none.
@@ -92,7 +120,7 @@ func Of(expr parser.Expr) (*Fragment, error) {
 	if err := f.read(operand); err != nil {
 		return nil, err
 	}
-	if f.DropName && !named(f.Matchers) {
+	if f.DropName && name(f.Matchers) == "" {
 		return nil, errors.New("series of several metrics may become the same without their names")
 	}
 	return f, nil
@@ -108,11 +136,15 @@ func unwrapped(expr parser.Expr) parser.Expr {
 	}
 }
 
-// named tells whether matchers let only one metric through.
-func named(ms []*labels.Matcher) bool {
-	return slices.ContainsFunc(ms, func(m *labels.Matcher) bool {
-		return m.Type == labels.MatchEqual && m.Name == labels.MetricName && m.Value != ""
-	})
+// name returns the name of the metric that matchers select, or nothing if they let several
+// through.
+func name(ms []*labels.Matcher) string {
+	for _, m := range ms {
+		if m.Type == labels.MatchEqual && m.Name == labels.MetricName {
+			return m.Value
+		}
+	}
+	return ""
 }
 
 // read reads what is evaluated for each series.

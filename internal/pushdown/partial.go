@@ -130,6 +130,19 @@ func (v *Values) At(op parser.ItemType, step int) (float64, bool) {
 	}
 }
 
+// Bytes returns about how much memory it takes.
+func (p *Partial) Bytes() int64 {
+	var n int64
+	for i := range p.Values {
+		v := &p.Values[i]
+		n += int64(v.Labels.ByteSize()) + 8*int64(len(v.N)+len(v.V)+len(v.C)) + valuesOverhead
+	}
+	return n
+}
+
+// valuesOverhead is what Values take beside what they refer to.
+const valuesOverhead = 96
+
 // errShape is a mistake of a peer.
 var errShape = errors.New("a part of a fragment does not have the steps that it was asked for")
 

@@ -1,0 +1,238 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"math"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/value"
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/util/annotations"
+
+	"github.com/starling-tsdb/starling/internal/pushdown"
+)
+
+// Evaluator evaluates a fragment of a query where its series are. An error that is an
+// *pushdown.UnprovenError says that the fragment has to be evaluated over the series as they
+// are stored.
+type Evaluator interface {
+	Evaluate(ctx context.Context, f *pushdown.Fragment, g pushdown.Grid) (*pushdown.Partial, annotations.Annotations, error)
+}
+
+// pushingEngine leaves the fragments of a query to an evaluator and the rest to Prometheus's
+// engine, which finds the answers of fragments where it looks for series.
+type pushingEngine struct {
+	// rest has a parser that takes the fragments out, whole has not, and no queue: what it
+	// evaluates is a part of a query that has had its turn.
+	rest, whole *promql.Engine
+	parser      pushdown.Parser
+	evaluator   Evaluator
+	lookback    time.Duration
+}
+
+// NewInstantQuery implements promql.QueryEngine.
+func (e *pushingEngine) NewInstantQuery(ctx context.Context, q storage.Queryable, opts promql.QueryOpts, qs string, ts time.Time) (promql.Query, error) {
+	p, err := e.plan(q, opts, qs, ts, ts, 0)
+	if err != nil {
+		return nil, err
+	}
+	return p.query(e.rest.NewInstantQuery(ctx, p, opts, qs, ts))
+}
+
+// NewRangeQuery implements promql.QueryEngine.
+func (e *pushingEngine) NewRangeQuery(ctx context.Context, q storage.Queryable, opts promql.QueryOpts, qs string, start, end time.Time, interval time.Duration) (promql.Query, error) {
+	p, err := e.plan(q, opts, qs, start, end, interval)
+	if err != nil {
+		return nil, err
+	}
+	return p.query(e.rest.NewRangeQuery(ctx, p, opts, qs, start, end, interval))
+}
+
+func (e *pushingEngine) plan(q storage.Queryable, opts promql.QueryOpts, qs string, start, end time.Time, interval time.Duration) (*pushed, error) {
+	plan, err := e.parser.Plan(qs)
+	if err != nil {
+		return nil, err
+	}
+	p := &pushed{engine: e, fragments: plan.Fragments, queryable: q, start: start, end: end, interval: interval}
+	lookback := e.lookback
+	if opts != nil && opts.LookbackDelta() > 0 {
+		lookback = opts.LookbackDelta()
+	}
+	p.opts = promql.NewPrometheusQueryOpts(false, lookback)
+	p.grid = pushdown.Grid{
+		Start: start.UnixMilli(), End: end.UnixMilli(), Step: max(1, interval.Milliseconds()), Lookback: lookback.Milliseconds(),
+	}
+	return p, nil
+}
+
+// pushed is a query whose fragments are evaluated elsewhere. It implements storage.Queryable.
+type pushed struct {
+	engine     *pushingEngine
+	fragments  []*pushdown.Fragment
+	queryable  storage.Queryable
+	opts       promql.QueryOpts
+	start, end time.Time
+	interval   time.Duration
+	grid       pushdown.Grid
+	// spared are the samples that were looked at for the fragments, beyond those of their
+	// answers.
+	spared atomic.Int64
+}
+
+func (p *pushed) query(q promql.Query, err error) (promql.Query, error) {
+	if err != nil {
+		return nil, err
+	}
+	return pushedQuery{q, p}, nil
+}
+
+// pushedQuery counts what was looked at elsewhere.
+type pushedQuery struct {
+	promql.Query
+	pushed *pushed
+}
+
+// Exec implements promql.Query.
+func (q pushedQuery) Exec(ctx context.Context) *promql.Result {
+	res := q.Query.Exec(ctx)
+	q.Stats().Samples.TotalSamples += q.pushed.spared.Swap(0)
+	return res
+}
+
+// Querier implements storage.Queryable.
+func (p *pushed) Querier(mint, maxt int64) (storage.Querier, error) {
+	q, err := p.queryable.Querier(mint, maxt)
+	return &pushedQuerier{q, p}, err
+}
+
+type pushedQuerier struct {
+	storage.Querier
+	query *pushed
+}
+
+// Select implements storage.Querier.
+func (q *pushedQuerier) Select(ctx context.Context, sorted bool, hints *storage.SelectHints, ms ...*labels.Matcher) storage.SeriesSet {
+	if fragment, ok := pushdown.Answer(ms); ok {
+		return q.query.begin(ctx, q.query.fragments[fragment])
+	}
+	return q.Querier.Select(ctx, sorted, hints, ms...)
+}
+
+// begin evaluates a fragment while the engine asks for others.
+func (p *pushed) begin(ctx context.Context, f *pushdown.Fragment) *answerSet {
+	s := &answerSet{done: make(chan struct{})}
+	go func() {
+		defer close(s.done)
+		s.rest, s.warnings, s.err = p.evaluate(ctx, f)
+	}()
+	return s
+}
+
+func (p *pushed) evaluate(ctx context.Context, f *pushdown.Fragment) ([]promql.Series, annotations.Annotations, error) {
+	part, warnings, err := p.engine.evaluator.Evaluate(ctx, f, p.grid)
+	if _, unproven := errors.AsType[*pushdown.UnprovenError](err); unproven {
+		return p.evaluateWhole(ctx, f)
+	}
+	if err != nil {
+		return nil, warnings, err
+	}
+	if doubt := f.Doubt(); doubt != nil && part.Found {
+		warnings.Add(doubt)
+	}
+	series := make([]promql.Series, 0, len(part.Values))
+	var present int64
+	for i := range part.Values {
+		v := &part.Values[i]
+		s := promql.Series{Metric: v.Labels, Floats: make([]promql.FPoint, p.grid.Len())}
+		for step := range s.Floats {
+			sample, ok := v.At(f.Op, step)
+			if ok {
+				present++
+			} else {
+				sample = stale
+			}
+			s.Floats[step] = promql.FPoint{T: p.grid.Start + int64(step)*p.grid.Step, F: sample}
+		}
+		series = append(series, s)
+	}
+	p.spared.Add(part.Samples - present)
+	return series, warnings, nil
+}
+
+// stale is what keeps the engine from looking further back where there is no sample.
+var stale = math.Float64frombits(value.StaleNaN)
+
+// evaluateWhole evaluates a fragment over the series as they are stored.
+func (p *pushed) evaluateWhole(ctx context.Context, f *pushdown.Fragment) ([]promql.Series, annotations.Annotations, error) {
+	q, err := p.engine.whole.NewRangeQuery(ctx, p.queryable, p.opts, f.Text, p.start, p.end, max(p.interval, time.Millisecond))
+	if err != nil {
+		return nil, nil, err
+	}
+	// It is not closed: its samples are the answer.
+	res := q.Exec(ctx)
+	if res.Err != nil {
+		return nil, res.Warnings, res.Err
+	}
+	matrix, err := res.Matrix()
+	p.spared.Add(q.Stats().Samples.TotalSamples - int64(matrix.TotalSamples()))
+	for i := range matrix {
+		matrix[i].Floats = p.filled(&matrix[i])
+	}
+	return matrix, res.Warnings, err
+}
+
+// filled returns the floats of a series with stale markers at the steps where it has no sample.
+func (p *pushed) filled(s *promql.Series) []promql.FPoint {
+	filled := make([]promql.FPoint, 0, p.grid.Len()-len(s.Histograms))
+	floats, histograms := s.Floats, s.Histograms
+	for t := p.grid.Start; t <= p.grid.End; t += p.grid.Step {
+		switch {
+		case len(floats) > 0 && floats[0].T == t:
+			filled, floats = append(filled, floats[0]), floats[1:]
+		case len(histograms) > 0 && histograms[0].T == t:
+			histograms = histograms[1:]
+		default:
+			filled = append(filled, promql.FPoint{T: t, F: stale})
+		}
+	}
+	return filled
+}
+
+// answerSet implements storage.SeriesSet over the answer of a fragment. Its fields are set when
+// done is closed.
+type answerSet struct {
+	done     chan struct{}
+	rest     []promql.Series
+	current  promql.Series
+	warnings annotations.Annotations
+	err      error
+}
+
+// Next implements storage.SeriesSet.
+func (s *answerSet) Next() bool {
+	<-s.done
+	if s.err != nil || len(s.rest) == 0 {
+		return false
+	}
+	s.current, s.rest = s.rest[0], s.rest[1:]
+	return true
+}
+
+// At implements storage.SeriesSet.
+func (s *answerSet) At() storage.Series { return promql.NewStorageSeries(s.current) }
+
+// Err implements storage.SeriesSet.
+func (s *answerSet) Err() error {
+	<-s.done
+	return s.err
+}
+
+// Warnings implements storage.SeriesSet.
+func (s *answerSet) Warnings() annotations.Annotations {
+	<-s.done
+	return s.warnings
+}

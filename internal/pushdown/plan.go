@@ -1,0 +1,198 @@
+package pushdown
+
+import (
+	"errors"
+	"strconv"
+	"strings"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/promql/parser"
+	"github.com/prometheus/prometheus/promql/parser/posrange"
+)
+
+// answerLabel is the name of a label that no query can name, as it is no valid UTF-8. A
+// selector by it stands for the answer of a fragment.
+const answerLabel = "\xff"
+
+// Plan is a query with its fragments taken out.
+type Plan struct {
+	// Expr is the query with a selector in the place of each fragment, which selects one
+	// sample at each step at which the fragment has a value.
+	Expr      parser.Expr
+	Fragments []*Fragment
+	// Whole is what is read as stored, and evaluated where the query is.
+	Whole []Whole
+}
+
+// Whole is a selector that is in no fragment.
+type Whole struct{ Selector, Reason string }
+
+// New plans a query. The text has been parsed by the parser; the expression is changed.
+func New(p parser.Parser, text string, expr parser.Expr) *Plan {
+	b := &planner{parser: p, text: text}
+	b.plan.Expr = b.visit(expr, errNothing)
+	return &b.plan
+}
+
+// Answer returns which fragment's answer a selector stands for, if it stands for one.
+func Answer(ms []*labels.Matcher) (fragment int, ok bool) {
+	if len(ms) != 1 || ms[0].Name != answerLabel {
+		return 0, false
+	}
+	fragment, err := strconv.Atoi(ms[0].Value)
+	return fragment, err == nil
+}
+
+var (
+	errNothing   = errors.New("samples travel as they are stored")
+	errSubquery  = errors.New("a subquery has steps of its own")
+	errSelectors = errors.New("the function looks at the selectors in it")
+	errText      = errors.New("its text alone means something else")
+)
+
+type planner struct {
+	parser parser.Parser
+	text   string
+	plan   Plan
+}
+
+// visit returns what stands for an expression, whose nearest ancestor is no fragment for
+// the given reason.
+func (b *planner) visit(expr parser.Expr, above error) parser.Expr {
+	if vector := expr.Type() == parser.ValueTypeVector; vector {
+		answer, err := b.takeOut(expr)
+		if err == nil {
+			return answer
+		}
+		if _, leaf := expr.(*parser.VectorSelector); !leaf {
+			above = err
+		}
+	}
+	switch e := expr.(type) {
+	case *parser.ParenExpr:
+		e.Expr = b.visit(e.Expr, above)
+	case *parser.UnaryExpr:
+		e.Expr = b.visit(e.Expr, above)
+	case *parser.BinaryExpr:
+		e.LHS, e.RHS = b.visit(e.LHS, above), b.visit(e.RHS, above)
+	case *parser.AggregateExpr:
+		e.Expr = b.visit(e.Expr, above)
+		if e.Param != nil {
+			e.Param = b.visit(e.Param, above)
+		}
+	case *parser.Call:
+		if inspects[e.Func.Name] {
+			b.leave(e, errSelectors)
+			break
+		}
+		for i := range e.Args {
+			e.Args[i] = b.visit(e.Args[i], above)
+		}
+	case *parser.SubqueryExpr:
+		b.leave(e, errSubquery)
+	case *parser.VectorSelector, *parser.MatrixSelector:
+		b.leave(e, above)
+	}
+	return expr
+}
+
+// inspects are the functions that treat a selector as argument in another way than what it
+// gives, or have those below them read in another way.
+var inspects = map[string]bool{
+	"absent": true, "info": true, "start_timestamp": true, "timestamp": true,
+	"histogram_avg": true, "histogram_count": true, "histogram_sum": true,
+}
+
+// leave notes the selectors of an expression as read whole.
+func (b *planner) leave(expr parser.Expr, reason error) {
+	parser.Inspect(expr, func(node parser.Node, _ []parser.Node) error {
+		if s, ok := node.(*parser.VectorSelector); ok {
+			b.plan.Whole = append(b.plan.Whole, Whole{s.String(), reason.Error()})
+		}
+		return nil
+	})
+}
+
+// takeOut makes a fragment of an expression, and returns a selector of its answer.
+func (b *planner) takeOut(expr parser.Expr) (parser.Expr, error) {
+	f, err := Of(expr)
+	if err != nil {
+		return nil, err
+	}
+	if !f.Gives() {
+		return nil, errNothing
+	}
+	pos := expr.PositionRange()
+	if f.Text, err = b.alone(expr, pos); err != nil {
+		return nil, err
+	}
+	b.plan.Fragments = append(b.plan.Fragments, f)
+	number := strconv.Itoa(len(b.plan.Fragments) - 1)
+	return &parser.VectorSelector{
+		LabelMatchers: []*labels.Matcher{labels.MustNewMatcher(labels.MatchEqual, answerLabel, number)},
+		PosRange:      pos,
+	}, nil
+}
+
+// alone returns the text of the query with blanks around an expression. It is parsed again, to
+// be sure that positions are what they seem to be.
+func (b *planner) alone(expr parser.Expr, pos posrange.PositionRange) (string, error) {
+	if pos.Start < 0 || pos.End > posrange.Pos(len(b.text)) || pos.Start >= pos.End {
+		return "", errText
+	}
+	text := blank(b.text[:pos.Start]) + b.text[pos.Start:pos.End] + blank(b.text[pos.End:])
+	again, err := b.parser.ParseExpr(text)
+	if err != nil || again.String() != expr.String() || again.PositionRange() != pos {
+		return "", errText
+	}
+	return text, nil
+}
+
+// blank replaces all bytes but the ends of lines.
+func blank(text string) string {
+	blanks := []byte(text)
+	for i, c := range blanks {
+		if c != '\n' {
+			blanks[i] = ' '
+		}
+	}
+	return string(blanks)
+}
+
+// Parser plans what it parses, as a query engine uses it: fragments are taken out.
+type Parser struct{ parser.Parser }
+
+// ParseExpr implements parser.Parser.
+func (p Parser) ParseExpr(text string) (parser.Expr, error) {
+	plan, err := p.Plan(text)
+	if err != nil {
+		return nil, err
+	}
+	return plan.Expr, nil
+}
+
+// Plan parses and plans a query. It gives the same plan for the same text.
+func (p Parser) Plan(text string) (*Plan, error) {
+	expr, err := p.Parser.ParseExpr(text)
+	if err != nil {
+		return nil, err
+	}
+	return New(p.Parser, text, expr), nil
+}
+
+// Read parses the text of a fragment, which comes from a peer.
+func (p Parser) Read(text string) (*Fragment, error) {
+	expr, err := p.Parser.ParseExpr(text)
+	if err != nil {
+		return nil, err
+	}
+	f, err := Of(expr)
+	if err != nil {
+		return nil, err
+	}
+	f.Text = text
+	return f, nil
+}
+
+// Trimmed returns the text of a fragment without the blanks around it.
+func (f *Fragment) Trimmed() string { return strings.TrimSpace(f.Text) }

@@ -1,0 +1,136 @@
+package transport
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"reflect"
+	"testing"
+	"testing/synctest"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/promql/parser"
+
+	"github.com/starling-tsdb/starling/internal/pushdown"
+)
+
+var testGrid = pushdown.Grid{Start: 1000, End: 1600, Step: 100, Lookback: 300_000}
+
+// testFragment returns a fragment of each kind of values.
+func testFragment(t *testing.T, op string) *pushdown.Fragment {
+	t.Helper()
+	f, err := pushdown.Parser{Parser: parser.NewParser(parser.Options{})}.Read(fmt.Sprintf("   %s(rate(m[5m]))  ", op))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// testPartial has so many groups, with samples at some steps, and odd values.
+func testPartial(op parser.ItemType, groups int) *pushdown.Partial {
+	part := &pushdown.Partial{Samples: 1 << 40, Found: true}
+	odd := []float64{1, -0.1, math.Inf(1), math.NaN(), math.Copysign(0, -1), 1e300, 1e-300}
+	for i := range groups {
+		v := pushdown.NewValues(op, labels.FromStrings("i", fmt.Sprint(i)), testGrid.Len())
+		for step := range testGrid.Len() {
+			if (step+i)%3 == 0 {
+				continue
+			}
+			v.N[step] = uint64(1 + step*i*1000)
+			if v.V != nil {
+				v.V[step] = odd[(step+i)%len(odd)]
+			}
+			if v.C != nil && i%2 == 0 {
+				v.C[step] = odd[step]
+			}
+		}
+		part.Values = append(part.Values, v)
+	}
+	return part
+}
+
+// bits makes what NaN is in comparable.
+func bits(p *pushdown.Partial) any {
+	var out []any
+	for _, v := range p.Values {
+		row := []any{v.Labels.String(), v.N, v.V == nil, v.C == nil}
+		for _, f := range append(append([]float64{}, v.V...), v.C...) {
+			row = append(row, math.Float64bits(f))
+		}
+		out = append(out, row)
+	}
+	return []any{out, p.Samples, p.Found}
+}
+
+func TestEvaluateTravels(t *testing.T) {
+	for _, op := range []string{"", "sum", "avg", "count", "group", "min"} {
+		for _, groups := range []int{0, 1, 20_000} {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t)
+				f := testFragment(t, op)
+				r.reader.part = testPartial(f.Op, groups)
+				got, err := r.peers.Peer("remote").Evaluate(t.Context(), epoch(1), Selection{Mint: 3, Maxt: 100, Matchers: everything}, f, testGrid)
+				if err != nil {
+					t.Fatalf("%q: %v", op, err)
+				}
+				if !reflect.DeepEqual(bits(got), bits(r.reader.part)) {
+					t.Errorf("%q: %d groups came out as others", op, groups)
+				}
+				if r.reader.grid != testGrid || r.reader.fragment != f.Trimmed() || r.reader.selected.Mint != 3 {
+					t.Errorf("%q: asked for %q at %+v", op, r.reader.fragment, r.reader.grid)
+				}
+			})
+		}
+	}
+}
+
+func TestEvaluateFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		peer, f := r.peers.Peer("remote"), testFragment(t, "sum")
+		evaluate := func() error {
+			_, err := peer.Evaluate(t.Context(), epoch(1), Selection{}, f, testGrid)
+			return err
+		}
+		r.reader.partErr = fmt.Errorf("series: %w", &pushdown.UnprovenError{Reason: "histograms"})
+		if unproven, ok := errors.AsType[*pushdown.UnprovenError](evaluate()); !ok || unproven.Reason != "histograms" {
+			t.Errorf("unproven: %v", evaluate())
+		}
+		r.reader.partErr = promql.ErrTooManySamples("query execution")
+		if err := evaluate(); !errors.Is(err, r.reader.partErr) {
+			t.Errorf("too many samples: %v", err)
+		}
+		r.reader.partErr = errors.New("disk on fire")
+		if err := evaluate(); err == nil || errors.As(err, new(*queryError)) {
+			t.Errorf("another error: %v", err)
+		}
+		r.reader.part, r.reader.partErr = &pushdown.Partial{}, nil
+		for _, g := range []pushdown.Grid{{}, {Start: 1, Step: 1}, {End: math.MaxInt64, Step: 1}, {Start: math.MinInt64, End: math.MaxInt64, Step: 1}} {
+			if _, err := peer.evaluate(t.Context(), peer.evaluateRequest(epoch(1), Selection{}, f, g), f.Op, 1); err == nil {
+				t.Errorf("%+v was accepted", g)
+			}
+		}
+	})
+}
+
+// Values of other steps, or without what their counts promise, are refused.
+func TestValuesThatDoNotFit(t *testing.T) {
+	b := labels.NewScratchBuilder(0)
+	sent := valuesToProto(&testPartial(parser.SUM, 1).Values[0])
+	if _, err := valuesFromProto(&b, sent, parser.SUM, testGrid.Len()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := valuesFromProto(&b, sent, parser.SUM, testGrid.Len()+1); err == nil {
+		t.Error("other steps")
+	}
+	sums := sent.Sums
+	sent.Sums = sums[1:]
+	if _, err := valuesFromProto(&b, sent, parser.SUM, testGrid.Len()); err == nil {
+		t.Error("a sum is missing")
+	}
+	sent.Sums, sent.Errors = sums, sent.Errors[1:]
+	if _, err := valuesFromProto(&b, sent, parser.SUM, testGrid.Len()); err == nil {
+		t.Error("an error is missing")
+	}
+}
