@@ -157,6 +157,21 @@ func (p *Proof) Noted(slot int) bool {
 	return slices.ContainsFunc(p.Nodes, func(n Node) bool { return slices.Contains(n.Noted, slot) })
 }
 
+// Alone tells whether each series is served by one node, by an assignment: not all of its owners
+// can be missing or noted. Where that is not sure it is denied.
+func (p *Proof) Alone(a *table.Assignment) bool {
+	if a.Unproven() {
+		return false
+	}
+	doubtful := 0
+	for slot := range a.Slots {
+		if a.Slots[slot].Node != "" && (!p.Serves(slot) || p.Noted(slot)) {
+			doubtful++
+		}
+	}
+	return doubtful < a.Copies()
+}
+
 // Share returns what one node serves under a proof by an assignment, or nil if it is not one of
 // those that do.
 func (p *Proof) Share(a *table.Assignment, slot int) *Share {

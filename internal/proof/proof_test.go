@@ -165,6 +165,40 @@ func TestServersHoldEverything(t *testing.T) {
 	}
 }
 
+// Where each series is said to be served by one node, it is, whoever owns it.
+func TestAlone(t *testing.T) {
+	var alone int
+	for seed := range uint64(20_000) {
+		rng := rand.New(rand.NewPCG(seed, 0))
+		rf := 1 + rng.IntN(5)
+		a := testAssignment(rf+rng.IntN(3), rf)
+		states := make([]*State, len(a.Slots))
+		for i := range states {
+			if rng.IntN(5) == 0 {
+				continue
+			}
+			states[i] = &State{}
+			for range rng.IntN(3) / 2 {
+				states[i].Gaps = append(states[i].Gaps, Gap{Peer: table.NodeID(fmt.Sprint(rng.IntN(len(a.Slots)))), Since: rng.Int64N(3)})
+			}
+		}
+		p := New(a, states, 1)
+		if !p.Alone(a) {
+			continue
+		}
+		alone++
+		for range 20 {
+			owners := rng.Perm(len(a.Slots))[:rf]
+			if got := servers(p, a, owners); len(got) != 1 {
+				t.Fatalf("seed %d: owners %v are served by %v, states %+v", seed, owners, got, states)
+			}
+		}
+	}
+	if alone < 1000 {
+		t.Errorf("%d cases only", alone)
+	}
+}
+
 func TestOverlaps(t *testing.T) {
 	s := &State{Damage: []Range{{10, 20}, {40, 50}}}
 	for _, tc := range []struct {
