@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/starling-tsdb/starling/internal/proof"
+	"github.com/starling-tsdb/starling/internal/pushdown"
 	"github.com/starling-tsdb/starling/internal/series"
 	"github.com/starling-tsdb/starling/internal/table"
 	"github.com/starling-tsdb/starling/internal/transport/peerpb"
@@ -82,6 +83,10 @@ type Reader interface {
 	// another error in another session than the proof's, also if either changes before the
 	// end of the set.
 	Select(ctx context.Context, s Selection) (SeriesSet, error)
+	// Evaluate returns what the node makes of a fragment, given as its text, of the series that
+	// Select returns. Beside those of Select it fails with an *pushdown.UnprovenError or a
+	// promql.ErrTooManySamples.
+	Evaluate(ctx context.Context, s Selection, fragment string, g pushdown.Grid) (*pushdown.Partial, error)
 	// Sum sums up the series that Select returns, by ranges of keys.
 	Sum(ctx context.Context, s Selection) (*proof.Sums, error)
 	ChunkQuerier(mint, maxt int64) (storage.ChunkQuerier, error)

@@ -2188,6 +2188,243 @@ func (x *Chunk) GetData() []byte {
 	return nil
 }
 
+type EvaluateRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Select *SelectRequest         `protobuf:"bytes,1,opt,name=select,proto3" json:"select,omitempty"`
+	// fragment is its text.
+	Fragment      []byte `protobuf:"bytes,2,opt,name=fragment,proto3" json:"fragment,omitempty"`
+	StartMs       int64  `protobuf:"zigzag64,3,opt,name=start_ms,json=startMs,proto3" json:"start_ms,omitempty"`
+	EndMs         int64  `protobuf:"zigzag64,4,opt,name=end_ms,json=endMs,proto3" json:"end_ms,omitempty"`
+	StepMs        int64  `protobuf:"zigzag64,5,opt,name=step_ms,json=stepMs,proto3" json:"step_ms,omitempty"`
+	LookbackMs    int64  `protobuf:"zigzag64,6,opt,name=lookback_ms,json=lookbackMs,proto3" json:"lookback_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EvaluateRequest) Reset() {
+	*x = EvaluateRequest{}
+	mi := &file_peer_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EvaluateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EvaluateRequest) ProtoMessage() {}
+
+func (x *EvaluateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EvaluateRequest.ProtoReflect.Descriptor instead.
+func (*EvaluateRequest) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *EvaluateRequest) GetSelect() *SelectRequest {
+	if x != nil {
+		return x.Select
+	}
+	return nil
+}
+
+func (x *EvaluateRequest) GetFragment() []byte {
+	if x != nil {
+		return x.Fragment
+	}
+	return nil
+}
+
+func (x *EvaluateRequest) GetStartMs() int64 {
+	if x != nil {
+		return x.StartMs
+	}
+	return 0
+}
+
+func (x *EvaluateRequest) GetEndMs() int64 {
+	if x != nil {
+		return x.EndMs
+	}
+	return 0
+}
+
+func (x *EvaluateRequest) GetStepMs() int64 {
+	if x != nil {
+		return x.StepMs
+	}
+	return 0
+}
+
+func (x *EvaluateRequest) GetLookbackMs() int64 {
+	if x != nil {
+		return x.LookbackMs
+	}
+	return 0
+}
+
+// EvaluateResponse is a part of the answer.
+type EvaluateResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Values []*Values              `protobuf:"bytes,1,rep,name=values,proto3" json:"values,omitempty"`
+	// samples were looked at, and found says whether the function of a range gave any value; in
+	// the last message.
+	Samples int64 `protobuf:"varint,2,opt,name=samples,proto3" json:"samples,omitempty"`
+	Found   bool  `protobuf:"varint,3,opt,name=found,proto3" json:"found,omitempty"`
+	// unproven is why the fragment has to be evaluated in another way, limited why it cannot be.
+	// Nothing else counts then.
+	Unproven      string `protobuf:"bytes,4,opt,name=unproven,proto3" json:"unproven,omitempty"`
+	Limited       string `protobuf:"bytes,5,opt,name=limited,proto3" json:"limited,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EvaluateResponse) Reset() {
+	*x = EvaluateResponse{}
+	mi := &file_peer_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EvaluateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EvaluateResponse) ProtoMessage() {}
+
+func (x *EvaluateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EvaluateResponse.ProtoReflect.Descriptor instead.
+func (*EvaluateResponse) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *EvaluateResponse) GetValues() []*Values {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+func (x *EvaluateResponse) GetSamples() int64 {
+	if x != nil {
+		return x.Samples
+	}
+	return 0
+}
+
+func (x *EvaluateResponse) GetFound() bool {
+	if x != nil {
+		return x.Found
+	}
+	return false
+}
+
+func (x *EvaluateResponse) GetUnproven() string {
+	if x != nil {
+		return x.Unproven
+	}
+	return ""
+}
+
+func (x *EvaluateResponse) GetLimited() string {
+	if x != nil {
+		return x.Limited
+	}
+	return ""
+}
+
+// Values are those of one group of series.
+type Values struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Labels []string               `protobuf:"bytes,1,rep,name=labels,proto3" json:"labels,omitempty"`
+	// counts has the number of samples at each step. sums has a value for each step at which
+	// there are samples, and errors what has to be added to it, if that is not 0 everywhere.
+	Counts        []uint64  `protobuf:"varint,2,rep,packed,name=counts,proto3" json:"counts,omitempty"`
+	Sums          []float64 `protobuf:"fixed64,3,rep,packed,name=sums,proto3" json:"sums,omitempty"`
+	Errors        []float64 `protobuf:"fixed64,4,rep,packed,name=errors,proto3" json:"errors,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Values) Reset() {
+	*x = Values{}
+	mi := &file_peer_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Values) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Values) ProtoMessage() {}
+
+func (x *Values) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Values.ProtoReflect.Descriptor instead.
+func (*Values) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *Values) GetLabels() []string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *Values) GetCounts() []uint64 {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+func (x *Values) GetSums() []float64 {
+	if x != nil {
+		return x.Sums
+	}
+	return nil
+}
+
+func (x *Values) GetErrors() []float64 {
+	if x != nil {
+		return x.Errors
+	}
+	return nil
+}
+
 type LabelsRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Header    *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
@@ -2203,7 +2440,7 @@ type LabelsRequest struct {
 
 func (x *LabelsRequest) Reset() {
 	*x = LabelsRequest{}
-	mi := &file_peer_proto_msgTypes[32]
+	mi := &file_peer_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2215,7 +2452,7 @@ func (x *LabelsRequest) String() string {
 func (*LabelsRequest) ProtoMessage() {}
 
 func (x *LabelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[32]
+	mi := &file_peer_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2228,7 +2465,7 @@ func (x *LabelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LabelsRequest.ProtoReflect.Descriptor instead.
 func (*LabelsRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{32}
+	return file_peer_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *LabelsRequest) GetHeader() *Header {
@@ -2283,7 +2520,7 @@ type LabelsResponse struct {
 
 func (x *LabelsResponse) Reset() {
 	*x = LabelsResponse{}
-	mi := &file_peer_proto_msgTypes[33]
+	mi := &file_peer_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2295,7 +2532,7 @@ func (x *LabelsResponse) String() string {
 func (*LabelsResponse) ProtoMessage() {}
 
 func (x *LabelsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[33]
+	mi := &file_peer_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2308,7 +2545,7 @@ func (x *LabelsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LabelsResponse.ProtoReflect.Descriptor instead.
 func (*LabelsResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{33}
+	return file_peer_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *LabelsResponse) GetValues() []string {
@@ -2334,7 +2571,7 @@ type MatcherSet struct {
 
 func (x *MatcherSet) Reset() {
 	*x = MatcherSet{}
-	mi := &file_peer_proto_msgTypes[34]
+	mi := &file_peer_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2346,7 +2583,7 @@ func (x *MatcherSet) String() string {
 func (*MatcherSet) ProtoMessage() {}
 
 func (x *MatcherSet) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[34]
+	mi := &file_peer_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2359,7 +2596,7 @@ func (x *MatcherSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MatcherSet.ProtoReflect.Descriptor instead.
 func (*MatcherSet) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{34}
+	return file_peer_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *MatcherSet) GetMatchers() []*Matcher {
@@ -2381,7 +2618,7 @@ type ExemplarsRequest struct {
 
 func (x *ExemplarsRequest) Reset() {
 	*x = ExemplarsRequest{}
-	mi := &file_peer_proto_msgTypes[35]
+	mi := &file_peer_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2393,7 +2630,7 @@ func (x *ExemplarsRequest) String() string {
 func (*ExemplarsRequest) ProtoMessage() {}
 
 func (x *ExemplarsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[35]
+	mi := &file_peer_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2406,7 +2643,7 @@ func (x *ExemplarsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExemplarsRequest.ProtoReflect.Descriptor instead.
 func (*ExemplarsRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{35}
+	return file_peer_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ExemplarsRequest) GetHeader() *Header {
@@ -2446,7 +2683,7 @@ type ExemplarsResponse struct {
 
 func (x *ExemplarsResponse) Reset() {
 	*x = ExemplarsResponse{}
-	mi := &file_peer_proto_msgTypes[36]
+	mi := &file_peer_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2458,7 +2695,7 @@ func (x *ExemplarsResponse) String() string {
 func (*ExemplarsResponse) ProtoMessage() {}
 
 func (x *ExemplarsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[36]
+	mi := &file_peer_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2471,7 +2708,7 @@ func (x *ExemplarsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExemplarsResponse.ProtoReflect.Descriptor instead.
 func (*ExemplarsResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{36}
+	return file_peer_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ExemplarsResponse) GetResults() []*ExemplarsResponse_Result {
@@ -2493,7 +2730,7 @@ type MetadataRequest struct {
 
 func (x *MetadataRequest) Reset() {
 	*x = MetadataRequest{}
-	mi := &file_peer_proto_msgTypes[37]
+	mi := &file_peer_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2505,7 +2742,7 @@ func (x *MetadataRequest) String() string {
 func (*MetadataRequest) ProtoMessage() {}
 
 func (x *MetadataRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[37]
+	mi := &file_peer_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2518,7 +2755,7 @@ func (x *MetadataRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetadataRequest.ProtoReflect.Descriptor instead.
 func (*MetadataRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{37}
+	return file_peer_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *MetadataRequest) GetHeader() *Header {
@@ -2558,7 +2795,7 @@ type MetadataResponse struct {
 
 func (x *MetadataResponse) Reset() {
 	*x = MetadataResponse{}
-	mi := &file_peer_proto_msgTypes[38]
+	mi := &file_peer_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2570,7 +2807,7 @@ func (x *MetadataResponse) String() string {
 func (*MetadataResponse) ProtoMessage() {}
 
 func (x *MetadataResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[38]
+	mi := &file_peer_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2583,7 +2820,7 @@ func (x *MetadataResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetadataResponse.ProtoReflect.Descriptor instead.
 func (*MetadataResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{38}
+	return file_peer_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *MetadataResponse) GetMetadata() []*FamilyMetadata {
@@ -2604,7 +2841,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_peer_proto_msgTypes[39]
+	mi := &file_peer_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2616,7 +2853,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[39]
+	mi := &file_peer_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2629,7 +2866,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{39}
+	return file_peer_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *StatsRequest) GetHeader() *Header {
@@ -2669,7 +2906,7 @@ type StatsResponse struct {
 
 func (x *StatsResponse) Reset() {
 	*x = StatsResponse{}
-	mi := &file_peer_proto_msgTypes[40]
+	mi := &file_peer_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2681,7 +2918,7 @@ func (x *StatsResponse) String() string {
 func (*StatsResponse) ProtoMessage() {}
 
 func (x *StatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[40]
+	mi := &file_peer_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2694,7 +2931,7 @@ func (x *StatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
 func (*StatsResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{40}
+	return file_peer_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *StatsResponse) GetNumSeries() uint64 {
@@ -2762,7 +2999,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_peer_proto_msgTypes[41]
+	mi := &file_peer_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2774,7 +3011,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[41]
+	mi := &file_peer_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2787,7 +3024,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{41}
+	return file_peer_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ReportRequest) GetHeader() *Header {
@@ -2822,7 +3059,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_peer_proto_msgTypes[42]
+	mi := &file_peer_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2834,7 +3071,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[42]
+	mi := &file_peer_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2847,7 +3084,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{42}
+	return file_peer_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ReportResponse) GetSeries() uint64 {
@@ -2925,7 +3162,7 @@ type Extent struct {
 
 func (x *Extent) Reset() {
 	*x = Extent{}
-	mi := &file_peer_proto_msgTypes[43]
+	mi := &file_peer_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2937,7 +3174,7 @@ func (x *Extent) String() string {
 func (*Extent) ProtoMessage() {}
 
 func (x *Extent) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[43]
+	mi := &file_peer_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2950,7 +3187,7 @@ func (x *Extent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extent.ProtoReflect.Descriptor instead.
 func (*Extent) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{43}
+	return file_peer_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Extent) GetMinMs() int64 {
@@ -2998,7 +3235,7 @@ type Copying struct {
 
 func (x *Copying) Reset() {
 	*x = Copying{}
-	mi := &file_peer_proto_msgTypes[44]
+	mi := &file_peer_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3010,7 +3247,7 @@ func (x *Copying) String() string {
 func (*Copying) ProtoMessage() {}
 
 func (x *Copying) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[44]
+	mi := &file_peer_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3023,7 +3260,7 @@ func (x *Copying) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Copying.ProtoReflect.Descriptor instead.
 func (*Copying) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{44}
+	return file_peer_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Copying) GetBegan() uint64 {
@@ -3106,7 +3343,7 @@ type HandoverRequest struct {
 
 func (x *HandoverRequest) Reset() {
 	*x = HandoverRequest{}
-	mi := &file_peer_proto_msgTypes[45]
+	mi := &file_peer_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3118,7 +3355,7 @@ func (x *HandoverRequest) String() string {
 func (*HandoverRequest) ProtoMessage() {}
 
 func (x *HandoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[45]
+	mi := &file_peer_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3131,7 +3368,7 @@ func (x *HandoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandoverRequest.ProtoReflect.Descriptor instead.
 func (*HandoverRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{45}
+	return file_peer_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *HandoverRequest) GetTable() []byte {
@@ -3156,7 +3393,7 @@ type HandoverResponse struct {
 
 func (x *HandoverResponse) Reset() {
 	*x = HandoverResponse{}
-	mi := &file_peer_proto_msgTypes[46]
+	mi := &file_peer_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3168,7 +3405,7 @@ func (x *HandoverResponse) String() string {
 func (*HandoverResponse) ProtoMessage() {}
 
 func (x *HandoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[46]
+	mi := &file_peer_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3181,7 +3418,7 @@ func (x *HandoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandoverResponse.ProtoReflect.Descriptor instead.
 func (*HandoverResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{46}
+	return file_peer_proto_rawDescGZIP(), []int{49}
 }
 
 type MembershipMessage struct {
@@ -3193,7 +3430,7 @@ type MembershipMessage struct {
 
 func (x *MembershipMessage) Reset() {
 	*x = MembershipMessage{}
-	mi := &file_peer_proto_msgTypes[47]
+	mi := &file_peer_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3205,7 +3442,7 @@ func (x *MembershipMessage) String() string {
 func (*MembershipMessage) ProtoMessage() {}
 
 func (x *MembershipMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[47]
+	mi := &file_peer_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3218,7 +3455,7 @@ func (x *MembershipMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembershipMessage.ProtoReflect.Descriptor instead.
 func (*MembershipMessage) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{47}
+	return file_peer_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *MembershipMessage) GetPayload() []byte {
@@ -3240,7 +3477,7 @@ type Proof_Node struct {
 
 func (x *Proof_Node) Reset() {
 	*x = Proof_Node{}
-	mi := &file_peer_proto_msgTypes[48]
+	mi := &file_peer_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3252,7 +3489,7 @@ func (x *Proof_Node) String() string {
 func (*Proof_Node) ProtoMessage() {}
 
 func (x *Proof_Node) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[48]
+	mi := &file_peer_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3301,7 +3538,7 @@ type ExemplarsResponse_Item struct {
 
 func (x *ExemplarsResponse_Item) Reset() {
 	*x = ExemplarsResponse_Item{}
-	mi := &file_peer_proto_msgTypes[49]
+	mi := &file_peer_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3313,7 +3550,7 @@ func (x *ExemplarsResponse_Item) String() string {
 func (*ExemplarsResponse_Item) ProtoMessage() {}
 
 func (x *ExemplarsResponse_Item) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[49]
+	mi := &file_peer_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3326,7 +3563,7 @@ func (x *ExemplarsResponse_Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExemplarsResponse_Item.ProtoReflect.Descriptor instead.
 func (*ExemplarsResponse_Item) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{36, 0}
+	return file_peer_proto_rawDescGZIP(), []int{39, 0}
 }
 
 func (x *ExemplarsResponse_Item) GetLabels() []string {
@@ -3367,7 +3604,7 @@ type ExemplarsResponse_Result struct {
 
 func (x *ExemplarsResponse_Result) Reset() {
 	*x = ExemplarsResponse_Result{}
-	mi := &file_peer_proto_msgTypes[50]
+	mi := &file_peer_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3379,7 +3616,7 @@ func (x *ExemplarsResponse_Result) String() string {
 func (*ExemplarsResponse_Result) ProtoMessage() {}
 
 func (x *ExemplarsResponse_Result) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[50]
+	mi := &file_peer_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3392,7 +3629,7 @@ func (x *ExemplarsResponse_Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExemplarsResponse_Result.ProtoReflect.Descriptor instead.
 func (*ExemplarsResponse_Result) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{36, 1}
+	return file_peer_proto_rawDescGZIP(), []int{39, 1}
 }
 
 func (x *ExemplarsResponse_Result) GetSeriesLabels() []string {
@@ -3419,7 +3656,7 @@ type StatsResponse_Count struct {
 
 func (x *StatsResponse_Count) Reset() {
 	*x = StatsResponse_Count{}
-	mi := &file_peer_proto_msgTypes[51]
+	mi := &file_peer_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3431,7 +3668,7 @@ func (x *StatsResponse_Count) String() string {
 func (*StatsResponse_Count) ProtoMessage() {}
 
 func (x *StatsResponse_Count) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[51]
+	mi := &file_peer_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3444,7 +3681,7 @@ func (x *StatsResponse_Count) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse_Count.ProtoReflect.Descriptor instead.
 func (*StatsResponse_Count) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{40, 0}
+	return file_peer_proto_rawDescGZIP(), []int{43, 0}
 }
 
 func (x *StatsResponse_Count) GetName() string {
@@ -3629,7 +3866,26 @@ const file_peer_proto_rawDesc = "" +
 	"\vmin_time_ms\x18\x01 \x01(\x12R\tminTimeMs\x12\x1e\n" +
 	"\vmax_time_ms\x18\x02 \x01(\x12R\tmaxTimeMs\x12\x1a\n" +
 	"\bencoding\x18\x03 \x01(\rR\bencoding\x12\x12\n" +
-	"\x04data\x18\x04 \x01(\fR\x04data\"\xe2\x01\n" +
+	"\x04data\x18\x04 \x01(\fR\x04data\"\xd2\x01\n" +
+	"\x0fEvaluateRequest\x127\n" +
+	"\x06select\x18\x01 \x01(\v2\x1f.starling.peer.v1.SelectRequestR\x06select\x12\x1a\n" +
+	"\bfragment\x18\x02 \x01(\fR\bfragment\x12\x19\n" +
+	"\bstart_ms\x18\x03 \x01(\x12R\astartMs\x12\x15\n" +
+	"\x06end_ms\x18\x04 \x01(\x12R\x05endMs\x12\x17\n" +
+	"\astep_ms\x18\x05 \x01(\x12R\x06stepMs\x12\x1f\n" +
+	"\vlookback_ms\x18\x06 \x01(\x12R\n" +
+	"lookbackMs\"\xaa\x01\n" +
+	"\x10EvaluateResponse\x120\n" +
+	"\x06values\x18\x01 \x03(\v2\x18.starling.peer.v1.ValuesR\x06values\x12\x18\n" +
+	"\asamples\x18\x02 \x01(\x03R\asamples\x12\x14\n" +
+	"\x05found\x18\x03 \x01(\bR\x05found\x12\x1a\n" +
+	"\bunproven\x18\x04 \x01(\tR\bunproven\x12\x18\n" +
+	"\alimited\x18\x05 \x01(\tR\alimited\"d\n" +
+	"\x06Values\x12\x16\n" +
+	"\x06labels\x18\x01 \x03(\tR\x06labels\x12\x16\n" +
+	"\x06counts\x18\x02 \x03(\x04R\x06counts\x12\x12\n" +
+	"\x04sums\x18\x03 \x03(\x01R\x04sums\x12\x16\n" +
+	"\x06errors\x18\x04 \x03(\x01R\x06errors\"\xe2\x01\n" +
 	"\rLabelsRequest\x120\n" +
 	"\x06header\x18\x01 \x01(\v2\x18.starling.peer.v1.HeaderR\x06header\x12\x1e\n" +
 	"\vmin_time_ms\x18\x02 \x01(\x12R\tminTimeMs\x12\x1e\n" +
@@ -3720,7 +3976,7 @@ const file_peer_proto_rawDesc = "" +
 	"\x02to\x18\x02 \x01(\tR\x02to\"\x12\n" +
 	"\x10HandoverResponse\"-\n" +
 	"\x11MembershipMessage\x12\x18\n" +
-	"\apayload\x18\x01 \x01(\fR\apayload2\x9d\v\n" +
+	"\apayload\x18\x01 \x01(\fR\apayload2\xf2\v\n" +
 	"\x04Peer\x12H\n" +
 	"\x05Write\x12\x1c.starling.peer.v1.WriteFrame\x1a\x1d.starling.peer.v1.WriteAnswer(\x010\x01\x12E\n" +
 	"\x04Note\x12\x1d.starling.peer.v1.NoteRequest\x1a\x1e.starling.peer.v1.NoteResponse\x12Q\n" +
@@ -3731,7 +3987,8 @@ const file_peer_proto_rawDesc = "" +
 	"\aDigests\x12 .starling.peer.v1.DigestsRequest\x1a!.starling.peer.v1.DigestsResponse\x12I\n" +
 	"\x03Sum\x12\x1f.starling.peer.v1.SelectRequest\x1a!.starling.peer.v1.DigestsResponse\x12N\n" +
 	"\aCompare\x12 .starling.peer.v1.CompareRequest\x1a!.starling.peer.v1.CompareResponse\x12M\n" +
-	"\x06Select\x12\x1f.starling.peer.v1.SelectRequest\x1a .starling.peer.v1.SelectResponse0\x01\x12O\n" +
+	"\x06Select\x12\x1f.starling.peer.v1.SelectRequest\x1a .starling.peer.v1.SelectResponse0\x01\x12S\n" +
+	"\bEvaluate\x12!.starling.peer.v1.EvaluateRequest\x1a\".starling.peer.v1.EvaluateResponse0\x01\x12O\n" +
 	"\n" +
 	"LabelNames\x12\x1f.starling.peer.v1.LabelsRequest\x1a .starling.peer.v1.LabelsResponse\x12P\n" +
 	"\vLabelValues\x12\x1f.starling.peer.v1.LabelsRequest\x1a .starling.peer.v1.LabelsResponse\x12T\n" +
@@ -3756,7 +4013,7 @@ func file_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
+var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
 var file_peer_proto_goTypes = []any{
 	(Refusal_Reason)(0),              // 0: starling.peer.v1.Refusal.Reason
 	(Matcher_Type)(0),                // 1: starling.peer.v1.Matcher.Type
@@ -3792,26 +4049,29 @@ var file_peer_proto_goTypes = []any{
 	(*SelectResponse)(nil),           // 31: starling.peer.v1.SelectResponse
 	(*ChunkedSeries)(nil),            // 32: starling.peer.v1.ChunkedSeries
 	(*Chunk)(nil),                    // 33: starling.peer.v1.Chunk
-	(*LabelsRequest)(nil),            // 34: starling.peer.v1.LabelsRequest
-	(*LabelsResponse)(nil),           // 35: starling.peer.v1.LabelsResponse
-	(*MatcherSet)(nil),               // 36: starling.peer.v1.MatcherSet
-	(*ExemplarsRequest)(nil),         // 37: starling.peer.v1.ExemplarsRequest
-	(*ExemplarsResponse)(nil),        // 38: starling.peer.v1.ExemplarsResponse
-	(*MetadataRequest)(nil),          // 39: starling.peer.v1.MetadataRequest
-	(*MetadataResponse)(nil),         // 40: starling.peer.v1.MetadataResponse
-	(*StatsRequest)(nil),             // 41: starling.peer.v1.StatsRequest
-	(*StatsResponse)(nil),            // 42: starling.peer.v1.StatsResponse
-	(*ReportRequest)(nil),            // 43: starling.peer.v1.ReportRequest
-	(*ReportResponse)(nil),           // 44: starling.peer.v1.ReportResponse
-	(*Extent)(nil),                   // 45: starling.peer.v1.Extent
-	(*Copying)(nil),                  // 46: starling.peer.v1.Copying
-	(*HandoverRequest)(nil),          // 47: starling.peer.v1.HandoverRequest
-	(*HandoverResponse)(nil),         // 48: starling.peer.v1.HandoverResponse
-	(*MembershipMessage)(nil),        // 49: starling.peer.v1.MembershipMessage
-	(*Proof_Node)(nil),               // 50: starling.peer.v1.Proof.Node
-	(*ExemplarsResponse_Item)(nil),   // 51: starling.peer.v1.ExemplarsResponse.Item
-	(*ExemplarsResponse_Result)(nil), // 52: starling.peer.v1.ExemplarsResponse.Result
-	(*StatsResponse_Count)(nil),      // 53: starling.peer.v1.StatsResponse.Count
+	(*EvaluateRequest)(nil),          // 34: starling.peer.v1.EvaluateRequest
+	(*EvaluateResponse)(nil),         // 35: starling.peer.v1.EvaluateResponse
+	(*Values)(nil),                   // 36: starling.peer.v1.Values
+	(*LabelsRequest)(nil),            // 37: starling.peer.v1.LabelsRequest
+	(*LabelsResponse)(nil),           // 38: starling.peer.v1.LabelsResponse
+	(*MatcherSet)(nil),               // 39: starling.peer.v1.MatcherSet
+	(*ExemplarsRequest)(nil),         // 40: starling.peer.v1.ExemplarsRequest
+	(*ExemplarsResponse)(nil),        // 41: starling.peer.v1.ExemplarsResponse
+	(*MetadataRequest)(nil),          // 42: starling.peer.v1.MetadataRequest
+	(*MetadataResponse)(nil),         // 43: starling.peer.v1.MetadataResponse
+	(*StatsRequest)(nil),             // 44: starling.peer.v1.StatsRequest
+	(*StatsResponse)(nil),            // 45: starling.peer.v1.StatsResponse
+	(*ReportRequest)(nil),            // 46: starling.peer.v1.ReportRequest
+	(*ReportResponse)(nil),           // 47: starling.peer.v1.ReportResponse
+	(*Extent)(nil),                   // 48: starling.peer.v1.Extent
+	(*Copying)(nil),                  // 49: starling.peer.v1.Copying
+	(*HandoverRequest)(nil),          // 50: starling.peer.v1.HandoverRequest
+	(*HandoverResponse)(nil),         // 51: starling.peer.v1.HandoverResponse
+	(*MembershipMessage)(nil),        // 52: starling.peer.v1.MembershipMessage
+	(*Proof_Node)(nil),               // 53: starling.peer.v1.Proof.Node
+	(*ExemplarsResponse_Item)(nil),   // 54: starling.peer.v1.ExemplarsResponse.Item
+	(*ExemplarsResponse_Result)(nil), // 55: starling.peer.v1.ExemplarsResponse.Result
+	(*StatsResponse_Count)(nil),      // 56: starling.peer.v1.StatsResponse.Count
 }
 var file_peer_proto_depIdxs = []int32{
 	2,  // 0: starling.peer.v1.WriteFrame.header:type_name -> starling.peer.v1.Header
@@ -3834,7 +4094,7 @@ var file_peer_proto_depIdxs = []int32{
 	16, // 17: starling.peer.v1.DigestsRequest.window:type_name -> starling.peer.v1.TimeRange
 	2,  // 18: starling.peer.v1.CompareRequest.header:type_name -> starling.peer.v1.Header
 	16, // 19: starling.peer.v1.CompareRequest.range:type_name -> starling.peer.v1.TimeRange
-	50, // 20: starling.peer.v1.Proof.nodes:type_name -> starling.peer.v1.Proof.Node
+	53, // 20: starling.peer.v1.Proof.nodes:type_name -> starling.peer.v1.Proof.Node
 	0,  // 21: starling.peer.v1.Refusal.reason:type_name -> starling.peer.v1.Refusal.Reason
 	1,  // 22: starling.peer.v1.Matcher.type:type_name -> starling.peer.v1.Matcher.Type
 	2,  // 23: starling.peer.v1.SelectRequest.header:type_name -> starling.peer.v1.Header
@@ -3845,64 +4105,68 @@ var file_peer_proto_depIdxs = []int32{
 	32, // 28: starling.peer.v1.SelectResponse.series:type_name -> starling.peer.v1.ChunkedSeries
 	18, // 29: starling.peer.v1.SelectResponse.window:type_name -> starling.peer.v1.Window
 	33, // 30: starling.peer.v1.ChunkedSeries.chunks:type_name -> starling.peer.v1.Chunk
-	2,  // 31: starling.peer.v1.LabelsRequest.header:type_name -> starling.peer.v1.Header
-	27, // 32: starling.peer.v1.LabelsRequest.matchers:type_name -> starling.peer.v1.Matcher
-	27, // 33: starling.peer.v1.MatcherSet.matchers:type_name -> starling.peer.v1.Matcher
-	2,  // 34: starling.peer.v1.ExemplarsRequest.header:type_name -> starling.peer.v1.Header
-	36, // 35: starling.peer.v1.ExemplarsRequest.sets:type_name -> starling.peer.v1.MatcherSet
-	52, // 36: starling.peer.v1.ExemplarsResponse.results:type_name -> starling.peer.v1.ExemplarsResponse.Result
-	2,  // 37: starling.peer.v1.MetadataRequest.header:type_name -> starling.peer.v1.Header
-	4,  // 38: starling.peer.v1.MetadataResponse.metadata:type_name -> starling.peer.v1.FamilyMetadata
-	2,  // 39: starling.peer.v1.StatsRequest.header:type_name -> starling.peer.v1.Header
-	53, // 40: starling.peer.v1.StatsResponse.series_by_metric:type_name -> starling.peer.v1.StatsResponse.Count
-	53, // 41: starling.peer.v1.StatsResponse.values_by_label:type_name -> starling.peer.v1.StatsResponse.Count
-	53, // 42: starling.peer.v1.StatsResponse.memory_by_label:type_name -> starling.peer.v1.StatsResponse.Count
-	53, // 43: starling.peer.v1.StatsResponse.series_by_label_pair:type_name -> starling.peer.v1.StatsResponse.Count
-	2,  // 44: starling.peer.v1.ReportRequest.header:type_name -> starling.peer.v1.Header
-	46, // 45: starling.peer.v1.ReportResponse.copying:type_name -> starling.peer.v1.Copying
-	45, // 46: starling.peer.v1.ReportResponse.extents:type_name -> starling.peer.v1.Extent
-	51, // 47: starling.peer.v1.ExemplarsResponse.Result.exemplars:type_name -> starling.peer.v1.ExemplarsResponse.Item
-	5,  // 48: starling.peer.v1.Peer.Write:input_type -> starling.peer.v1.WriteFrame
-	9,  // 49: starling.peer.v1.Peer.Note:input_type -> starling.peer.v1.NoteRequest
-	11, // 50: starling.peer.v1.Peer.Withdraw:input_type -> starling.peer.v1.WithdrawRequest
-	13, // 51: starling.peer.v1.Peer.State:input_type -> starling.peer.v1.StateRequest
-	17, // 52: starling.peer.v1.Peer.HandOff:input_type -> starling.peer.v1.HandOffRequest
-	19, // 53: starling.peer.v1.Peer.Advance:input_type -> starling.peer.v1.AdvanceRequest
-	21, // 54: starling.peer.v1.Peer.Digests:input_type -> starling.peer.v1.DigestsRequest
-	29, // 55: starling.peer.v1.Peer.Sum:input_type -> starling.peer.v1.SelectRequest
-	23, // 56: starling.peer.v1.Peer.Compare:input_type -> starling.peer.v1.CompareRequest
-	29, // 57: starling.peer.v1.Peer.Select:input_type -> starling.peer.v1.SelectRequest
-	34, // 58: starling.peer.v1.Peer.LabelNames:input_type -> starling.peer.v1.LabelsRequest
-	34, // 59: starling.peer.v1.Peer.LabelValues:input_type -> starling.peer.v1.LabelsRequest
-	37, // 60: starling.peer.v1.Peer.Exemplars:input_type -> starling.peer.v1.ExemplarsRequest
-	39, // 61: starling.peer.v1.Peer.Metadata:input_type -> starling.peer.v1.MetadataRequest
-	41, // 62: starling.peer.v1.Peer.Stats:input_type -> starling.peer.v1.StatsRequest
-	43, // 63: starling.peer.v1.Peer.Report:input_type -> starling.peer.v1.ReportRequest
-	47, // 64: starling.peer.v1.Peer.Handover:input_type -> starling.peer.v1.HandoverRequest
-	49, // 65: starling.peer.v1.Peer.Membership:input_type -> starling.peer.v1.MembershipMessage
-	6,  // 66: starling.peer.v1.Peer.Write:output_type -> starling.peer.v1.WriteAnswer
-	10, // 67: starling.peer.v1.Peer.Note:output_type -> starling.peer.v1.NoteResponse
-	12, // 68: starling.peer.v1.Peer.Withdraw:output_type -> starling.peer.v1.WithdrawResponse
-	14, // 69: starling.peer.v1.Peer.State:output_type -> starling.peer.v1.StateResponse
-	31, // 70: starling.peer.v1.Peer.HandOff:output_type -> starling.peer.v1.SelectResponse
-	20, // 71: starling.peer.v1.Peer.Advance:output_type -> starling.peer.v1.AdvanceResponse
-	22, // 72: starling.peer.v1.Peer.Digests:output_type -> starling.peer.v1.DigestsResponse
-	22, // 73: starling.peer.v1.Peer.Sum:output_type -> starling.peer.v1.DigestsResponse
-	24, // 74: starling.peer.v1.Peer.Compare:output_type -> starling.peer.v1.CompareResponse
-	31, // 75: starling.peer.v1.Peer.Select:output_type -> starling.peer.v1.SelectResponse
-	35, // 76: starling.peer.v1.Peer.LabelNames:output_type -> starling.peer.v1.LabelsResponse
-	35, // 77: starling.peer.v1.Peer.LabelValues:output_type -> starling.peer.v1.LabelsResponse
-	38, // 78: starling.peer.v1.Peer.Exemplars:output_type -> starling.peer.v1.ExemplarsResponse
-	40, // 79: starling.peer.v1.Peer.Metadata:output_type -> starling.peer.v1.MetadataResponse
-	42, // 80: starling.peer.v1.Peer.Stats:output_type -> starling.peer.v1.StatsResponse
-	44, // 81: starling.peer.v1.Peer.Report:output_type -> starling.peer.v1.ReportResponse
-	48, // 82: starling.peer.v1.Peer.Handover:output_type -> starling.peer.v1.HandoverResponse
-	49, // 83: starling.peer.v1.Peer.Membership:output_type -> starling.peer.v1.MembershipMessage
-	66, // [66:84] is the sub-list for method output_type
-	48, // [48:66] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	29, // 31: starling.peer.v1.EvaluateRequest.select:type_name -> starling.peer.v1.SelectRequest
+	36, // 32: starling.peer.v1.EvaluateResponse.values:type_name -> starling.peer.v1.Values
+	2,  // 33: starling.peer.v1.LabelsRequest.header:type_name -> starling.peer.v1.Header
+	27, // 34: starling.peer.v1.LabelsRequest.matchers:type_name -> starling.peer.v1.Matcher
+	27, // 35: starling.peer.v1.MatcherSet.matchers:type_name -> starling.peer.v1.Matcher
+	2,  // 36: starling.peer.v1.ExemplarsRequest.header:type_name -> starling.peer.v1.Header
+	39, // 37: starling.peer.v1.ExemplarsRequest.sets:type_name -> starling.peer.v1.MatcherSet
+	55, // 38: starling.peer.v1.ExemplarsResponse.results:type_name -> starling.peer.v1.ExemplarsResponse.Result
+	2,  // 39: starling.peer.v1.MetadataRequest.header:type_name -> starling.peer.v1.Header
+	4,  // 40: starling.peer.v1.MetadataResponse.metadata:type_name -> starling.peer.v1.FamilyMetadata
+	2,  // 41: starling.peer.v1.StatsRequest.header:type_name -> starling.peer.v1.Header
+	56, // 42: starling.peer.v1.StatsResponse.series_by_metric:type_name -> starling.peer.v1.StatsResponse.Count
+	56, // 43: starling.peer.v1.StatsResponse.values_by_label:type_name -> starling.peer.v1.StatsResponse.Count
+	56, // 44: starling.peer.v1.StatsResponse.memory_by_label:type_name -> starling.peer.v1.StatsResponse.Count
+	56, // 45: starling.peer.v1.StatsResponse.series_by_label_pair:type_name -> starling.peer.v1.StatsResponse.Count
+	2,  // 46: starling.peer.v1.ReportRequest.header:type_name -> starling.peer.v1.Header
+	49, // 47: starling.peer.v1.ReportResponse.copying:type_name -> starling.peer.v1.Copying
+	48, // 48: starling.peer.v1.ReportResponse.extents:type_name -> starling.peer.v1.Extent
+	54, // 49: starling.peer.v1.ExemplarsResponse.Result.exemplars:type_name -> starling.peer.v1.ExemplarsResponse.Item
+	5,  // 50: starling.peer.v1.Peer.Write:input_type -> starling.peer.v1.WriteFrame
+	9,  // 51: starling.peer.v1.Peer.Note:input_type -> starling.peer.v1.NoteRequest
+	11, // 52: starling.peer.v1.Peer.Withdraw:input_type -> starling.peer.v1.WithdrawRequest
+	13, // 53: starling.peer.v1.Peer.State:input_type -> starling.peer.v1.StateRequest
+	17, // 54: starling.peer.v1.Peer.HandOff:input_type -> starling.peer.v1.HandOffRequest
+	19, // 55: starling.peer.v1.Peer.Advance:input_type -> starling.peer.v1.AdvanceRequest
+	21, // 56: starling.peer.v1.Peer.Digests:input_type -> starling.peer.v1.DigestsRequest
+	29, // 57: starling.peer.v1.Peer.Sum:input_type -> starling.peer.v1.SelectRequest
+	23, // 58: starling.peer.v1.Peer.Compare:input_type -> starling.peer.v1.CompareRequest
+	29, // 59: starling.peer.v1.Peer.Select:input_type -> starling.peer.v1.SelectRequest
+	34, // 60: starling.peer.v1.Peer.Evaluate:input_type -> starling.peer.v1.EvaluateRequest
+	37, // 61: starling.peer.v1.Peer.LabelNames:input_type -> starling.peer.v1.LabelsRequest
+	37, // 62: starling.peer.v1.Peer.LabelValues:input_type -> starling.peer.v1.LabelsRequest
+	40, // 63: starling.peer.v1.Peer.Exemplars:input_type -> starling.peer.v1.ExemplarsRequest
+	42, // 64: starling.peer.v1.Peer.Metadata:input_type -> starling.peer.v1.MetadataRequest
+	44, // 65: starling.peer.v1.Peer.Stats:input_type -> starling.peer.v1.StatsRequest
+	46, // 66: starling.peer.v1.Peer.Report:input_type -> starling.peer.v1.ReportRequest
+	50, // 67: starling.peer.v1.Peer.Handover:input_type -> starling.peer.v1.HandoverRequest
+	52, // 68: starling.peer.v1.Peer.Membership:input_type -> starling.peer.v1.MembershipMessage
+	6,  // 69: starling.peer.v1.Peer.Write:output_type -> starling.peer.v1.WriteAnswer
+	10, // 70: starling.peer.v1.Peer.Note:output_type -> starling.peer.v1.NoteResponse
+	12, // 71: starling.peer.v1.Peer.Withdraw:output_type -> starling.peer.v1.WithdrawResponse
+	14, // 72: starling.peer.v1.Peer.State:output_type -> starling.peer.v1.StateResponse
+	31, // 73: starling.peer.v1.Peer.HandOff:output_type -> starling.peer.v1.SelectResponse
+	20, // 74: starling.peer.v1.Peer.Advance:output_type -> starling.peer.v1.AdvanceResponse
+	22, // 75: starling.peer.v1.Peer.Digests:output_type -> starling.peer.v1.DigestsResponse
+	22, // 76: starling.peer.v1.Peer.Sum:output_type -> starling.peer.v1.DigestsResponse
+	24, // 77: starling.peer.v1.Peer.Compare:output_type -> starling.peer.v1.CompareResponse
+	31, // 78: starling.peer.v1.Peer.Select:output_type -> starling.peer.v1.SelectResponse
+	35, // 79: starling.peer.v1.Peer.Evaluate:output_type -> starling.peer.v1.EvaluateResponse
+	38, // 80: starling.peer.v1.Peer.LabelNames:output_type -> starling.peer.v1.LabelsResponse
+	38, // 81: starling.peer.v1.Peer.LabelValues:output_type -> starling.peer.v1.LabelsResponse
+	41, // 82: starling.peer.v1.Peer.Exemplars:output_type -> starling.peer.v1.ExemplarsResponse
+	43, // 83: starling.peer.v1.Peer.Metadata:output_type -> starling.peer.v1.MetadataResponse
+	45, // 84: starling.peer.v1.Peer.Stats:output_type -> starling.peer.v1.StatsResponse
+	47, // 85: starling.peer.v1.Peer.Report:output_type -> starling.peer.v1.ReportResponse
+	51, // 86: starling.peer.v1.Peer.Handover:output_type -> starling.peer.v1.HandoverResponse
+	52, // 87: starling.peer.v1.Peer.Membership:output_type -> starling.peer.v1.MembershipMessage
+	69, // [69:88] is the sub-list for method output_type
+	50, // [50:69] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_peer_proto_init() }
@@ -3916,7 +4180,7 @@ func file_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peer_proto_rawDesc), len(file_peer_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   52,
+			NumMessages:   55,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

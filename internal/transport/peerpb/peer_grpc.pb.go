@@ -37,6 +37,7 @@ const (
 	Peer_Sum_FullMethodName         = "/starling.peer.v1.Peer/Sum"
 	Peer_Compare_FullMethodName     = "/starling.peer.v1.Peer/Compare"
 	Peer_Select_FullMethodName      = "/starling.peer.v1.Peer/Select"
+	Peer_Evaluate_FullMethodName    = "/starling.peer.v1.Peer/Evaluate"
 	Peer_LabelNames_FullMethodName  = "/starling.peer.v1.Peer/LabelNames"
 	Peer_LabelValues_FullMethodName = "/starling.peer.v1.Peer/LabelValues"
 	Peer_Exemplars_FullMethodName   = "/starling.peer.v1.Peer/Exemplars"
@@ -75,6 +76,9 @@ type PeerClient interface {
 	Compare(ctx context.Context, in *CompareRequest, opts ...grpc.CallOption) (*CompareResponse, error)
 	// Select streams the receiving node's own series, sorted by labels.
 	Select(ctx context.Context, in *SelectRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SelectResponse], error)
+	// Evaluate streams what the receiving node makes of a part of a query, of the series that
+	// Select would stream.
+	Evaluate(ctx context.Context, in *EvaluateRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[EvaluateResponse], error)
 	LabelNames(ctx context.Context, in *LabelsRequest, opts ...grpc.CallOption) (*LabelsResponse, error)
 	LabelValues(ctx context.Context, in *LabelsRequest, opts ...grpc.CallOption) (*LabelsResponse, error)
 	Exemplars(ctx context.Context, in *ExemplarsRequest, opts ...grpc.CallOption) (*ExemplarsResponse, error)
@@ -217,6 +221,25 @@ func (c *peerClient) Select(ctx context.Context, in *SelectRequest, opts ...grpc
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Peer_SelectClient = grpc.ServerStreamingClient[SelectResponse]
 
+func (c *peerClient) Evaluate(ctx context.Context, in *EvaluateRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[EvaluateResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Peer_ServiceDesc.Streams[3], Peer_Evaluate_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[EvaluateRequest, EvaluateResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peer_EvaluateClient = grpc.ServerStreamingClient[EvaluateResponse]
+
 func (c *peerClient) LabelNames(ctx context.Context, in *LabelsRequest, opts ...grpc.CallOption) (*LabelsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(LabelsResponse)
@@ -325,6 +348,9 @@ type PeerServer interface {
 	Compare(context.Context, *CompareRequest) (*CompareResponse, error)
 	// Select streams the receiving node's own series, sorted by labels.
 	Select(*SelectRequest, grpc.ServerStreamingServer[SelectResponse]) error
+	// Evaluate streams what the receiving node makes of a part of a query, of the series that
+	// Select would stream.
+	Evaluate(*EvaluateRequest, grpc.ServerStreamingServer[EvaluateResponse]) error
 	LabelNames(context.Context, *LabelsRequest) (*LabelsResponse, error)
 	LabelValues(context.Context, *LabelsRequest) (*LabelsResponse, error)
 	Exemplars(context.Context, *ExemplarsRequest) (*ExemplarsResponse, error)
@@ -375,6 +401,9 @@ func (UnimplementedPeerServer) Compare(context.Context, *CompareRequest) (*Compa
 }
 func (UnimplementedPeerServer) Select(*SelectRequest, grpc.ServerStreamingServer[SelectResponse]) error {
 	return status.Error(codes.Unimplemented, "method Select not implemented")
+}
+func (UnimplementedPeerServer) Evaluate(*EvaluateRequest, grpc.ServerStreamingServer[EvaluateResponse]) error {
+	return status.Error(codes.Unimplemented, "method Evaluate not implemented")
 }
 func (UnimplementedPeerServer) LabelNames(context.Context, *LabelsRequest) (*LabelsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method LabelNames not implemented")
@@ -575,6 +604,17 @@ func _Peer_Select_Handler(srv interface{}, stream grpc.ServerStream) error {
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Peer_SelectServer = grpc.ServerStreamingServer[SelectResponse]
+
+func _Peer_Evaluate_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(EvaluateRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(PeerServer).Evaluate(m, &grpc.GenericServerStream[EvaluateRequest, EvaluateResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peer_EvaluateServer = grpc.ServerStreamingServer[EvaluateResponse]
 
 func _Peer_LabelNames_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(LabelsRequest)
@@ -803,6 +843,11 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Select",
 			Handler:       _Peer_Select_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Evaluate",
+			Handler:       _Peer_Evaluate_Handler,
 			ServerStreams: true,
 		},
 	},
