@@ -55,7 +55,7 @@ func appendAll(t *testing.T, db *tsdb.DB, ls labels.Labels, samples []series.Sam
 func sources(dbs []*tsdb.DB) []Source {
 	var out []Source
 	for _, db := range dbs {
-		out = append(out, dbSource{db})
+		out = append(out, dbSource{DB: db})
 	}
 	return out
 }

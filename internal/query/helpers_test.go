@@ -61,7 +61,10 @@ func write(tb testing.TB, db *tsdb.DB, ls labels.Labels, s series.Sample) {
 
 // dbSource is a node whose data is a TSDB. It looks like a local store: what it hands
 // out is gone when the set is closed.
-type dbSource struct{ *tsdb.DB }
+type dbSource struct {
+	failing
+	*tsdb.DB
+}
 
 type closingSet struct {
 	storage.ChunkSeriesSet

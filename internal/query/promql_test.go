@@ -35,7 +35,7 @@ func newCluster(tb testing.TB, nodes int, spread func(node, n int) bool) *cluste
 			opt.EnableHistogramSTEncoding = true
 		})
 		c.dbs = append(c.dbs, db)
-		sources = append(sources, dbSource{db.DB})
+		sources = append(sources, dbSource{DB: db.DB})
 	}
 	c.Fanout = New(Options{View: fixed(1, sources...)})
 	return c

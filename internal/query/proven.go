@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"time"
 
+	"github.com/prometheus/prometheus/promql"
+
 	"github.com/starling-tsdb/starling/internal/proof"
+	"github.com/starling-tsdb/starling/internal/pushdown"
 	"github.com/starling-tsdb/starling/internal/table"
 )
 
@@ -35,29 +37,42 @@ var (
 // selected reads series: each from one owner, if the view allows that, and from all nodes if
 // not.
 func (f *Fanout) selected(ctx context.Context, b *budget, req SelectRequest) (gathered[answer], error) {
+	return measured(f, "select", func(view View) (gathered[answer], error) {
+		return readServing(ctx, f, view, b, req, f.readAll, false)
+	})
+}
+
+// measured runs a read by the present view, and counts it.
+func measured[T any](f *Fanout, operation string, do func(View) (gathered[T], error)) (gathered[T], error) {
 	view, err := f.view()
-	var g gathered[answer]
+	var g gathered[T]
 	if err == nil {
-		g, err = f.read(ctx, view, b, req)
+		g, err = do(view)
 	}
-	f.metrics.requests.WithLabelValues("select", result(err, len(g.warnings) > 0)).Inc()
+	f.metrics.requests.WithLabelValues(operation, result(err, len(g.warnings) > 0)).Inc()
 	return g, err
 }
 
-func (f *Fanout) read(ctx context.Context, view View, b *budget, req SelectRequest) (gathered[answer], error) {
-	if view.Assignment == nil {
-		return gatherAttempts(ctx, f, view, b, patience{f.opts.Timeout, f.opts.Grace}, f.readAll(req))
+// asking makes the question of a request.
+type asking[T any] func(SelectRequest) question[T]
+
+// readServing asks who serves. With alone set it fails with an *pushdown.UnprovenError unless each
+// series is served by one node.
+func readServing[T any](ctx context.Context, f *Fanout, view View, b *budget, req SelectRequest, ask asking[T], alone bool) (gathered[T], error) {
+	switch {
+	case view.Assignment != nil:
+		return proven(ctx, f, view, b, req, ask, alone)
+	case alone:
+		return gathered[T]{}, errNotAlone
+	default:
+		return gatherAttempts(ctx, f, view, b, patience{f.opts.Timeout, f.opts.Grace}, ask(req))
 	}
-	return f.proven(ctx, view, b, req)
 }
 
 // readAll asks a node for the series that it holds, or that it serves under the proof.
 func (f *Fanout) readAll(req SelectRequest) question[answer] {
 	return func(ctx context.Context, n Node, sh *share) (answer, error) {
-		own := req
-		hints := *req.Hints
-		own.Hints, own.Matchers = &hints, slices.Clone(req.Matchers)
-		return collect(ctx, n.Source, own, sh)
+		return collect(ctx, n.Source, req.clone(), sh)
 	}
 }
 
@@ -70,41 +85,41 @@ type stated struct {
 // proven reads each series once. Round one asks all nodes what they hold, round two asks
 // those that answered for what each of them serves. If one of them fails then, the query
 // begins again without it: answers to different proofs are never mixed.
-func (f *Fanout) proven(ctx context.Context, view View, b *budget, req SelectRequest) (gathered[answer], error) {
+func proven[T any](ctx context.Context, f *Fanout, view View, b *budget, req SelectRequest, ask asking[T], alone bool) (gathered[T], error) {
 	failed := map[table.NodeID]error{}
 	for n := 1; ; n++ {
 		states, err := gatherAttempts(ctx, f, view, b, patience{stateTimeout, stateGrace}, f.askState(req.span(), failed))
 		if err != nil {
-			return gathered[answer]{warnings: states.warnings}, err
+			return gathered[T]{warnings: states.warnings}, err
 		}
 		if states.view.Assignment == nil {
 			// The table has changed meanwhile.
-			return f.read(ctx, states.view, b, req)
+			return readServing(ctx, f, states.view, b, req, ask, alone)
 		}
-		g, err := f.serve(ctx, b, req, states)
+		g, err := serve(ctx, f, b, req, states, ask, alone)
 		if err == nil {
 			return g, nil
 		}
 		node, ok := errors.AsType[NodeError](err)
 		if !ok {
-			return gathered[answer]{}, err
+			return gathered[T]{}, err
 		}
 		f.metrics.restarts.Inc()
 		if refused, _ := epochRefusal(node.Err, 0); !refused {
 			failed[node.Node] = node.Err
 			if view, err = f.view(); err != nil {
-				return gathered[answer]{}, err
+				return gathered[T]{}, err
 			}
 			continue
 		}
 		if n >= maxAttempts {
 			counted := states.view.tally()
-			return gathered[answer]{}, &IncompleteError{
+			return gathered[T]{}, &IncompleteError{
 				Nodes: len(states.view.Nodes), Copies: 1, Allowed: counted.allowed(), Missing: []NodeError{node}, Epoch: true,
 			}
 		}
 		if view, err = f.nextView(ctx, states.view.Epoch, firstBackoff<<(n-1)); err != nil {
-			return gathered[answer]{}, err
+			return gathered[T]{}, err
 		}
 	}
 }
@@ -130,7 +145,7 @@ func (f *Fanout) askState(span proof.Range, failed map[table.NodeID]error) quest
 }
 
 // serve is round two. An error that is a NodeError says which node failed.
-func (f *Fanout) serve(ctx context.Context, b *budget, req SelectRequest, states gathered[stated]) (gathered[answer], error) {
+func serve[T any](ctx context.Context, f *Fanout, b *budget, req SelectRequest, states gathered[stated], ask asking[T], alone bool) (gathered[T], error) {
 	assigned := states.view.Assignment
 	bySlot := make([]*proof.State, len(assigned.Slots))
 	for i := range states.answers {
@@ -138,20 +153,23 @@ func (f *Fanout) serve(ctx context.Context, b *budget, req SelectRequest, states
 	}
 	req.keep(f.opts.Horizon())
 	req.Proof = proof.New(assigned, bySlot, req.span().Max)
+	if alone && !req.Proof.Alone(assigned) {
+		return gathered[T]{}, errNotAlone
+	}
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	shares := make([]share, len(states.answers))
-	replies := make(chan *reply[answer], len(states.answers))
+	replies := make(chan *reply[T], len(states.answers))
 	for i, s := range states.answers {
 		shares[i].budget = b
 		go func() {
-			value, err := f.askWatched(ctx, s.Node, &shares[i], f.readAll(req))
-			replies <- &reply[answer]{node: i, value: value, err: err}
+			value, err := askWatched(ctx, f, s.Node, &shares[i], ask(req))
+			replies <- &reply[T]{node: i, value: value, err: err}
 		}()
 	}
-	g := gathered[answer]{view: states.view, warnings: states.warnings, answers: make([]answer, len(states.answers))}
-	err := f.await(ctx, states.answers, replies, g.answers)
+	g := gathered[T]{view: states.view, warnings: states.warnings, answers: make([]T, len(states.answers))}
+	err := await(ctx, f, states.answers, replies, g.answers)
 	var taken int64
 	for i := range shares {
 		taken += shares[i].close(err == nil)
@@ -162,7 +180,7 @@ func (f *Fanout) serve(ctx context.Context, b *budget, req SelectRequest, states
 
 // await fills in the answers of all that serve. It returns with the first failure; what the
 // others would answer is dropped.
-func (f *Fanout) await(ctx context.Context, serving []stated, replies <-chan *reply[answer], answers []answer) error {
+func await[T any](ctx context.Context, f *Fanout, serving []stated, replies <-chan *reply[T], answers []T) error {
 	for range serving {
 		select {
 		case rep := <-replies:
@@ -183,8 +201,8 @@ func (f *Fanout) await(ctx context.Context, serving []stated, replies <-chan *re
 
 // blame turns the failure of a node into the error of a round.
 func (f *Fanout) blame(n Node, err error) error {
-	if tooMany, ok := errors.AsType[*TooManyBytesError](err); ok {
-		return tooMany
+	if ofQuery(err) {
+		return err
 	}
 	reason := "error"
 	if refused, _ := epochRefusal(err, 0); refused {
@@ -194,15 +212,27 @@ func (f *Fanout) blame(n Node, err error) error {
 	return NodeError{Node: n.ID, Err: err}
 }
 
+// ofQuery tells whether an error is one of the query, whoever it comes from.
+func ofQuery(err error) bool {
+	if _, tooMany := errors.AsType[*TooManyBytesError](err); tooMany {
+		return true
+	}
+	if _, tooMany := errors.AsType[promql.ErrTooManySamples](err); tooMany {
+		return true
+	}
+	_, unproven := errors.AsType[*pushdown.UnprovenError](err)
+	return unproven
+}
+
 // askWatched asks a node and gives it up when it falls silent: one that takes its time still
 // says what it holds, one that hangs does not.
-func (f *Fanout) askWatched(ctx context.Context, n Node, sh *share, q question[answer]) (answer, error) {
+func askWatched[T any](ctx context.Context, f *Fanout, n Node, sh *share, q question[T]) (T, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go watch(ctx, n, cancel)
 	a, err := askNode(ctx, f, n, sh, q)
 	if err != nil && errors.Is(context.Cause(ctx), errSilent) {
-		return answer{}, context.Cause(ctx)
+		err = context.Cause(ctx)
 	}
 	return a, err
 }

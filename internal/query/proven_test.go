@@ -73,16 +73,24 @@ func (o *owned) Select(ctx context.Context, req SelectRequest) storage.ChunkSeri
 		return storage.ErrChunkSeriesSet(o.err)
 	}
 	set := &listSet{}
+	for _, name := range o.serves(req) {
+		set.series = append(set.series, chunkList(labels.FromStrings(labels.MetricName, name), smallChunk(int64(o.slot))))
+	}
+	return set
+}
+
+// serves returns the names of the series that the node serves.
+func (o *owned) serves(req SelectRequest) (names []string) {
 	for _, name := range []string{"a", "b", "c"} {
 		owners := o.owners[name]
 		if !slices.Contains(owners, o.slot) {
 			continue
 		}
 		if req.Proof == nil || req.Proof.Share(&table.Assignment{ReplicationFactor: 3}, o.slot).Serves(owners) {
-			set.series = append(set.series, chunkList(labels.FromStrings(labels.MetricName, name), smallChunk(int64(o.slot))))
+			names = append(names, name)
 		}
 	}
-	return set
+	return names
 }
 
 // rig is three nodes that own everything, in different orders.

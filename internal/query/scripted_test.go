@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/prometheus/util/annotations"
 
 	"github.com/starling-tsdb/starling/internal/proof"
+	"github.com/starling-tsdb/starling/internal/pushdown"
 )
 
 var errDown = errors.New("connection refused")
@@ -27,6 +28,10 @@ func (f failing) State(context.Context) (proof.State, error) { return proof.Stat
 
 func (f failing) Select(context.Context, SelectRequest) storage.ChunkSeriesSet {
 	return storage.ErrChunkSeriesSet(f.err)
+}
+
+func (f failing) Evaluate(context.Context, SelectRequest, *pushdown.Fragment, pushdown.Grid) (*pushdown.Partial, error) {
+	return nil, f.err
 }
 
 func (f failing) LabelNames(context.Context, int64, int64, *storage.LabelHints, ...*labels.Matcher) ([]string, annotations.Annotations, error) {

@@ -2,6 +2,7 @@ package query
 
 import (
 	"context"
+	"slices"
 
 	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/labels"
@@ -11,6 +12,7 @@ import (
 	"github.com/prometheus/prometheus/util/annotations"
 
 	"github.com/starling-tsdb/starling/internal/proof"
+	"github.com/starling-tsdb/starling/internal/pushdown"
 	"github.com/starling-tsdb/starling/internal/table"
 )
 
@@ -39,6 +41,12 @@ type Source interface {
 	// io.Closer is closed in either case, by the goroutine that iterates: that is the
 	// moment at which a local store can let go of its blocks.
 	Select(ctx context.Context, req SelectRequest) storage.ChunkSeriesSet
+
+	// Evaluate returns what the node makes of a fragment, of the series that it serves under
+	// the proof of the request, whose range and matchers are those of the fragment. An
+	// *pushdown.UnprovenError, or promql's ErrTooManySamples, is an error of the query and not
+	// of the node.
+	Evaluate(ctx context.Context, req SelectRequest, f *pushdown.Fragment, g pushdown.Grid) (*pushdown.Partial, error)
 
 	// LabelNames returns the label names of matching series in the range, in
 	// milliseconds and inclusive, sorted.
@@ -69,6 +77,13 @@ type SelectRequest struct {
 	Proof *proof.Proof
 	// Part, if set, leaves only what a node copies.
 	Part *proof.Part
+}
+
+// clone returns a request for one source, which may change it.
+func (r SelectRequest) clone() SelectRequest {
+	hints := *r.Hints
+	r.Hints, r.Matchers = &hints, slices.Clone(r.Matchers)
+	return r
 }
 
 // keep leaves out what is older than a horizon.
