@@ -12,6 +12,8 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/util/features"
 	"github.com/prometheus/prometheus/util/gate"
+
+	"github.com/starling-tsdb/starling/internal/pushdown"
 )
 
 // PromQLFeatures are the parts of PromQL that Prometheus has behind --enable-feature.
@@ -54,11 +56,19 @@ func ParsePromQLFeatures(names []string) PromQLFeatures {
 	return f
 }
 
+// changeEvaluation tells whether what a fragment of a query gives depends on features.
+func (f *PromQLFeatures) changeEvaluation() bool {
+	return f.DelayedNameRemoval || f.UseStartTimestamps || f.TypeAndUnitLabels
+}
+
 // EngineOptions configure the query engine.
 type EngineOptions struct {
 	// Parser has to be made with the same features. Optional: made from Features.
 	Parser   parser.Parser
 	Features PromQLFeatures
+	// Evaluator evaluates what of a query can be evaluated where its series are. Optional:
+	// without it all is evaluated here.
+	Evaluator Evaluator
 	// MaxSamples bounds the samples that one query holds in memory.
 	MaxSamples int
 	// Timeout ends a query, its wait in the queue included.
@@ -77,9 +87,9 @@ type EngineOptions struct {
 	Logger *slog.Logger
 }
 
-// NewEngine returns Prometheus's query engine with a queue in memory. An error names the
-// flag at fault.
-func NewEngine(o EngineOptions) (*promql.Engine, error) {
+// NewEngine returns Prometheus's query engine with a queue in memory, which leaves to the
+// evaluator what can be evaluated elsewhere. An error names the flag at fault.
+func NewEngine(o EngineOptions) (promql.QueryEngine, error) {
 	if err := errors.Join(
 		positive("--query.max-samples", o.MaxSamples),
 		positive("--query.timeout", o.Timeout),
@@ -97,7 +107,7 @@ func NewEngine(o EngineOptions) (*promql.Engine, error) {
 	if o.Registry != nil {
 		o.Parser.RegisterFeatures(o.Registry)
 	}
-	return promql.NewEngine(promql.EngineOpts{
+	opts := promql.EngineOpts{
 		Logger:                   o.Logger,
 		Reg:                      o.Registerer,
 		MaxSamples:               o.MaxSamples,
@@ -113,7 +123,16 @@ func NewEngine(o EngineOptions) (*promql.Engine, error) {
 		UseStartTimestamps:       o.Features.UseStartTimestamps,
 		FeatureRegistry:          o.Registry,
 		Parser:                   o.Parser,
-	}), nil
+	}
+	if o.Evaluator == nil || o.Features.changeEvaluation() {
+		return promql.NewEngine(opts), nil
+	}
+	e := &pushingEngine{parser: pushdown.Parser{Parser: o.Parser}, evaluator: o.Evaluator, lookback: o.LookbackDelta}
+	opts.Parser = e.parser
+	e.rest = promql.NewEngine(opts)
+	opts.Parser, opts.ActiveQueryTracker, opts.Reg, opts.FeatureRegistry = o.Parser, nil, nil, nil
+	e.whole = promql.NewEngine(opts)
+	return e, nil
 }
 
 func positive[T int | time.Duration](flag string, v T) error {

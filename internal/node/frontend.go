@@ -12,7 +12,6 @@ import (
 	"github.com/prometheus/common/version"
 	promconfig "github.com/prometheus/prometheus/config"
 	"github.com/prometheus/prometheus/model/labels"
-	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/util/features"
 	v1 "github.com/prometheus/prometheus/web/api/v1"
@@ -30,10 +29,10 @@ func (n *Node) openFrontend(*teardown) error {
 	has := func(feature string) bool { return slices.Contains(c.Features, feature) }
 	promqlFeatures := api.ParsePromQLFeatures(c.Features)
 	registry := features.NewRegistry()
-	promqlParser := parser.NewParser(promqlFeatures.Parser)
 	engine, err := api.NewEngine(api.EngineOptions{
-		Parser:        promqlParser,
+		Parser:        n.promql.Parser,
 		Features:      promqlFeatures,
+		Evaluator:     n.reads,
 		MaxSamples:    c.Query.MaxSamples,
 		Timeout:       time.Duration(c.Query.Timeout),
 		LookbackDelta: time.Duration(c.Query.LookbackDelta),
@@ -65,7 +64,7 @@ func (n *Node) openFrontend(*teardown) error {
 	})
 	n.frontend, err = api.New(api.Options{
 		Sources: api.Sources{
-			Engine: engine, Parser: promqlParser, Queryable: n.reads, Exemplars: n.reads, Metadata: n.reads, Stats: clusterStats{n.reads},
+			Engine: engine, Parser: n.promql.Parser, Queryable: n.reads, Exemplars: n.reads, Metadata: n.reads, Stats: clusterStats{n.reads},
 		},
 		Writes: writes,
 		Info: api.Info{

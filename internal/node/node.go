@@ -28,6 +28,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	versioncollector "github.com/prometheus/client_golang/prometheus/collectors/version"
 	"github.com/prometheus/exporter-toolkit/web"
+	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/util/netconnlimit"
 
 	"github.com/starling-tsdb/starling/internal/api"
@@ -36,6 +37,7 @@ import (
 	"github.com/starling-tsdb/starling/internal/gaps"
 	"github.com/starling-tsdb/starling/internal/handoff"
 	"github.com/starling-tsdb/starling/internal/ingest"
+	"github.com/starling-tsdb/starling/internal/pushdown"
 	"github.com/starling-tsdb/starling/internal/query"
 	"github.com/starling-tsdb/starling/internal/repair"
 	"github.com/starling-tsdb/starling/internal/series"
@@ -109,6 +111,7 @@ type Node struct {
 	comparer    *repair.Comparer
 	replication *replication
 	writes      *ingest.Coordinator
+	promql      pushdown.Parser
 	reads       *query.Fanout
 	frontend    *api.API
 }
@@ -128,6 +131,7 @@ func New(opts Options) (*Node, error) {
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		versioncollector.NewCollector("starling"),
 	)
+	n.promql = pushdown.Parser{Parser: parser.NewParser(api.ParsePromQLFeatures(opts.Config.Features).Parser)}
 	var built teardown
 	for _, step := range []func(*teardown) error{n.listen, n.openStore, n.joinParts, n.openFrontend} {
 		if err := step(&built); err != nil {

@@ -9,9 +9,11 @@ import (
 
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/promql/promqltest"
 	promstorage "github.com/prometheus/prometheus/storage"
 
+	"github.com/starling-tsdb/starling/internal/pushdown"
 	"github.com/starling-tsdb/starling/internal/series"
 	"github.com/starling-tsdb/starling/internal/storage"
 )
@@ -39,15 +41,23 @@ func TestPrometheusScripts(t *testing.T) {
 		o.Features = []string{"st-storage", "xor2-encoding", "histograms-st-encoding"}
 	}
 	members := f.fresh("a", "b", "c")
-	engine := promqltest.NewTestEngine(t, false, 0, promqltest.DefaultMaxSamplesPerQuery)
+	engine := &comparedEngine{
+		Engine: promqltest.NewTestEngine(t, false, 0, promqltest.DefaultMaxSamplesPerQuery), t: t,
+		evaluator: &scriptEvaluator{parser: pushdown.Parser{Parser: parser.NewParser(promqltest.TestParserOpts)}},
+	}
+	engine.whole, engine.inParts = engine.open(nil), engine.open(engine.evaluator)
 	clears := 0
 	promqltest.RunBuiltinTestsWithStorage(t, engine, func(testing.TB) promstorage.Storage {
 		clears++
-		return &scriptStorage{
-			t: t, generation: strconv.Itoa(clears), writer: members[clears%3], reader: members[(clears+1)%3],
+		engine.evaluator.storage = &scriptStorage{
+			t: t, generation: strconv.Itoa(clears), writer: members[clears%len(members)], reader: members[(clears+1)%len(members)],
 		}
+		return engine.evaluator.storage
 	})
-	t.Logf("%d generations", clears)
+	t.Logf("%d generations; %d fragments evaluated in parts, %d not", clears, engine.evaluator.parts, engine.evaluator.unproven)
+	if engine.evaluator.parts < 500 {
+		t.Error("hardly anything was evaluated in parts")
+	}
 }
 
 // scriptStorage is what promqltest sees of the cluster between two clears.

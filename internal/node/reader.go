@@ -51,6 +51,10 @@ func (r reader) State() proof.State {
 
 // Select implements transport.Reader.
 func (r reader) Select(ctx context.Context, sel transport.Selection) (transport.SeriesSet, error) {
+	return r.selected(ctx, sel, true)
+}
+
+func (r reader) selected(ctx context.Context, sel transport.Selection, sorted bool) (transport.SeriesSet, error) {
 	p, err := r.at(sel)
 	if err != nil {
 		return nil, err
@@ -74,7 +78,7 @@ func (r reader) Select(ctx context.Context, sel transport.Selection) (transport.
 	if start := start(sel); sel.Proof != nil && start < r.Horizon().At() {
 		return nil, errors.Join(errExpired, set.querier.Close())
 	}
-	set.ChunkSeriesSet = set.querier.Select(ctx, true, hints, sel.Matchers...)
+	set.ChunkSeriesSet = set.querier.Select(ctx, sorted, hints, sel.Matchers...)
 	if sel.Part != nil {
 		return struct {
 			promstorage.ChunkSeriesSet

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/prometheus/util/annotations"
 
 	"github.com/starling-tsdb/starling/internal/proof"
+	"github.com/starling-tsdb/starling/internal/pushdown"
 	"github.com/starling-tsdb/starling/internal/query"
 	"github.com/starling-tsdb/starling/internal/table"
 	"github.com/starling-tsdb/starling/internal/transport"
@@ -33,6 +34,11 @@ func (s localSource) Select(ctx context.Context, req query.SelectRequest) promst
 		return promstorage.ErrChunkSeriesSet(err)
 	}
 	return set
+}
+
+// Evaluate implements query.Source.
+func (s localSource) Evaluate(ctx context.Context, req query.SelectRequest, f *pushdown.Fragment, g pushdown.Grid) (*pushdown.Partial, error) {
+	return s.reader.evaluate(ctx, selection(s.table, req), f, g)
 }
 
 func selection(t *table.Table, req query.SelectRequest) transport.Selection {
@@ -98,6 +104,11 @@ type peerSource struct {
 // Select implements query.Source.
 func (s peerSource) Select(ctx context.Context, req query.SelectRequest) promstorage.ChunkSeriesSet {
 	return s.peer.Select(ctx, s.table, selection(s.table, req))
+}
+
+// Evaluate implements query.Source.
+func (s peerSource) Evaluate(ctx context.Context, req query.SelectRequest, f *pushdown.Fragment, g pushdown.Grid) (*pushdown.Partial, error) {
+	return s.peer.Evaluate(ctx, s.table, selection(s.table, req), f, g)
 }
 
 // State implements query.Source.
