@@ -9,7 +9,6 @@ import (
 
 	"github.com/starling-tsdb/starling/internal/cluster"
 	"github.com/starling-tsdb/starling/internal/handoff"
-	"github.com/starling-tsdb/starling/internal/placement"
 	"github.com/starling-tsdb/starling/internal/proof"
 	"github.com/starling-tsdb/starling/internal/query"
 	"github.com/starling-tsdb/starling/internal/repair"
@@ -30,7 +29,7 @@ func (n *Node) shared() *repair.Shared {
 	s := &repair.Shared{
 		Epoch: p.table.Epoch, Self: self, Twins: map[int]repair.Twin{},
 		Owners: func(ls labels.Labels, dst []int) (uint64, []int) {
-			key := placement.Key(tenant, ls)
+			key := keyOf(ls)
 			return key, p.reading.slots.Owners(key, dst)
 		},
 	}

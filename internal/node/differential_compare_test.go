@@ -9,8 +9,6 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	promstorage "github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
-
-	"github.com/starling-tsdb/starling/internal/placement"
 )
 
 // contents are samples by series and time.
@@ -107,7 +105,7 @@ func (d *differential) compareSamples(where string, got contents, owned func(key
 		}
 	}
 	for name, want := range d.plain.series {
-		if !owned(placement.Key(tenant, want.labels)) {
+		if !owned(keyOf(want.labels)) {
 			continue
 		}
 		for t, values := range want.samples {
@@ -146,7 +144,7 @@ func (d *differential) compareExemplars(where string, from promstorage.ExemplarQ
 		}
 	}
 	for name, want := range d.plain.series {
-		if !d.plain.exact || !owned(placement.Key(tenant, want.labels)) {
+		if !d.plain.exact || !owned(keyOf(want.labels)) {
 			continue
 		}
 		for text, certain := range want.exemplars {

@@ -11,14 +11,12 @@ import (
 
 	"github.com/prometheus/common/version"
 	promconfig "github.com/prometheus/prometheus/config"
-	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/util/features"
 	v1 "github.com/prometheus/prometheus/web/api/v1"
 
 	"github.com/starling-tsdb/starling/internal/api"
 	"github.com/starling-tsdb/starling/internal/handles"
-	"github.com/starling-tsdb/starling/internal/placement"
 	"github.com/starling-tsdb/starling/internal/query"
 	"github.com/starling-tsdb/starling/internal/receive"
 )
@@ -52,7 +50,7 @@ func (n *Node) openFrontend(*teardown) error {
 			NativeDelta:       has("otlp-native-delta-ingestion"),
 			Handles: handles.New(handles.Options{
 				MaxBytes:   cmp.Or(n.opts.HandleBytes, handleBytes(debug.SetMemoryLimit(-1))),
-				Key:        func(ls labels.Labels) uint64 { return placement.Key(tenant, ls) },
+				Key:        keyOf,
 				Interner:   n.interner,
 				Registerer: n.registry,
 			}),

@@ -54,7 +54,7 @@ func (n *Node) owners(p *placed, part *proof.Part) handoff.Owners {
 	o := handoff.Owners{
 		From: p.reading.Assignment, MostCopies: p.reading.mostCopies, Origins: make([]handoff.Origin, len(p.reading.Slots)),
 		Placed: func(ls labels.Labels) (key uint64, owners []int, _ bool) {
-			key = placement.Key(tenant, ls)
+			key = keyOf(ls)
 			dst = p.reading.slots.Owners(key, dst)
 			return key, dst, wanted(key)
 		},

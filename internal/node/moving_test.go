@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/starling-tsdb/starling/internal/config"
-	"github.com/starling-tsdb/starling/internal/placement"
 	"github.com/starling-tsdb/starling/internal/table"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -65,7 +64,7 @@ func (m *member) lacks(samples map[string]string) []string {
 	var lacks []string
 	owner := m.placed.Load().reading.owner(m.cluster.Self())
 	for sample, metric := range samples {
-		key := placement.Key(tenant, labels.FromStrings(labels.MetricName, metric, "i", "0"))
+		key := keyOf(labels.FromStrings(labels.MetricName, metric, "i", "0"))
 		if owner.owns(key) && !held[sample] {
 			lacks = append(lacks, sample)
 		}

@@ -167,6 +167,7 @@ func (n *Node) openStore(built *teardown) error {
 	c := &n.opts.Config.Storage
 	o := storage.Options{
 		Dir:              c.Path,
+		Key:              keyOf,
 		RetentionTime:    time.Duration(c.RetentionTime),
 		RetentionSize:    int64(c.RetentionSize),
 		OutOfOrderWindow: time.Duration(c.OutOfOrderWindow),

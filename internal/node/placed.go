@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/prometheus/prometheus/model/labels"
+
 	"github.com/starling-tsdb/starling/internal/ingest"
 	"github.com/starling-tsdb/starling/internal/placement"
 	"github.com/starling-tsdb/starling/internal/plan"
@@ -20,6 +22,9 @@ var _ = [1]struct{}{}[placement.KeyVersion-table.KeyVersion]
 
 // tenant is the only one for now; it is part of the partition key.
 const tenant = ""
+
+// keyOf returns the partition key of a series.
+func keyOf(ls labels.Labels) uint64 { return placement.Key(tenant, ls) }
 
 // placed is a table with the placements that follow from it.
 type placed struct {
@@ -64,7 +69,7 @@ func (a *assigned) SeriesOwners(s *series.Series, dst []int) []int {
 	if s.Handle != nil {
 		return a.slots.Owners(s.Handle.Key, dst)
 	}
-	return a.slots.Owners(placement.Key(tenant, s.Labels), dst)
+	return a.slots.Owners(keyOf(s.Labels), dst)
 }
 
 // FamilyOwners implements ingest.Placement.

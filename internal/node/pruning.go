@@ -8,7 +8,6 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/starling-tsdb/starling/internal/handoff"
-	"github.com/starling-tsdb/starling/internal/placement"
 	"github.com/starling-tsdb/starling/internal/table"
 )
 
@@ -61,7 +60,7 @@ func (p *pruner) look(ctx context.Context) time.Duration {
 	defer end()
 	owned := now.owned(p.n.cluster.Self())
 	start := time.Now()
-	result, err := p.n.store.Prune(ctx, func(ls labels.Labels) bool { return owned(placement.Key(tenant, ls)) })
+	result, err := p.n.store.Prune(ctx, func(ls labels.Labels) bool { return owned(keyOf(ls)) })
 	if err != nil && ctx.Err() == nil {
 		p.n.logger.Warn("What this node does not own any more could not be deleted; it is tried again", "err", err)
 	}

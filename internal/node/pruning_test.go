@@ -12,7 +12,6 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunks"
 
 	"github.com/starling-tsdb/starling/internal/config"
-	"github.com/starling-tsdb/starling/internal/placement"
 )
 
 // seriesList is a storage.ChunkSeriesSet over a list.
@@ -71,7 +70,7 @@ func TestFormerOwnersDelete(t *testing.T) {
 			held := m.holds()
 			owner := m.placed.Load().reading.owner(m.cluster.Self())
 			for sample, metric := range samples {
-				key := placement.Key(tenant, labels.FromStrings(labels.MetricName, metric, "i", "0"))
+				key := keyOf(labels.FromStrings(labels.MetricName, metric, "i", "0"))
 				if held[sample] && !owner.owns(key) {
 					surplus++
 				}

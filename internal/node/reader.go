@@ -12,7 +12,6 @@ import (
 
 	"github.com/starling-tsdb/starling/internal/expiry"
 	"github.com/starling-tsdb/starling/internal/handoff"
-	"github.com/starling-tsdb/starling/internal/placement"
 	"github.com/starling-tsdb/starling/internal/proof"
 	"github.com/starling-tsdb/starling/internal/storage"
 	"github.com/starling-tsdb/starling/internal/table"
@@ -61,10 +60,9 @@ func (r reader) selected(ctx context.Context, sel transport.Selection, sorted bo
 	}
 	set := &ownSet{check: func() error { _, err := r.at(sel); return err }}
 	hints := sel.Hints
-	var keep func(labels.Labels) bool
+	var keep func(key uint64) bool
 	if sel.Proof != nil || sel.Part != nil {
-		serves := r.serves(p, sel)
-		keep = func(ls labels.Labels) bool { return serves(placement.Key(tenant, ls)) }
+		keep = r.serves(p, sel)
 		if hints != nil {
 			// The limit counts what is served.
 			own := *hints
@@ -97,7 +95,7 @@ func (r reader) Sum(ctx context.Context, sel transport.Selection) (*proof.Sums, 
 	serves, sums := r.serves(p, sel), new(proof.Sums)
 	into := []*proof.Sums{sums}
 	err = handoff.Sum(ctx, r.Store, proof.Range{Min: sel.Mint, Max: sel.Maxt}, sel.Matchers, sel.Encoded, func(ls labels.Labels) (uint64, []*proof.Sums) {
-		key := placement.Key(tenant, ls)
+		key := keyOf(ls)
 		if !serves(key) {
 			return key, nil
 		}
@@ -172,7 +170,7 @@ func (n *Node) owns(epoch uint64, id table.NodeID) (func(labels.Labels) bool, er
 		return nil, &table.MismatchError{Have: p.table, Want: epoch}
 	}
 	owned := p.owned(id)
-	return func(ls labels.Labels) bool { return owned(placement.Key(tenant, ls)) }, nil
+	return func(ls labels.Labels) bool { return owned(keyOf(ls)) }, nil
 }
 
 // ownSet is what the node serves of its own series. It is closed by its reader, and closes

@@ -14,7 +14,6 @@ import (
 
 	"github.com/starling-tsdb/starling/internal/cluster"
 	"github.com/starling-tsdb/starling/internal/handoff"
-	"github.com/starling-tsdb/starling/internal/placement"
 	"github.com/starling-tsdb/starling/internal/table"
 	"github.com/starling-tsdb/starling/internal/transport"
 )
@@ -82,7 +81,7 @@ func (r *replication) count(ctx context.Context) error {
 	start := time.Now()
 	owners := make([]int, 0, p.reading.Copies())
 	series, bytes, err := r.thin(ctx, func(ls labels.Labels) bool {
-		owners = p.reading.slots.Owners(placement.Key(tenant, ls), owners)
+		owners = p.reading.slots.Owners(keyOf(ls), owners)
 		isWhole := func(o int) bool { return whole[o] }
 		first := slices.IndexFunc(owners, isWhole)
 		return first >= 0 && owners[first] == self && slices.ContainsFunc(owners, func(o int) bool { return !whole[o] })

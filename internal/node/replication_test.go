@@ -9,8 +9,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/prometheus/prometheus/model/labels"
-
-	"github.com/starling-tsdb/starling/internal/placement"
 )
 
 // TestUnderReplicated counts each series that an owner does not hold all of once, whoever counts.
@@ -52,7 +50,7 @@ func TestUnderReplicated(t *testing.T) {
 		owned := func() int {
 			owner, n := m[0].placed.Load().reading.owner(gone), 0
 			for i := range written {
-				if owner.owns(placement.Key(tenant, labels.FromStrings(labels.MetricName, fmt.Sprint("m", i), "i", "0"))) {
+				if owner.owns(keyOf(labels.FromStrings(labels.MetricName, fmt.Sprint("m", i), "i", "0"))) {
 					n++
 				}
 			}

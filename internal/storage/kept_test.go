@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
@@ -43,10 +42,74 @@ func TestChunkQuerierOf(t *testing.T) {
 	mustAppend(t, s, batch(recent...))
 	mustAppend(t, s, batch(late...))
 
-	for share := range 4 {
-		keep := func(ls labels.Labels) bool { return ls.Hash()%4 <= uint64(share) }
+	expectShares(t, s)
+}
+
+// TestKeysAreRemembered: of series in the head keys are asked for once, and mean the same series
+// when they were, after others have come and gone, and after the TSDB has been opened anew.
+func TestKeysAreRemembered(t *testing.T) {
+	o := testOptions(t.TempDir())
+	asked := 0
+	o.Key = func(ls labels.Labels) uint64 { asked++; return ls.Hash() }
+	s := mustOpen(t, o, hooks{})
+	const n = 3 * keysPerPage
+	write := func(generation int) {
+		var all []series.Series
+		for i := range n {
+			all = append(all, floats(name(fmt.Sprintf("s%d_%d", generation, i)), float64(at(0)), float64(i)))
+		}
+		mustAppend(t, s, batch(all...))
+	}
+	write(0)
+	expectShares(t, s)
+	if asked != n {
+		t.Errorf("%d keys for %d series", asked, n)
+	}
+	write(1)
+	expectShares(t, s)
+	if asked != 2*n {
+		t.Errorf("%d keys for %d series", asked, 2*n)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = mustOpen(t, o, hooks{})
+	write(2)
+	expectShares(t, s)
+	if asked != 5*n {
+		t.Errorf("%d keys for %d series, most of them twice", asked, 3*n)
+	}
+}
+
+// TestKeysAreBounded: numbers of series that have gone do not add up.
+func TestKeysAreBounded(t *testing.T) {
+	k := &seriesKeys{}
+	pages := func() (n int) {
+		k.pages.Range(func(any, any) bool { n++; return true })
+		return n
+	}
+	for number := range uint64(10_000) {
+		p := k.page(number, 100*keysPerPage)
+		p[number%keysPerPage].Store(number)
+		if k.page(number, 100*keysPerPage) != p {
+			t.Fatal("a page was not remembered")
+		}
+		if n := pages(); n > 400+spare {
+			t.Fatalf("%d pages", n)
+		}
+	}
+	if n := pages(); n < 100 {
+		t.Errorf("%d pages are left of series that are there", n)
+	}
+}
+
+// expectShares compares what is kept, of several shares, with what it is of all.
+func expectShares(t *testing.T, s *Store) {
+	t.Helper()
+	for share := range uint64(4) {
+		keep := func(key uint64) bool { return key%4 <= share }
 		all, kept := keptChunks(t, s, nil), keptChunks(t, s, keep)
-		all = slices.DeleteFunc(all, func(c storedChunks) bool { return !keep(c.labels) })
+		all = slices.DeleteFunc(all, func(c storedChunks) bool { return !keep(c.labels.Hash()) })
 		if len(kept) == 0 || !slices.EqualFunc(all, kept, func(a, b storedChunks) bool {
 			return labels.Equal(a.labels, b.labels) && slices.Equal(a.chunks, b.chunks)
 		}) {
@@ -58,10 +121,14 @@ func TestChunkQuerierOf(t *testing.T) {
 // TestChunkQuerierOfIsCanceled: the head is not gone through for nobody.
 func TestChunkQuerierOfIsCanceled(t *testing.T) {
 	s := mustOpen(t, testOptions(t.TempDir()), hooks{})
-	mustAppend(t, s, batch(floats(name("a"), float64(at(0)), 1), floats(name("b"), float64(at(0)), 1)))
+	var many []series.Series
+	for i := range 2 * keysPerPage {
+		many = append(many, floats(name(fmt.Sprint("s", i)), float64(at(0)), 1))
+	}
+	mustAppend(t, s, batch(many...))
 	ctx, cancel := context.WithCancelCause(t.Context())
 	asked, why := 0, errors.New("nobody waits")
-	q, err := s.ChunkQuerierOf(math.MinInt64, math.MaxInt64, func(labels.Labels) bool {
+	q, err := s.ChunkQuerierOf(at(-time.Hour), at(time.Hour), func(uint64) bool {
 		asked++
 		cancel(why)
 		return true
@@ -71,7 +138,7 @@ func TestChunkQuerierOfIsCanceled(t *testing.T) {
 	}
 	defer q.Close()
 	set := q.Select(ctx, true, nil, labels.MustNewMatcher(labels.MatchRegexp, "__name__", ".+"))
-	if set.Next() || !errors.Is(set.Err(), why) || asked != 1 {
+	if set.Next() || !errors.Is(set.Err(), why) || asked > keysPerPage {
 		t.Errorf("error %v after %d series", set.Err(), asked)
 	}
 }
@@ -82,9 +149,9 @@ type storedChunks struct {
 	chunks []string
 }
 
-func keptChunks(t *testing.T, s *Store, keep func(labels.Labels) bool) (all []storedChunks) {
+func keptChunks(t *testing.T, s *Store, keep func(key uint64) bool) (all []storedChunks) {
 	t.Helper()
-	q, err := s.ChunkQuerierOf(math.MinInt64, math.MaxInt64, keep)
+	q, err := s.ChunkQuerierOf(at(-24*time.Hour), at(24*time.Hour), keep)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -116,7 +116,7 @@ func (s *Store) tryTSDB(topts *tsdb.Options) (*tsdb.DB, *failureCounters, error)
 		return nil, nil, fmt.Errorf("prepare the out-of-order log: %w", err)
 	}
 	s.guard = s.damage.Guard()
-	topts.BlockQuerierFunc, topts.BlockChunkQuerierFunc = headQuerier, headChunkQuerier
+	topts.BlockQuerierFunc, topts.BlockChunkQuerierFunc = headQuerier, (&seriesKeys{key: o.Key}).headChunkQuerier
 	own := &background{fence: s.fence, expired: s.expired}
 	own.attach(topts)
 	failures := &failureCounters{outer: o.Registerer}

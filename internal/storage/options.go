@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 	"github.com/prometheus/prometheus/tsdb/fileutil"
@@ -45,6 +46,9 @@ const (
 type Options struct {
 	// Dir is the data directory; it is made if it is missing. Required.
 	Dir string
+	// Key is what ChunkQuerierOf tells series apart by: the same for the same labels. Required
+	// for it; several goroutines call it.
+	Key func(labels.Labels) uint64
 	// RetentionTime is the age at which samples expire, counted from the newest one that the
 	// store holds, or from Now if that is earlier: 15 d if RetentionSize is 0 too, else none.
 	// Two MinBlockDuration of samples are kept whatever it says.

@@ -27,16 +27,22 @@ func (s *Store) merged(mint, maxt int64) (promstorage.Querier, error) {
 	return promstorage.NewMergeQuerier(parts, nil, merge.Series), nil
 }
 
-// mergedChunks is merged for chunks, of the series alone that keep tells unless it is nil.
-func (s *Store) mergedChunks(mint, maxt int64, keep func(labels.Labels) bool) (promstorage.ChunkQuerier, error) {
+// mergedChunks is merged for chunks, of the series alone whose keys keep tells unless it is nil.
+func (s *Store) mergedChunks(mint, maxt int64, keep func(key uint64) bool) (promstorage.ChunkQuerier, error) {
 	parts, err := partsOf(s, mint, maxt, s.db.ChunkQuerier, s.guard.BlockChunkQuerier)
 	if err != nil {
 		return nil, err
 	}
 	if keep != nil {
-		parts[0] = keptHead{parts[0], keep}
+		keepLabels := func(ls labels.Labels) bool { return keep(s.opts.Key(ls)) }
+		if head, ok := parts[0].(*keyedQuerier); ok {
+			head.head.keep = keep
+		} else {
+			// It has late samples, too.
+			parts[0] = keptHead{parts[0], keepLabels}
+		}
 		for i, p := range parts[1:] {
-			parts[1+i] = keptBlock{p, keep}
+			parts[1+i] = keptBlock{p, keepLabels}
 		}
 	}
 	encoding := s.opts.tsdbOptions().FloatChunkEncoding
@@ -49,14 +55,6 @@ func headQuerier(b tsdb.BlockReader, mint, maxt int64) (promstorage.Querier, err
 		return promstorage.NoopQuerier(), nil
 	}
 	return tsdb.NewBlockQuerier(b, mint, maxt)
-}
-
-// headChunkQuerier is for tsdb.Options.BlockChunkQuerierFunc.
-func headChunkQuerier(b tsdb.BlockReader, mint, maxt int64) (promstorage.ChunkQuerier, error) {
-	if _, ok := b.(*tsdb.Block); ok {
-		return promstorage.NoopChunkedQuerier(), nil
-	}
-	return tsdb.NewBlockChunkQuerier(b, mint, maxt)
 }
 
 // maxListings bounds how often blocks are listed anew because one of them was closed between

@@ -78,10 +78,10 @@ func (s *Store) ChunkQuerier(mint, maxt int64) (promstorage.ChunkQuerier, error)
 	return s.ChunkQuerierOf(mint, maxt, nil)
 }
 
-// ChunkQuerierOf is ChunkQuerier of the series alone that keep tells; nil stands for all. It is
-// called by who calls Select, or Next of what that returned. Labels that are asked for, and
+// ChunkQuerierOf is ChunkQuerier of the series alone whose keys, by Options.Key, keep tells; nil
+// stands for all. It is called by who calls Select, or Next of what that returned. Labels that are asked for, and
 // limits, are of all series.
-func (s *Store) ChunkQuerierOf(mint, maxt int64, keep func(labels.Labels) bool) (promstorage.ChunkQuerier, error) {
+func (s *Store) ChunkQuerierOf(mint, maxt int64, keep func(key uint64) bool) (promstorage.ChunkQuerier, error) {
 	q, v, err := look(s, mint, maxt, promstorage.NoopChunkedQuerier(), func(mint, maxt int64) (promstorage.ChunkQuerier, error) {
 		return s.mergedChunks(mint, maxt, keep)
 	})

@@ -24,6 +24,7 @@ var start = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 func testOptions(dir string) Options {
 	return Options{
 		Dir:              dir,
+		Key:              labels.Labels.Hash,
 		OutOfOrderWindow: 2 * time.Hour,
 		Now:              func() time.Time { return start },
 	}
