@@ -215,7 +215,6 @@ var engine = promql.NewEngine(promql.EngineOpts{
 	MaxSamples: 1e9, Timeout: time.Hour, EnableAtModifier: true, EnableNegativeOffset: true, Parser: parse,
 })
 
-
 // untrimmed has the engine read series in the order of their labels, so that sums are rounded
 // in the same way, and chunks as a whole: cutting off what it does not look at panics
 // if samples in between are deleted (tombstones.Intervals.Add).
@@ -232,12 +231,16 @@ func (q wholeQuerier) Select(ctx context.Context, _ bool, _ *storage.SelectHints
 	return q.Querier.Select(ctx, true, nil, ms...)
 }
 
-// ask asks the engine, and returns its answer by labels and time, and the samples that it
-// looked at.
-func ask(tb testing.TB, db storage.Queryable, text string, g pushdown.Grid) (map[string]map[int64]float64, int64) {
+// executed is a query with its result, which is valid until it is closed.
+type executed struct {
+	promql.Query
+	result *promql.Result
+}
+
+// execute has the engine evaluate a text.
+func execute(tb testing.TB, db storage.Queryable, text string, g pushdown.Grid) executed {
 	tb.Helper()
 	ctx := context.Background()
-	db = untrimmed{db}
 	opts := promql.NewPrometheusQueryOpts(false, time.Duration(g.Lookback)*time.Millisecond)
 	q, err := engine.NewRangeQuery(ctx, db, opts, text, time.UnixMilli(g.Start), time.UnixMilli(g.End),
 		time.Duration(g.Step)*time.Millisecond)
@@ -247,11 +250,19 @@ func ask(tb testing.TB, db storage.Queryable, text string, g pushdown.Grid) (map
 	if err != nil {
 		tb.Fatal(text, err)
 	}
-	defer q.Close()
 	res := q.Exec(ctx)
 	if res.Err != nil {
 		tb.Fatal(text, res.Err)
 	}
+	return executed{q, res}
+}
+
+// ask asks the engine, and returns its answer by labels and time, and the samples that it
+// looked at.
+func ask(tb testing.TB, db storage.Queryable, text string, g pushdown.Grid) (map[string]map[int64]float64, int64) {
+	tb.Helper()
+	q := execute(tb, untrimmed{db}, text, g)
+	defer q.Close()
 	got := map[string]map[int64]float64{}
 	put := func(ls labels.Labels, t int64, v float64) {
 		if got[ls.String()] == nil {
@@ -259,7 +270,7 @@ func ask(tb testing.TB, db storage.Queryable, text string, g pushdown.Grid) (map
 		}
 		got[ls.String()][t] = v
 	}
-	switch v := res.Value.(type) {
+	switch v := q.result.Value.(type) {
 	case promql.Matrix:
 		for _, s := range v {
 			for _, p := range s.Floats {

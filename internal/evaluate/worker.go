@@ -125,9 +125,12 @@ func (w *worker) decode(metas []chunks.Meta) error {
 var errStarted = &pushdown.UnprovenError{Reason: "samples of a counter have start timestamps"}
 
 // decodeChunk appends the samples of one chunk.
-func (w *worker) decodeChunk(c chunkenc.Chunk) error {
+func (w *worker) decodeChunk(c chunkenc.Chunk) (err error) {
+	if c.Encoding() == chunkenc.EncXOR {
+		w.points, err = appendXOR(w.points, c.Bytes(), w.mint, w.maxt, w.function != nil)
+		return err
+	}
 	w.chunk = c.Iterator(w.chunk)
-	starts := w.function != nil && w.function.starts && c.Encoding() == chunkenc.EncXOR2
 	for w.chunk.Next() != chunkenc.ValNone {
 		t, v := w.chunk.At()
 		if t < w.mint || w.function != nil && value.IsStaleNaN(v) {
@@ -136,7 +139,7 @@ func (w *worker) decodeChunk(c chunkenc.Chunk) error {
 		if t > w.maxt {
 			return nil
 		}
-		if starts && w.chunk.AtST() != 0 {
+		if w.function != nil && w.function.starts && w.chunk.AtST() != 0 {
 			return errStarted
 		}
 		w.points = append(w.points, promql.FPoint{T: t, F: v})

@@ -1,0 +1,113 @@
+package evaluate
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb/chunks"
+	"github.com/prometheus/prometheus/util/annotations"
+
+	"github.com/starling-tsdb/starling/internal/pushdown"
+)
+
+// list is a set of series that lie in memory.
+type list struct {
+	series []storage.ChunkSeries
+	next   int
+	err    error
+}
+
+func (l *list) Next() bool {
+	l.next++
+	return l.next <= len(l.series)
+}
+func (l *list) At() storage.ChunkSeries           { return l.series[l.next-1] }
+func (l *list) Err() error                        { return l.err }
+func (l *list) Warnings() annotations.Annotations { return nil }
+
+// collect reads a set into memory.
+func collect(tb testing.TB, set storage.ChunkSeriesSet) []storage.ChunkSeries {
+	tb.Helper()
+	var all []storage.ChunkSeries
+	for set.Next() {
+		var metas []chunks.Meta
+		it := set.At().Iterator(nil)
+		for it.Next() {
+			metas = append(metas, it.At())
+		}
+		if it.Err() != nil {
+			tb.Fatal(it.Err())
+		}
+		all = append(all, &storage.ChunkSeriesEntry{
+			Lset:            set.At().Labels(),
+			ChunkIteratorFn: func(chunks.Iterator) chunks.Iterator { return storage.NewListChunkSeriesIterator(metas...) },
+		})
+	}
+	if set.Err() != nil {
+		tb.Fatal(set.Err())
+	}
+	return all
+}
+
+// BenchmarkSeries evaluates 10,000 series of 100 samples each at 20 steps: by the engine, over
+// the chunks that the database answers with, and over the same chunks in memory.
+func BenchmarkSeries(b *testing.B) {
+	r := rand.New(rand.NewPCG(1, 1))
+	db := openDB(b)
+	const seriesN, samples = 10_000, 100
+	for i := range seriesN {
+		ls := labels.FromStrings(labels.MetricName, "m_total", "instance", fmt.Sprintf("host-%d:9100", i/10),
+			"job", fmt.Sprintf("job-%d", i%10), "cluster", "eu-west-1", "method", "GET")
+		v, ps := 0., make([]promql.FPoint, samples)
+		for j := range ps {
+			v += float64(r.IntN(1000))
+			ps[j] = promql.FPoint{T: first + int64(j)*interval, F: v}
+		}
+		add(b, db, ls, ps)
+	}
+	end := int64(first + (samples-1)*interval)
+	g := pushdown.Grid{Start: end - 19*60_000, End: end, Step: 60_000, Lookback: 300_000}
+	for _, text := range []string{
+		"sum (rate(m_total[5m]))", "sum by (job) (rate(m_total[5m]))", "rate(m_total[5m])",
+		"sum (m_total)", "max by (job) (sum_over_time(m_total[5m]))", "sum (irate(m_total[5m]))",
+	} {
+		o := Options{Fragment: mustFragment(b, text), Grid: g, MaxSamples: math.MaxInt, Workers: 1}
+		all := collect(b, selected(b, db, o))
+		evaluate := func(b *testing.B, set func() (storage.ChunkSeriesSet, func())) {
+			b.ReportAllocs()
+			for b.Loop() {
+				s, done := set()
+				if _, err := Series(context.Background(), s, o); err != nil {
+					b.Fatal(err)
+				}
+				done()
+			}
+		}
+		b.Run(text+"/engine", func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				execute(b, db, text, g).Close()
+			}
+		})
+		b.Run(text+"/database", func(b *testing.B) {
+			evaluate(b, func() (storage.ChunkSeriesSet, func()) {
+				mint, maxt := o.Fragment.Span(g)
+				q, err := db.ChunkQuerier(mint, maxt)
+				if err != nil {
+					b.Fatal(err)
+				}
+				hints := &storage.SelectHints{Start: mint, End: maxt, DisableTrimming: true}
+				return q.Select(context.Background(), false, hints, o.Fragment.Matchers...), func() { _ = q.Close() }
+			})
+		})
+		b.Run(text+"/memory", func(b *testing.B) {
+			evaluate(b, func() (storage.ChunkSeriesSet, func()) { return &list{series: all}, func() {} })
+		})
+	}
+}
