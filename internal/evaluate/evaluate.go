@@ -40,6 +40,12 @@ type run struct {
 	held atomic.Int64
 }
 
+func newRun(o Options) *run {
+	r := &run{Options: o, steps: o.Grid.Len()}
+	r.mint, r.maxt = o.Fragment.Span(o.Grid)
+	return r
+}
+
 // hold counts samples that are held from now on until the evaluation ends.
 func (r *run) hold(samples int) error {
 	if r.held.Add(int64(samples)) > int64(r.MaxSamples) {
@@ -64,8 +70,7 @@ func (r *run) hold(samples int) error {
 //   - what a worker panicked with. The caller's own goroutine works too where there is no more
 //     than one batch of series, or one worker: whether it may panic is up to the caller.
 func Series(ctx context.Context, set storage.ChunkSeriesSet, o Options) (*pushdown.Partial, error) {
-	r := &run{Options: o, steps: o.Grid.Len()}
-	r.mint, r.maxt = o.Fragment.Span(o.Grid)
+	r := newRun(o)
 	read := &reader{set: set, mint: r.mint, maxt: r.maxt}
 	first := &batch{}
 	more, err := read.fill(first)

@@ -10,7 +10,7 @@ import (
 	"github.com/starling-tsdb/starling/internal/pushdown"
 )
 
-// batchSeries is how many series are handed over at once: enough that handing them over costs
+// batchSeries is how many series are read and handed over at once: enough that handing them over costs
 // nothing beside decoding them, few enough that the last batches keep all workers busy.
 const batchSeries = 128
 
@@ -35,24 +35,20 @@ type reader struct {
 	chunks     chunks.Iterator
 }
 
-// fill replaces the series of a batch by the next ones that have chunks to look at, and tells
-// whether there may be more.
+// fill replaces the series of a batch by those of the next ones that have chunks to look at, and
+// tells whether there may be more.
 func (r *reader) fill(b *batch) (more bool, err error) {
 	b.series, b.chunks = b.series[:0], b.chunks[:0]
-	for len(b.series) < batchSeries {
+	for range batchSeries {
 		if !r.set.Next() {
 			return false, r.set.Err()
 		}
-		s := r.set.At()
+		s, before := r.set.At(), len(b.chunks)
 		r.chunks = s.Iterator(r.chunks)
 		if err := r.take(b); err != nil {
 			return false, err
 		}
-		last := 0
-		if len(b.series) > 0 {
-			last = b.series[len(b.series)-1].end
-		}
-		if len(b.chunks) > last {
+		if len(b.chunks) > before {
 			b.series = append(b.series, series{labels: s.Labels(), end: len(b.chunks)})
 		}
 	}

@@ -55,14 +55,14 @@ func (w *worker) evaluate(ctx context.Context, b *batch) error {
 	start := 0
 	for _, s := range b.series {
 		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			break
 		}
 		if err := w.add(s.labels, b.chunks[start:s.end]); err != nil {
 			return err
 		}
 		start = s.end
 	}
-	return nil
+	return context.Cause(ctx)
 }
 
 var errTyped = &pushdown.UnprovenError{Reason: "series that differ in type or unit may become the same"}

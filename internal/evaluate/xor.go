@@ -33,151 +33,126 @@ func appendXOR(points []promql.FPoint, chunk []byte, mint, maxt int64, dropStale
 	if n <= 0 || len(b) < n+8 {
 		return points, io.EOF
 	}
-	bits := binary.BigEndian.Uint64(b[n:])
+	v := binary.BigEndian.Uint64(b[n:])
 	b = b[n+8:]
-	var delta uint64
-	in := bitReader{}
-	x := xorValue{}
-	for i := range samples {
-		switch i {
-		case 0:
-		case 1:
+	var (
+		delta             uint64
+		leading, trailing uint
+		// top has the next bits on top. Of these, valid are no longer in b; those below
+		// are the next ones of b, or 0. It is negative if more bits were read than there
+		// were. All are variables of their own, for the compiler to keep in registers.
+		top   uint64
+		valid int
+	)
+	for i := 1; ; i++ {
+		if t > maxt {
+			return points, nil
+		}
+		if t >= mint && !(dropStale && v == value.StaleNaN) {
+			points = append(points, promql.FPoint{T: t, F: math.Float64frombits(v)})
+		}
+		if i == samples {
+			return points, nil
+		}
+
+		if i == 1 {
 			if delta, n = binary.Uvarint(b); n <= 0 {
 				return points, io.EOF
 			}
-			in.b = b[n:]
-		default:
-			delta += in.deltaOfDelta()
-		}
-		if i > 0 {
-			t += int64(delta)
-			bits ^= x.next(&in)
-			if in.missing {
-				return points, io.EOF
+			b = b[n:]
+		} else {
+			// That is no change of delta, and the longest prefix of a value.
+			if valid < 1+13 {
+				top, valid, b = refill(top, valid, b)
+			}
+			if top>>63 != 0 && valid < 4+20 {
+				top, valid, b = refill(top, valid, b)
+			}
+			switch {
+			case top>>63 == 0:
+				top, valid = top<<1, valid-1
+			case top>>62 == 0b10:
+				delta += signed(top<<2>>50, 14)
+				top, valid = top<<(2+14), valid-(2+14)
+			case top>>61 == 0b110:
+				delta += signed(top<<3>>47, 17)
+				top, valid = top<<(3+17), valid-(3+17)
+			case top>>60 == 0b1110:
+				delta += signed(top<<4>>44, 20)
+				top, valid = top<<(4+20), valid-(4+20)
+			default:
+				var change uint64
+				change, top, valid, b = readAcross(top<<4, valid-4, b, 64)
+				delta += change
 			}
 		}
-		if t > maxt {
-			break
+		t += int64(delta)
+
+		if valid < 13 {
+			top, valid, b = refill(top, valid, b)
 		}
-		if t >= mint && !(dropStale && bits == value.StaleNaN) {
-			points = append(points, promql.FPoint{T: t, F: math.Float64frombits(bits)})
+		if top>>63 == 0 {
+			top, valid = top<<1, valid-1
+		} else {
+			if top>>62 == 0b10 {
+				top, valid = top<<2, valid-2
+			} else {
+				leading = uint(top << 2 >> 59)
+				// 64 does not fit into six bits, and is encoded as 0.
+				width := (uint(top<<7>>58)-1)&63 + 1
+				if leading+width > 64 {
+					return points, io.EOF
+				}
+				trailing = 64 - leading - width
+				top, valid = top<<13, valid-13
+			}
+			width := 64 - leading - trailing
+			var change uint64
+			if int(width) <= valid {
+				change, top, valid = top>>(64-width), top<<width, valid-int(width)
+			} else {
+				change, top, valid, b = readAcross(top, valid, b, width)
+			}
+			v ^= change << trailing
+		}
+		if valid < 0 {
+			return points, io.EOF
 		}
 	}
-	return points, nil
 }
 
-// xorValue is where the bits lie that changed from one value to the next.
-type xorValue struct{ leading, trailing uint }
-
-// next returns the difference to the next value.
-func (x *xorValue) next(in *bitReader) uint64 {
-	in.fill(13)
-	switch {
-	case in.top>>63 == 0:
-		in.skip(1)
-		return 0
-	case in.top>>62 == 0b10:
-		in.skip(2)
-	default:
-		x.leading = uint(in.top>>57) & (1<<5 - 1)
-		width := uint(in.top>>51) & (1<<6 - 1)
-		in.skip(13)
-		if width == 0 {
-			// It has six bits only.
-			width = 64
-		}
-		if x.leading+width > 64 {
-			in.missing = true
-			return 0
-		}
-		x.trailing = 64 - x.leading - width
-	}
-	return in.read(64-x.leading-x.trailing) << x.trailing
-}
-
-// bitReader reads bits, the most significant of a byte first.
-type bitReader struct {
-	b []byte
-	// top has the next bits on top. Of these, valid are counted as taken from b; those below
-	// are the next ones of b, or 0.
-	top   uint64
-	valid uint
-	// missing says that more bits were read than there were.
-	missing bool
-}
-
-// fill sees to it that so many bits, 56 at most, are valid if there are so many.
-func (r *bitReader) fill(bits uint) {
-	if r.valid < bits {
-		r.refill()
-	}
-}
-
-func (r *bitReader) refill() {
-	if len(r.b) >= 8 {
-		r.top |= binary.BigEndian.Uint64(r.b) >> r.valid
-		whole := (64 - r.valid) / 8
-		r.b = r.b[whole:]
-		r.valid += whole * 8
-		return
-	}
-	for ; len(r.b) > 0 && r.valid <= 56; r.b = r.b[1:] {
-		r.top |= uint64(r.b[0]) << (56 - r.valid)
-		r.valid += 8
-	}
-}
-
-// skip moves on by so many bits.
-func (r *bitReader) skip(bits uint) {
-	if bits > r.valid {
-		r.missing = true
-		return
-	}
-	r.top <<= bits
-	r.valid -= bits
-}
-
-// read reads up to 64 bits.
-func (r *bitReader) read(bits uint) uint64 {
-	var high uint64
-	if bits > 32 {
-		high = r.read32(bits-32) << 32
-		bits = 32
-	}
-	return high | r.read32(bits)
-}
-
-func (r *bitReader) read32(bits uint) uint64 {
-	r.fill(bits)
-	v := r.top >> (64 - bits)
-	r.skip(bits)
-	return v
-}
-
-// deltaOfDelta reads how the time between samples changes.
-func (r *bitReader) deltaOfDelta() uint64 {
-	r.fill(24)
-	var bits uint
-	switch {
-	case r.top>>63 == 0:
-		r.skip(1)
-		return 0
-	case r.top>>62 == 0b10:
-		r.skip(2)
-		bits = 14
-	case r.top>>61 == 0b110:
-		r.skip(3)
-		bits = 17
-	case r.top>>60 == 0b1110:
-		r.skip(4)
-		bits = 20
-	default:
-		r.skip(4)
-		return r.read(64)
-	}
-	v := r.read32(bits)
+// signed returns the number that so many bits encode: those greater than half of all are
+// negative.
+func signed(v uint64, bits uint) uint64 {
 	if v > 1<<(bits-1) {
 		v -= 1 << bits
 	}
 	return v
+}
+
+// refill makes more than 56 bits valid, unless b ends before.
+func refill(top uint64, valid int, b []byte) (uint64, int, []byte) {
+	if len(b) >= 8 {
+		top |= binary.BigEndian.Uint64(b) >> uint(valid)
+		whole := (64 - valid) / 8
+		return top, valid + whole*8, b[whole:]
+	}
+	for ; len(b) > 0 && valid <= 56; b = b[1:] {
+		top |= uint64(b[0]) << uint(56-valid)
+		valid += 8
+	}
+	return top, valid, b
+}
+
+// readAcross reads from 1 to 64 bits, more than are valid.
+func readAcross(top uint64, valid int, b []byte, bits uint) (uint64, uint64, int, []byte) {
+	top, valid, b = refill(top, valid, b)
+	v := top >> (64 - bits)
+	rest := int(bits) - valid
+	if rest <= 0 || len(b) == 0 {
+		return v, top << bits, -rest, b
+	}
+	// Seven bits at most did not fit below what was left of a byte.
+	v |= uint64(b[0]) >> uint(8-rest)
+	return v, uint64(b[0]) << uint(56+rest), 8 - rest, b[1:]
 }

@@ -1,0 +1,281 @@
+package evaluate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
+	"github.com/prometheus/prometheus/tsdb/chunks"
+	"github.com/prometheus/prometheus/tsdb/tsdbutil"
+
+	"github.com/starling-tsdb/starling/internal/pushdown"
+)
+
+// entry returns a series with chunks.
+func entry(ls labels.Labels, metas ...chunks.Meta) storage.ChunkSeries {
+	return &storage.ChunkSeriesEntry{
+		Lset:            ls,
+		ChunkIteratorFn: func(chunks.Iterator) chunks.Iterator { return storage.NewListChunkSeriesIterator(metas...) },
+	}
+}
+
+// chunk returns a chunk of an encoding with samples that count from 0, one each interval.
+func chunk(tb testing.TB, e chunkenc.Encoding, start int64, samples int, st int64) chunks.Meta {
+	tb.Helper()
+	c, err := chunkenc.NewEmptyChunk(e)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	app, err := c.Appender()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	m := chunks.Meta{Chunk: c, MinTime: start, MaxTime: start + int64(samples-1)*interval}
+	for i := range samples {
+		at := start + int64(i)*interval
+		switch e {
+		case chunkenc.EncHistogram:
+			_, _, app, err = app.AppendHistogram(nil, st, at, tsdbutil.GenerateTestHistogram(int64(i)), false)
+		case chunkenc.EncFloatHistogram:
+			_, _, app, err = app.AppendFloatHistogram(nil, st, at, tsdbutil.GenerateTestFloatHistogram(int64(i)), false)
+		default:
+			app.Append(st, at, float64(i))
+		}
+		if err != nil {
+			tb.Fatal(err)
+		}
+	}
+	return m
+}
+
+func named(i int) labels.Labels {
+	return labels.FromStrings(labels.MetricName, "m", "instance", fmt.Sprint(i), "job", fmt.Sprint(i%7))
+}
+
+// floats returns so many series of 100 floats each.
+func floats(tb testing.TB, series int) []storage.ChunkSeries {
+	tb.Helper()
+	all := make([]storage.ChunkSeries, series)
+	for i := range all {
+		all[i] = entry(named(i), chunk(tb, chunkenc.EncXOR, first+int64(i), 60, 0), chunk(tb, chunkenc.EncXOR, first+int64(i)+60*interval, 40, 0))
+	}
+	return all
+}
+
+func TestSeriesRefusesWhatIsNotProven(t *testing.T) {
+	xor := chunk(t, chunkenc.EncXOR, first, 10, 0)
+	typed := labels.FromStrings(labels.MetricName, "m", "__type__", "counter")
+	inUnits := labels.FromStrings(labels.MetricName, "m", "__unit__", "bytes")
+	for _, c := range []struct {
+		name, text, reason string
+		series             storage.ChunkSeries
+	}{
+		{"histograms", "m", "encoded as histogram", entry(named(0), chunk(t, chunkenc.EncHistogram, first, 10, 0))},
+		{"float histograms", "rate(m[5m])", "encoded as floathistogram", entry(named(0), xor, chunk(t, chunkenc.EncFloatHistogram, first+10*interval, 10, 0))},
+		{"histograms before all steps", "m", "", entry(named(0), chunk(t, chunkenc.EncHistogram, first-100*interval, 10, 0), xor)},
+		{"chunks that overlap", "m", "overlap", entry(named(0), xor, chunk(t, chunkenc.EncXOR, first+9*interval, 10, 0))},
+		{"chunks that follow", "m", "", entry(named(0), xor, chunk(t, chunkenc.EncXOR, first+10*interval, 10, 0))},
+		{"a type that is dropped", "-m", "type or unit", entry(typed, xor)},
+		{"a unit that is dropped", "sum(rate(m[5m]))", "type or unit", entry(inUnits, xor)},
+		{"a type that stays", "sum by (__type__) (m > 5)", "", entry(typed, xor)},
+		{"no start timestamps", "rate(m[5m])", "", entry(named(0), chunk(t, chunkenc.EncXOR2, first, 10, 0))},
+		{"start timestamps of a counter", "rate(m[5m])", "start timestamps", entry(named(0), chunk(t, chunkenc.EncXOR2, first, 10, first-1))},
+		{"start timestamps of resets", "resets(m[5m])", "start timestamps", entry(named(0), chunk(t, chunkenc.EncXOR2, first, 10, first-1))},
+		{"start timestamps that do not matter", "delta(m[5m])", "", entry(named(0), chunk(t, chunkenc.EncXOR2, first, 10, first-1))},
+		{"start timestamps of a selector", "sum(m)", "", entry(named(0), chunk(t, chunkenc.EncXOR2, first, 10, first-1))},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := Series(t.Context(), &list{series: []storage.ChunkSeries{c.series}}, options(t, c.text))
+			var unproven *pushdown.UnprovenError
+			switch {
+			case c.reason == "" && err != nil:
+				t.Error(err)
+			case c.reason != "" && (!errors.As(err, &unproven) || !strings.Contains(unproven.Reason, c.reason)):
+				t.Errorf("have %v, want %s", err, c.reason)
+			}
+		})
+	}
+}
+
+// TestXOR2GivesWhatXORGives, for the one is decoded by its iterator, the other from its bytes.
+func TestXOR2GivesWhatXORGives(t *testing.T) {
+	for _, text := range []string{"m", "rate(m[5m])", "sum_over_time(m[1m] offset 10m)"} {
+		var want string
+		for _, e := range []chunkenc.Encoding{chunkenc.EncXOR, chunkenc.EncXOR2} {
+			set := &list{series: []storage.ChunkSeries{entry(named(0), chunk(t, e, first, 100, 0))}}
+			p, err := Series(t.Context(), set, options(t, text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := fmt.Sprint(p); want == "" {
+				want = got
+			} else if got != want {
+				t.Errorf("%s: have %s, want %s", text, got, want)
+			}
+		}
+	}
+}
+
+func TestSeriesDoesNotDependOnTheNumberOfWorkers(t *testing.T) {
+	all := floats(t, 1000)
+	for _, text := range []string{"sum by (job) (rate(m[5m]))", "m > 50", "count(m)", "max without (instance) (m)", "avg_over_time(m[3m])"} {
+		o := options(t, text)
+		var want *pushdown.Partial
+		for _, o.Workers = range []int{1, 2, 5} {
+			p, err := Series(t.Context(), &list{series: all}, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if p, err = o.Fragment.Merge(o.Grid, []*pushdown.Partial{p}); err != nil {
+				t.Fatal(err)
+			}
+			if want == nil {
+				want = p
+			}
+			equalPartials(t, o, p, want)
+		}
+	}
+}
+
+func equalPartials(t *testing.T, o Options, got, want *pushdown.Partial) {
+	t.Helper()
+	if got.Samples != want.Samples || got.Found != want.Found || len(got.Values) != len(want.Values) {
+		t.Fatalf("%d workers: have %d samples, %v, %d values, want %d, %v, %d", o.Workers,
+			got.Samples, got.Found, len(got.Values), want.Samples, want.Found, len(want.Values))
+	}
+	for i := range got.Values {
+		for step := range o.Grid.Len() {
+			g, ok := got.Values[i].At(o.Fragment.Op, step)
+			w, wantOK := want.Values[i].At(o.Fragment.Op, step)
+			if ok != wantOK || math.Abs(g-w) > 1e-12*math.Abs(w) || !labels.Equal(got.Values[i].Labels, want.Values[i].Labels) {
+				t.Fatalf("%d workers: %v at step %d: have %v %v, want %v %v", o.Workers, got.Values[i].Labels, step, g, ok, w, wantOK)
+			}
+		}
+	}
+}
+
+// endless is a set that never ends, and calls back for each series.
+type endless struct {
+	list
+	each func(i int)
+}
+
+func (e *endless) Next() bool {
+	e.next++
+	e.each(e.next)
+	return true
+}
+func (e *endless) At() storage.ChunkSeries { return e.series[e.next%len(e.series)] }
+
+var errEnough = errors.New("enough")
+
+func TestSeriesEndsWithItsContext(t *testing.T) {
+	late := entry(named(0), chunk(t, chunkenc.EncXOR, last+100*interval, 10, 0))
+	for name, all := range map[string][]storage.ChunkSeries{"series": floats(t, 100), "series that are not looked at": {late}} {
+		for _, workers := range []int{1, 3} {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			o := options(t, "sum(rate(m[5m]))")
+			o.Workers = workers
+			set := &endless{list: list{series: all}, each: func(i int) {
+				if i == 500 {
+					cancel(errEnough)
+				}
+				if i > 100_000 {
+					panic("goes on")
+				}
+			}}
+			if _, err := Series(ctx, set, o); !errors.Is(err, errEnough) {
+				t.Errorf("%s, %d workers: have %v", name, workers, err)
+			}
+		}
+	}
+}
+
+func TestSeriesReturnsErrors(t *testing.T) {
+	broken := chunk(t, chunkenc.EncXOR, first, 10, 0)
+	cut := &chunkenc.XORChunk{}
+	cut.Reset(broken.Chunk.Bytes()[:12])
+	broken.Chunk = cut
+	for name, set := range map[string]*list{
+		"of the set":     {series: floats(t, 300), err: errEnough},
+		"of a chunk":     {series: append(floats(t, 300), entry(named(300), broken))},
+		"of a short set": {series: floats(t, 3), err: errEnough},
+	} {
+		for _, workers := range []int{1, 3} {
+			o := options(t, "sum(m)")
+			o.Workers = workers
+			again := &list{series: set.series, err: set.err}
+			if _, err := Series(t.Context(), again, o); err == nil || set.err != nil && !errors.Is(err, set.err) {
+				t.Errorf("%s, %d workers: have %v", name, workers, err)
+			}
+		}
+	}
+}
+
+func TestSeriesHoldsNoMoreThanMaxSamples(t *testing.T) {
+	all := floats(t, 1000)
+	for _, c := range []struct {
+		text string
+		most int
+	}{
+		// One group, and the longest series.
+		{"sum(rate(m[5m]))", 401 + 100},
+		{"sum by (job) (m)", 7*401 + 100},
+		{"rate(m[5m])", 1000*401 + 100},
+	} {
+		o := options(t, c.text)
+		o.MaxSamples = c.most
+		if _, err := Series(t.Context(), &list{series: all}, o); err != nil {
+			t.Errorf("%s: have %v", c.text, err)
+		}
+		for _, o.Workers = range []int{1, 3} {
+			o.MaxSamples = c.most - 1
+			var tooMany promql.ErrTooManySamples
+			if _, err := Series(t.Context(), &list{series: all}, o); !errors.As(err, &tooMany) {
+				t.Errorf("%s, %d workers: have %v", c.text, o.Workers, err)
+			}
+		}
+	}
+}
+
+// faulty is a chunk whose bytes are gone.
+type faulty struct{ chunkenc.Chunk }
+
+func (faulty) Bytes() []byte { panic("fault") }
+
+func TestPanicOfAWorkerIsAnError(t *testing.T) {
+	all := floats(t, 1000)
+	m := chunk(t, chunkenc.EncXOR, first, 10, 0)
+	m.Chunk = faulty{m.Chunk}
+	all[500] = entry(named(500), m)
+	o := options(t, "sum(m)")
+	o.Workers = 3
+	if _, err := Series(t.Context(), &list{series: all}, o); err == nil || !strings.Contains(err.Error(), "fault") {
+		t.Errorf("have %v", err)
+	}
+}
+
+// TestWorkersEndBeforeAPanicOfTheSet goes on to the caller.
+func TestWorkersEndBeforeAPanicOfTheSet(t *testing.T) {
+	o := options(t, "sum(m)")
+	o.Workers = 3
+	set := &endless{list: list{series: floats(t, 100)}, each: func(i int) {
+		if i == 1000 {
+			panic(errEnough)
+		}
+	}}
+	defer func() {
+		if p := recover(); p != errEnough {
+			t.Errorf("recovered %v", p)
+		}
+	}()
+	_, err := Series(t.Context(), set, o)
+	t.Errorf("returned %v", err)
+}
