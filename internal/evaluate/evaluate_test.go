@@ -104,6 +104,22 @@ func TestSeriesRefusesWhatIsNotProven(t *testing.T) {
 	}
 }
 
+func TestSeriesLooksAtBothEndsOfItsSpan(t *testing.T) {
+	for _, text := range []string{"m", "count_over_time(m[1m] offset 1h)"} {
+		o := options(t, text)
+		mint, maxt := o.Fragment.Span(o.Grid)
+		for at, want := range map[int64]bool{mint - 1: false, mint: true, maxt: true, maxt + 1: false} {
+			p, err := Series(t.Context(), &list{series: []storage.ChunkSeries{entry(named(0), chunk(t, chunkenc.EncXOR, at, 1, 0))}}, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if (p.Samples == 1) != want {
+				t.Errorf("%s: looked at %d samples at %d of %d to %d", text, p.Samples, at, mint, maxt)
+			}
+		}
+	}
+}
+
 // TestXOR2GivesWhatXORGives, for the one is decoded by its iterator, the other from its bytes.
 func TestXOR2GivesWhatXORGives(t *testing.T) {
 	for _, text := range []string{"m", "rate(m[5m])", "sum_over_time(m[1m] offset 10m)"} {

@@ -44,6 +44,25 @@ func TestSpecialFunctionsGiveWhatTheEnginesGive(t *testing.T) {
 	}
 }
 
+// TestExtrapolationAtItsThreshold has samples that are exactly as far from the ends of the range
+// as decides on how far to extrapolate.
+func TestExtrapolationAtItsThreshold(t *testing.T) {
+	f := mustFragment(t, "rate(m[5m])")
+	fn, stock := newFunction(f), newFunction(f)
+	for between := int64(10); between < 10_000; between += 10 {
+		ps := []promql.FPoint{{T: first, F: 1e6}, {T: first + between, F: 1e6 + 1}}
+		fn.reset(labels.EmptyLabels(), ps)
+		stock.reset(labels.EmptyLabels(), ps)
+		for _, at := range []int64{ps[0].T + f.Range - between*11/10, ps[1].T + between*11/10} {
+			got, _, _ := fn.at(fn, 0, 2, at)
+			want, _, _ := stock.engine(0, 2, at)
+			if got != want {
+				t.Fatalf("%dms apart, at %d: have %v, want %v", between, at-first, got, want)
+			}
+		}
+	}
+}
+
 func withoutStale(ps []promql.FPoint) []promql.FPoint {
 	var kept []promql.FPoint
 	for _, p := range ps {

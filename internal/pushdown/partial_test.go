@@ -1,0 +1,225 @@
+package pushdown
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/promql/parser"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/util/teststorage"
+)
+
+// sample is one of a group at a step.
+type sample struct {
+	group, step int
+	v           float64
+}
+
+const (
+	groups = 5
+	steps  = 4
+)
+
+// partial adds samples up.
+func partial(op parser.ItemType, samples []sample) (*Partial, error) {
+	byGroup := map[int]*Values{}
+	p := &Partial{Samples: int64(len(samples)), Found: len(samples) > 0}
+	for _, s := range samples {
+		if byGroup[s.group] == nil {
+			v := NewValues(op, labels.FromStrings("group", fmt.Sprint(s.group)), steps)
+			byGroup[s.group] = &v
+		}
+		if err := byGroup[s.group].Add(op, s.step, s.v); err != nil {
+			return nil, err
+		}
+	}
+	for _, v := range byGroup {
+		p.Values = append(p.Values, *v)
+	}
+	return p, nil
+}
+
+// random returns a value: whole numbers that are added up exactly in any order, and now and
+// then one that is none.
+func random(r *rand.Rand) float64 {
+	odd := []float64{math.NaN(), math.Inf(1), math.Inf(-1)}
+	if i := r.IntN(200); i < len(odd) {
+		return odd[i]
+	}
+	return float64(r.IntN(2000) - 1000)
+}
+
+func same(a, b float64) bool { return a == b || math.IsNaN(a) && math.IsNaN(b) }
+
+// TestMergingAnySplitIsAddingAll splits samples between parts at random.
+func TestMergingAnySplitIsAddingAll(t *testing.T) {
+	g := Grid{Start: 0, End: steps - 1, Step: 1}
+	for seed := range 500 {
+		r := rand.New(rand.NewPCG(uint64(seed), 1))
+		for _, op := range aggregations {
+			split := make([][]sample, 1+r.IntN(5))
+			var all []sample
+			for range r.IntN(100) {
+				s := sample{r.IntN(groups), r.IntN(steps), random(r)}
+				all = append(all, s)
+				i := r.IntN(len(split))
+				split[i] = append(split[i], s)
+			}
+			parts := make([]*Partial, len(split))
+			for i, samples := range split {
+				var err error
+				if parts[i], err = partial(op, samples); err != nil {
+					t.Fatal(err)
+				}
+			}
+			f := &Fragment{Op: op}
+			whole, err := f.Merge(g, parts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := partial(op, all)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want, err = f.Merge(g, []*Partial{want}); err != nil {
+				t.Fatal(err)
+			}
+			if whole.Samples != want.Samples || whole.Found != want.Found || len(whole.Values) != len(want.Values) {
+				t.Fatalf("seed %d, %s: have %v, want %v", seed, op, whole, want)
+			}
+			for i, v := range whole.Values {
+				for step := range steps {
+					got, ok := v.At(op, step)
+					w, wantOK := want.Values[i].At(op, step)
+					if !labels.Equal(v.Labels, want.Values[i].Labels) || ok != wantOK || !same(got, w) {
+						t.Fatalf("seed %d, %s, %v at %d: have %v %v, want %v %v", seed, op, v.Labels, step, got, ok, w, wantOK)
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestAddGivesWhatTheEngineGives aggregates series of a real storage.
+func TestAddGivesWhatTheEngineGives(t *testing.T) {
+	nan, inf := math.NaN(), math.Inf(1)
+	engine := promql.NewEngine(promql.EngineOpts{MaxSamples: 1e6, Timeout: time.Minute})
+	for _, values := range [][]float64{
+		{1}, {math.Copysign(0, -1)}, {nan}, {inf}, {-inf},
+		{1, 2, 3}, {nan, 1}, {1, nan}, {nan, nan}, {nan, 1, 2}, {2, nan, 1},
+		{inf, 1}, {1, inf}, {inf, inf}, {inf, -inf}, {-inf, 1, inf}, {inf, nan}, {nan, -inf}, {1, inf, 2, -inf, 3}, {inf, 1, 2, inf},
+		{1e100, 1, -1e100}, {1, 1e100, 1, -1e100}, {0.1, 0.2, 0.3, 0.4, 0.7}, {math.MaxFloat64}, {math.SmallestNonzeroFloat64, 1},
+	} {
+		store := teststorage.New(t)
+		app := store.Appender(context.Background())
+		for i, v := range values {
+			if _, err := app.Append(0, labels.FromStrings(labels.MetricName, "m", "i", fmt.Sprint(100+i)), 0, v); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := app.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		for _, op := range aggregations {
+			v := NewValues(op, labels.EmptyLabels(), 1)
+			for _, x := range values {
+				if err := v.Add(op, 0, x); err != nil {
+					t.Fatal(err)
+				}
+			}
+			got, ok := v.At(op, 0)
+			if want := ask(t, engine, store, op.String()+"(m)"); !ok || !same(got, want) {
+				t.Errorf("%s of %v: have %v %v, want %v", op, values, got, ok, want)
+			}
+		}
+	}
+}
+
+func ask(t *testing.T, engine *promql.Engine, from storage.Queryable, text string) float64 {
+	t.Helper()
+	q, err := engine.NewInstantQuery(context.Background(), from, nil, text, time.UnixMilli(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer q.Close()
+	v, err := q.Exec(context.Background()).Vector()
+	if err != nil || len(v) != 1 {
+		t.Fatal(text, v, err)
+	}
+	return v[0].F
+}
+
+func TestAverageThatOverflowsIsNotProven(t *testing.T) {
+	var unproven *UnprovenError
+	one := NewValues(parser.AVG, labels.EmptyLabels(), 1)
+	if err := one.Add(parser.AVG, 0, math.MaxFloat64); err != nil {
+		t.Fatal(err)
+	}
+	other := NewValues(parser.AVG, labels.EmptyLabels(), 1)
+	if err := other.Add(parser.AVG, 0, math.MaxFloat64); err != nil {
+		t.Fatal(err)
+	}
+	f := &Fragment{Op: parser.AVG}
+	if _, err := f.Merge(Grid{Step: 1}, []*Partial{{Values: []Values{one}}, {Values: []Values{other}}}); !errors.As(err, &unproven) {
+		t.Errorf("merged with %v", err)
+	}
+	if err := other.Add(parser.AVG, 0, math.MaxFloat64); !errors.As(err, &unproven) {
+		t.Errorf("added with %v", err)
+	}
+}
+
+func TestMergeRefuses(t *testing.T) {
+	g := Grid{Start: 0, End: 1, Step: 1}
+	value := func(op parser.ItemType, steps int) []*Partial {
+		v := NewValues(op, labels.FromStrings("a", "1"), steps)
+		if steps > 0 {
+			if err := v.Add(op, 0, 1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return []*Partial{{Values: []Values{v}}}
+	}
+	var unproven *UnprovenError
+	for _, c := range []struct {
+		name     string
+		op       parser.ItemType
+		parts    []*Partial
+		unproven bool
+	}{
+		{"too few steps", parser.SUM, value(parser.SUM, 1), false},
+		{"too many steps", parser.MAX, value(parser.MAX, 3), false},
+		{"no values", parser.MAX, value(parser.COUNT, 2), false},
+		{"values of no use", parser.COUNT, value(parser.MAX, 2), false},
+		{"no compensation", parser.SUM, value(parser.MAX, 2), false},
+		{"two samples of one series", 0, append(value(0, 2), value(0, 2)...), true},
+	} {
+		_, err := (&Fragment{Op: c.op}).Merge(g, c.parts)
+		if err == nil || errors.As(err, &unproven) != c.unproven {
+			t.Errorf("%s: have %v", c.name, err)
+		}
+	}
+}
+
+// TestMergePutsOneSeriesTogether whose steps several nodes have.
+func TestMergePutsOneSeriesTogether(t *testing.T) {
+	a, b := NewValues(0, labels.FromStrings("a", "1"), 2), NewValues(0, labels.FromStrings("a", "1"), 2)
+	if err := errors.Join(a.Add(0, 0, 1), b.Add(0, 1, 2)); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := (&Fragment{}).Merge(Grid{End: 1, Step: 1}, []*Partial{{Values: []Values{a}}, {Values: []Values{b}}})
+	if err != nil || len(whole.Values) != 1 {
+		t.Fatal(whole, err)
+	}
+	for step, want := range []float64{1, 2} {
+		if got, ok := whole.Values[0].At(0, step); !ok || got != want {
+			t.Errorf("step %d: have %v %v", step, got, ok)
+		}
+	}
+}
