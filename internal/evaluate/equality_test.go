@@ -135,7 +135,6 @@ func TestSeriesGivesWhatTheEngineGives(t *testing.T) {
 			t.Fatalf("seed %d", seed)
 		}
 	}
-	t.Logf("evaluated %d", evaluated)
 	if evaluated < databases*trials/2 {
 		t.Errorf("only %d texts were fragments", evaluated)
 	}

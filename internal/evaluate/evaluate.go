@@ -57,7 +57,10 @@ func (r *run) hold(samples int) error {
 // Series evaluates a fragment over the series of a set, in whatever order they come, each with
 // other labels. The chunks of a series are ordered by time. Its labels, and the bytes of its
 // chunks, stay valid until Series returns: with more than one worker they are read after the
-// set has moved on. It is the caller's goroutine that reads the set.
+// set has moved on. It is the caller's goroutine that reads the set. XOR chunks are decoded from
+// their bytes, as they are sent to other nodes, so that samples of an append that is being
+// committed may count, other than by their iterators. Sets do best not to cut chunks
+// (storage.SelectHints.DisableTrimming), which would encode them anew.
 //
 // The values of the answer are in no order, share no memory with the set, and do not depend on
 // the number of workers but for rounding. An error is

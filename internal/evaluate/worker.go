@@ -23,7 +23,8 @@ type worker struct {
 	samples  int64
 	found    bool
 
-	// points are the samples of the series at hand, counted how many the longest had.
+	// points are the samples of the series at hand; counted is how many of the longest series
+	// are held.
 	points  []promql.FPoint
 	counted int
 	chunk   chunkenc.Iterator
