@@ -35,8 +35,10 @@ type flock struct {
 	// handleBytes, if set, bounds what nodes remember of series.
 	handleBytes int64
 	// web, if set, changes the settings of HTTP.
-	web   func(*config.Web)
-	nodes map[string]*member
+	web func(*config.Web)
+	// features are those of --enable-feature.
+	features []string
+	nodes    map[string]*member
 	// linger is how long the last timers run on when all nodes have stopped: those of
 	// memberlist's probes. A bubble must not end before them.
 	linger time.Duration
@@ -91,6 +93,7 @@ func (f *flock) start(name, ip string, change func(*config.Cluster)) *member {
 	c := config.Default()
 	c.Storage.Path = filepath.Join(f.dir, name)
 	c.Cluster.AdvertiseHost = ip
+	c.Features = f.features
 	if change != nil {
 		change(&c.Cluster)
 	}
