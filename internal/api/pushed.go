@@ -100,8 +100,17 @@ type pushedQuery struct {
 func (q pushedQuery) Exec(ctx context.Context) *promql.Result {
 	res := q.Query.Exec(ctx)
 	q.Stats().Samples.TotalSamples += q.pushed.spared.Swap(0)
+	if whole, ok := errors.AsType[*wholeError](res.Err); ok {
+		res.Err = whole.error
+	}
 	return res
 }
+
+// wholeError is what the engine says of a fragment, to which it adds nothing a second time.
+type wholeError struct{ error }
+
+// Unwrap returns what it was made of.
+func (e *wholeError) Unwrap() error { return e.error }
 
 // Querier implements storage.Queryable.
 func (p *pushed) Querier(mint, maxt int64) (storage.Querier, error) {
@@ -175,7 +184,7 @@ func (p *pushed) evaluateWhole(ctx context.Context, f *pushdown.Fragment) ([]pro
 	// It is not closed: its samples are the answer.
 	res := q.Exec(ctx)
 	if res.Err != nil {
-		return nil, res.Warnings, res.Err
+		return nil, res.Warnings, &wholeError{res.Err}
 	}
 	matrix, err := res.Matrix()
 	p.spared.Add(q.Stats().Samples.TotalSamples - int64(matrix.TotalSamples()))

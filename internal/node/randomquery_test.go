@@ -71,6 +71,11 @@ func runRandomQueries(t *testing.T, seeds, each int, ask func(r *randomQueries, 
 				synctest.Test(t, func(t *testing.T) {
 					r := newRandomQueries(t, seed, &seen)
 					ask(r, each)
+					for _, m := range r.nodes {
+						seen.divergent.Add(int64(m.metric(t, "starling_query_divergent_series_total")))
+						const reads = "starling_query_fanout_requests_total"
+						seen.evaluated.Add(int64(m.metric(t, reads, "evaluate") - m.metric(t, reads, "unproven")))
+					}
 				})
 			})
 		}
@@ -82,14 +87,18 @@ func runRandomQueries(t *testing.T, seeds, each int, ask func(r *randomQueries, 
 type randomQueryCounts struct {
 	// open are those whose answer Prometheus leaves open, in part at least.
 	asked, data, failed, open, incomplete, samples atomic.Int64
-	// divergent counts series read whose copies were different.
-	divergent atomic.Int64
+	// divergent counts series read whose copies were different, evaluated the fragments that
+	// nodes evaluated where their series are.
+	divergent, evaluated atomic.Int64
 }
 
 func (c *randomQueryCounts) report(t *testing.T) {
 	asked, data, incomplete := c.asked.Load(), c.data.Load(), c.incomplete.Load()
-	t.Logf("%d pairs of answers: %d with data (%d values), %d with the same error, %d open in part; %d more were not complete; copies of %d series differed",
-		asked, data, c.samples.Load(), c.failed.Load(), c.open.Load(), incomplete, c.divergent.Load())
+	t.Logf("%d pairs of answers: %d with data (%d values), %d with the same error, %d open in part; %d more were not complete; %d fragments were evaluated in parts; copies of %d series differed",
+		asked, data, c.samples.Load(), c.failed.Load(), c.open.Load(), incomplete, c.evaluated.Load(), c.divergent.Load())
+	if 10*c.evaluated.Load() < asked {
+		t.Errorf("only %d fragments were evaluated in parts", c.evaluated.Load())
+	}
 	if 2*data < asked {
 		t.Errorf("only %d of %d answers have data", data, asked)
 	}
@@ -259,9 +268,6 @@ func (r *randomQueries) askAll(queries int) {
 		if r.Failed() {
 			break
 		}
-	}
-	for _, m := range r.nodes {
-		r.seen.divergent.Add(int64(m.metric(r.T, "starling_query_divergent_series_total")))
 	}
 }
 
