@@ -77,14 +77,18 @@ func Series(ctx context.Context, set storage.ChunkSeriesSet, o Options) (*pushdo
 	read := &reader{set: set, mint: r.mint, maxt: r.maxt}
 	first := &batch{}
 	more, err := read.fill(first)
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, err
-	case !more || o.Workers <= 1:
-		return r.alone(ctx, read, first, more)
-	default:
-		return r.together(ctx, read, first)
 	}
+	evaluate := r.together
+	if !more || o.Workers <= 1 {
+		evaluate = r.alone
+	}
+	part, err := evaluate(ctx, read, first, more)
+	if err == nil && o.Fragment.Top > 0 {
+		o.Fragment.Prune(part)
+	}
+	return part, err
 }
 
 // alone evaluates everything in the caller's goroutine.
@@ -106,7 +110,7 @@ func (r *run) alone(ctx context.Context, read *reader, b *batch, more bool) (*pu
 
 // together has workers evaluate what the caller's goroutine reads. All of them have ended when
 // it returns.
-func (r *run) together(ctx context.Context, read *reader, first *batch) (*pushdown.Partial, error) {
+func (r *run) together(ctx context.Context, read *reader, first *batch, _ bool) (*pushdown.Partial, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	f := newFeed(r.Workers)

@@ -128,6 +128,9 @@ func (r reader) serves(p *placed, sel transport.Selection) func(key uint64) bool
 		share := sel.Proof.Share(p.reading.Assignment, slot)
 		owners := make([]int, 0, p.reading.Copies())
 		served = func(key uint64) bool {
+			if serves, certain := share.ServesBy(p.reading.slots.First(key)); certain {
+				return serves
+			}
 			owners = p.reading.slots.Owners(key, owners)
 			return share.Serves(owners)
 		}

@@ -86,6 +86,14 @@ func NewMap(slots []Slot, copies int) *Map {
 // Copies is the number of owners of every key.
 func (m *Map) Copies() int { return m.copies }
 
+// First returns the first of the key's owners, or -1 if there are none.
+func (m *Map) First(key uint64) int {
+	if m.copies == 0 {
+		return -1
+	}
+	return m.next(key, nil)
+}
+
 // Owners appends the slots that hold copies 0, 1, … of the key to dst[:0], and returns
 // the result: all distinct, all occupied, in distinct zones as far as there are zones and no
 // node is given more than [MaxLoad] times the mean.

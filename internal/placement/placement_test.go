@@ -88,6 +88,9 @@ func TestOwnersFollowTheRule(t *testing.T) {
 			if want := book.owners(key); !slices.Equal(got, want) {
 				t.Fatalf("seed %d: owners of %016x are %v, by the book %v; slots %v", seed, key, got, want, slots)
 			}
+			if first := m.First(key); first != append(got, -1)[0] {
+				t.Fatalf("seed %d: the first of %v is %d", seed, got, first)
+			}
 			if err := promised.check(got); err != nil {
 				t.Fatalf("seed %d: key %016x: %v; owners %v, slots %v", seed, key, err, got, slots)
 			}

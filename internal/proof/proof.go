@@ -230,6 +230,14 @@ func (s *Share) Serves(owners []int) bool {
 	return false
 }
 
+// ServesBy is Serves where the first owner decides alone. It is not certain if it does not.
+func (s *Share) ServesBy(first int) (serves, certain bool) {
+	if s.gaps || s.unproven || !s.serving.has(first) {
+		return false, false
+	}
+	return first == s.slot, true
+}
+
 // clean tells whether no owner that serves notes a gap for this one.
 func (s *Share) clean(slot int, owners []int) bool {
 	if !s.gaps {

@@ -21,7 +21,12 @@ func testAssignment(nodes, rf int) *table.Assignment {
 func servers(p *Proof, a *table.Assignment, owners []int) []int {
 	var out []int
 	for _, n := range p.Nodes {
-		if p.Share(a, n.Slot).Serves(owners) {
+		share := p.Share(a, n.Slot)
+		serves := share.Serves(owners)
+		if by, certain := share.ServesBy(owners[0]); certain && by != serves {
+			panic(fmt.Sprintf("the first of %v decides that %d serves: %t", owners, n.Slot, by))
+		}
+		if serves {
 			out = append(out, n.Slot)
 		}
 	}

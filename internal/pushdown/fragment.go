@@ -67,6 +67,10 @@ type Fragment struct {
 	Op       parser.ItemType
 	Grouping []string
 	Without  bool
+	// Top is how many samples of each group, by Grouping and Without, at each step are of use
+	// of those that no Op aggregates, 0 for all: the greatest, or with Bottom the smallest.
+	Top    int
+	Bottom bool
 }
 
 // Doubt is what the engine says of a fragment whose range function has found something: nil, or
@@ -99,7 +103,7 @@ func (f *Fragment) Span(g Grid) (mint, maxt int64) {
 
 // Gives tells whether evaluating it where the series are spares anything: what it reads of
 // each series is more than what it answers.
-func (f *Fragment) Gives() bool { return f.Op != 0 || f.Call != nil }
+func (f *Fragment) Gives() bool { return f.Op != 0 || f.Top > 0 || f.Call != nil }
 
 // aggregations are those whose parts can be put together: without a parameter, and exact.
 var aggregations = []parser.ItemType{parser.SUM, parser.AVG, parser.COUNT, parser.GROUP, parser.MIN, parser.MAX}
@@ -110,11 +114,9 @@ func Of(expr parser.Expr) (*Fragment, error) {
 	f := &Fragment{}
 	operand := unwrapped(expr)
 	if agg, ok := operand.(*parser.AggregateExpr); ok {
-		if !slices.Contains(aggregations, agg.Op) {
-			return nil, fmt.Errorf("%s cannot be put together from parts", agg.Op)
+		if err := f.readAggregation(agg); err != nil {
+			return nil, err
 		}
-		f.Op, f.Without = agg.Op, agg.Without
-		f.Grouping = slices.Sorted(slices.Values(agg.Grouping))
 		operand = agg.Expr
 	}
 	if err := f.read(operand); err != nil {
@@ -124,6 +126,27 @@ func Of(expr parser.Expr) (*Fragment, error) {
 		return nil, errors.New("series of several metrics may become the same without their names")
 	}
 	return f, nil
+}
+
+// maxTop is far more than anybody looks at.
+const maxTop = 10_000
+
+func (f *Fragment) readAggregation(agg *parser.AggregateExpr) error {
+	switch agg.Op {
+	case parser.TOPK, parser.BOTTOMK:
+		k, ok := constant(agg.Param)
+		if !ok || !(k >= 1 && k <= maxTop) {
+			return fmt.Errorf("how many %s leaves is no number from 1 to %d", agg.Op, maxTop)
+		}
+		f.Top, f.Bottom = int(k), agg.Op == parser.BOTTOMK
+	default:
+		if !slices.Contains(aggregations, agg.Op) {
+			return fmt.Errorf("%s cannot be put together from parts", agg.Op)
+		}
+		f.Op = agg.Op
+	}
+	f.Without, f.Grouping = agg.Without, slices.Sorted(slices.Values(agg.Grouping))
+	return nil
 }
 
 func unwrapped(expr parser.Expr) parser.Expr {

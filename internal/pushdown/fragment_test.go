@@ -25,6 +25,9 @@ func shape(f *Fragment) string {
 	if f.Op != 0 {
 		fmt.Fprintf(&b, "%s%v without=%v ", f.Op, f.Grouping, f.Without)
 	}
+	if f.Top != 0 {
+		fmt.Fprintf(&b, "top %d%v without=%v bottom=%v ", f.Top, f.Grouping, f.Without, f.Bottom)
+	}
 	if f.Call != nil {
 		fmt.Fprintf(&b, "%s%v[%d] ", f.Call.Func.Name, f.Args, f.Range)
 	}
@@ -51,6 +54,8 @@ func TestOf(t *testing.T) {
 		{"round(clamp(rate(m[1m]), 0, 10) * 100)", "rate[][60000] matchers=1 offset=0 maps=3 drop=true"},
 		{"sum(m)", "sum[] without=false matchers=1 offset=0 maps=0 drop=false"},
 		{"max by (b, a) ({a='1'})", "max[a b] without=false matchers=1 offset=0 maps=0 drop=false"},
+		{"topk by (b, a) (2.5, m)", "top 2[a b] without=false bottom=false matchers=1 offset=0 maps=0 drop=false"},
+		{"bottomk without (a) (1, rate(m[1m]))", "top 1[a] without=true bottom=true rate[][60000] matchers=1 offset=0 maps=0 drop=true"},
 		{"avg without (b, a) ((rate(m[1m]) > 0))", "avg[a b] without=true rate[][60000] matchers=1 offset=0 maps=1 drop=true"},
 	} {
 		f, err := of(t, c.text)
@@ -70,7 +75,11 @@ func TestOfRefuses(t *testing.T) {
 		{"'a'", "a string"},
 		{"m + m", "no side of + is a number"},
 		{"m[5m]", "a range vector"},
-		{"topk(3, m)", "topk cannot be put together"},
+		{"topk(scalar(m), m)", "how many topk leaves is no number"},
+		{"topk(0, m)", "how many topk leaves is no number"},
+		{"bottomk(NaN, m)", "how many bottomk leaves is no number"},
+		{"limitk(3, m)", "limitk cannot be put together"},
+		{"topk(3, sum(m))", "sum is not evaluated series by series"},
 		{"quantile(0.5, m)", "quantile cannot"},
 		{"count_values('v', m)", "count_values cannot"},
 		{"stddev(m)", "stddev cannot"},

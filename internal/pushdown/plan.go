@@ -2,6 +2,8 @@ package pushdown
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -10,14 +12,15 @@ import (
 	"github.com/prometheus/prometheus/promql/parser/posrange"
 )
 
-// answerLabel is the name of a label that no query can name, as it is no valid UTF-8. A
-// selector by it stands for the answer of a fragment.
+// answerLabel is the name of a label that no series has, as it is no valid UTF-8. A selector by
+// it stands for the answer of a fragment.
 const answerLabel = "\xff"
 
 // Plan is a query with its fragments taken out.
 type Plan struct {
-	// Expr is the query with a selector in the place of each fragment, which selects one
-	// sample at each step at which the fragment has a value.
+	// Expr is the query with a selector in the place of each fragment, or below it where the
+	// engine has to choose from what it gives. It selects one sample at each step at which
+	// the fragment has a value.
 	Expr      parser.Expr
 	Fragments []*Fragment
 	// Whole is what is read as stored, and evaluated where the query is.
@@ -36,7 +39,7 @@ func New(p parser.Parser, text string, expr parser.Expr) *Plan {
 
 // Answer returns which fragment's answer a selector stands for, if it stands for one.
 func Answer(ms []*labels.Matcher) (fragment int, ok bool) {
-	if len(ms) != 1 || ms[0].Name != answerLabel {
+	if len(ms) != 1 || !isAnswer(ms[0]) {
 		return 0, false
 	}
 	fragment, err := strconv.Atoi(ms[0].Value)
@@ -128,10 +131,18 @@ func (b *planner) takeOut(expr parser.Expr) (parser.Expr, error) {
 	}
 	b.plan.Fragments = append(b.plan.Fragments, f)
 	number := strconv.Itoa(len(b.plan.Fragments) - 1)
-	return &parser.VectorSelector{
+	answer := &parser.VectorSelector{
 		LabelMatchers: []*labels.Matcher{labels.MustNewMatcher(labels.MatchEqual, answerLabel, number)},
 		PosRange:      pos,
-	}, nil
+	}
+	if f.Top == 0 {
+		return answer, nil
+	}
+	// The best of each node have to be compared.
+	agg := unwrapped(expr).(*parser.AggregateExpr)
+	answer.PosRange = agg.Expr.PositionRange()
+	agg.Expr = answer
+	return agg, nil
 }
 
 // alone returns the text of the query with blanks around an expression. It is parsed again, to
@@ -177,8 +188,19 @@ func (p Parser) Plan(text string) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	parser.Inspect(expr, func(node parser.Node, _ []parser.Node) error {
+		if s, ok := node.(*parser.VectorSelector); ok && slices.ContainsFunc(s.LabelMatchers, isAnswer) {
+			err = fmt.Errorf("invalid label name %q", answerLabel)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
 	return New(p.Parser, text, expr), nil
 }
+
+func isAnswer(m *labels.Matcher) bool { return m.Name == answerLabel }
 
 // Read parses the text of a fragment, which comes from a peer.
 func (p Parser) Read(text string) (*Fragment, error) {
