@@ -27,6 +27,8 @@ type queryAnswer struct {
 }
 
 // point is a float, or the count, the sum and the buckets of a histogram: four numbers each.
+// Those with NaN in them are left out: without it, one would be empty or missing, which depends
+// on what else is in a chunk.
 type point []float64
 
 func (a *queryAnswer) add(ls string, t int64, p point) {
@@ -71,6 +73,9 @@ func (s *stamped) UnmarshalJSON(b []byte) error {
 	}
 	texts := []string{h.Count, h.Sum}
 	for _, b := range h.Buckets {
+		if b[3] == "NaN" {
+			continue
+		}
 		for _, x := range b {
 			texts = append(texts, fmt.Sprint(x))
 		}
@@ -173,7 +178,7 @@ func pointOf(f float64, h *histogram.FloatHistogram) point {
 	p := point{h.Count, h.Sum}
 	for it := h.AllBucketIterator(); it.Next(); {
 		b := it.At()
-		if b.Count == 0 {
+		if b.Count == 0 || math.IsNaN(b.Count) {
 			continue
 		}
 		bounds := 2.0

@@ -254,7 +254,8 @@ type shuffledQuerier struct {
 }
 
 func (q shuffledQuerier) Select(ctx context.Context, _ bool, hints *storage.SelectHints, ms ...*labels.Matcher) storage.SeriesSet {
-	set := q.Querier.Select(ctx, true, hints, ms...)
+	// The TSDB sorts the matchers of the engine, and what absent makes of them depends on that.
+	set := q.Querier.Select(ctx, true, hints, slices.Clone(ms)...)
 	var all []storage.Series
 	for set.Next() {
 		all = append(all, set.At())
