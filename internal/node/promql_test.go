@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"strconv"
 	"testing"
@@ -21,13 +22,19 @@ import (
 // generation is the label by which the scripts' many `clear`s share one cluster.
 const generation = "__generation__"
 
-// Prometheus's own PromQL scripts against a cluster of three nodes: samples go in through
-// the coordinator of one node, over the network to their owners, and come back through
+// Prometheus's own PromQL scripts against clusters of three and of five nodes: samples go in
+// through the coordinator of one node, over the network to their owners, and come back through
 // another's. It runs in real time: the scripts start subtests, which a bubble forbids.
 func TestPrometheusScripts(t *testing.T) {
 	if testing.Short() {
 		t.Skip("256 storages, one after the other")
 	}
+	for _, names := range [][]string{{"a", "b", "c"}, {"a", "b", "c", "d", "e"}} {
+		t.Run(fmt.Sprint(len(names), " nodes"), func(t *testing.T) { runScripts(t, names) })
+	}
+}
+
+func runScripts(t *testing.T, names []string) {
 	f := newFlock(t)
 	f.linger = 0
 	f.net.SetLatency(0)
@@ -40,7 +47,7 @@ func TestPrometheusScripts(t *testing.T) {
 		o.WALSync = storage.SyncOff
 		o.Features = []string{"st-storage", "xor2-encoding", "histograms-st-encoding"}
 	}
-	members := f.fresh("a", "b", "c")
+	members := f.fresh(names...)
 	engine := &comparedEngine{
 		Engine: promqltest.NewTestEngine(t, false, 0, promqltest.DefaultMaxSamplesPerQuery), t: t,
 		evaluator: &scriptEvaluator{parser: pushdown.Parser{Parser: parser.NewParser(promqltest.TestParserOpts)}},
