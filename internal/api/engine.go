@@ -127,12 +127,31 @@ func NewEngine(o EngineOptions) (promql.QueryEngine, error) {
 	if o.Evaluator == nil || o.Features.changeEvaluation() {
 		return promql.NewEngine(opts), nil
 	}
-	e := &pushingEngine{parser: pushdown.Parser{Parser: o.Parser}, evaluator: o.Evaluator, lookback: o.LookbackDelta}
+	e := &pushingEngine{
+		parser: pushdown.Parser{Parser: o.Parser}, evaluator: o.Evaluator, lookback: o.LookbackDelta,
+		outcomes: counted(o.Registerer, prometheus.CounterOpts{
+			Name: "starling_query_fragments_total",
+			Help: "Fragments of queries by how they were evaluated: in parts by the owners of their series, whole on this node, or not, as that failed.",
+		}, "parts", "whole", "failed"),
+	}
 	opts.Parser = e.parser
 	e.rest = promql.NewEngine(opts)
 	opts.Parser, opts.ActiveQueryTracker, opts.Reg, opts.FeatureRegistry = o.Parser, nil, nil, nil
 	e.whole = promql.NewEngine(opts)
 	return e, nil
+}
+
+// counted returns a counter by outcome, which shows every outcome from the start. A nil
+// registerer takes nothing.
+func counted(reg prometheus.Registerer, opts prometheus.CounterOpts, outcomes ...string) *prometheus.CounterVec {
+	c := prometheus.NewCounterVec(opts, []string{"outcome"})
+	for _, outcome := range outcomes {
+		c.WithLabelValues(outcome)
+	}
+	if reg != nil {
+		reg.MustRegister(c)
+	}
+	return c
 }
 
 func positive[T int | time.Duration](flag string, v T) error {

@@ -59,7 +59,7 @@ func (a *API) prometheusRouter() *route.Router {
 		func() (<-chan notifications.Notification, func(), bool) { return nil, nil, false },
 		o.Gatherer,
 		o.Registerer,
-		nil,
+		renderStats,
 		false, remoteapi.MessageTypes{}, // Remote write.
 		false, false, false, // OTLP.
 		false,
@@ -80,7 +80,7 @@ func (a *API) prometheusRouter() *route.Router {
 func (a *API) instrumented(pattern string, next http.HandlerFunc) http.HandlerFunc {
 	switch pattern {
 	case "/query", "/query_range":
-		next = a.read(readPath{form: true}, next)
+		next = a.read(readPath{form: true}, withStats(next))
 	case "/query_exemplars", "/labels", "/label/:name/values", "/series":
 		next = a.read(readPath{gate: a.readGate, form: true}, next)
 	case "/read":

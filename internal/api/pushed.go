@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"math"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/promql"
@@ -32,6 +35,8 @@ type pushingEngine struct {
 	parser      pushdown.Parser
 	evaluator   Evaluator
 	lookback    time.Duration
+	// outcomes counts fragments by what became of them.
+	outcomes *prometheus.CounterVec
 }
 
 // NewInstantQuery implements promql.QueryEngine.
@@ -57,7 +62,10 @@ func (e *pushingEngine) plan(q storage.Queryable, opts promql.QueryOpts, qs stri
 	if err != nil {
 		return nil, err
 	}
-	p := &pushed{engine: e, fragments: plan.Fragments, queryable: q, start: start, end: end, interval: interval}
+	p := &pushed{
+		engine: e, fragments: plan.Fragments, queryable: q, start: start, end: end, interval: interval,
+		stats: make([]FragmentStats, len(plan.Fragments)),
+	}
 	lookback := e.lookback
 	if opts != nil && opts.LookbackDelta() > 0 {
 		lookback = opts.LookbackDelta()
@@ -81,6 +89,10 @@ type pushed struct {
 	// spared are the samples that were looked at for the fragments, beyond those of their
 	// answers.
 	spared atomic.Int64
+
+	mu sync.Mutex
+	// stats are those of the fragments, in their order.
+	stats []FragmentStats
 }
 
 func (p *pushed) query(q promql.Query, err error) (promql.Query, error) {
@@ -100,6 +112,7 @@ type pushedQuery struct {
 func (q pushedQuery) Exec(ctx context.Context) *promql.Result {
 	res := q.Query.Exec(ctx)
 	q.Stats().Samples.TotalSamples += q.pushed.spared.Swap(0)
+	wantedStats(ctx).tell(q.pushed.told())
 	if whole, ok := errors.AsType[*wholeError](res.Err); ok {
 		res.Err = whole.error
 	}
@@ -126,29 +139,57 @@ type pushedQuerier struct {
 // Select implements storage.Querier.
 func (q *pushedQuerier) Select(ctx context.Context, sorted bool, hints *storage.SelectHints, ms ...*labels.Matcher) storage.SeriesSet {
 	if fragment, ok := pushdown.Answer(ms); ok {
-		return q.query.begin(ctx, q.query.fragments[fragment])
+		return q.query.begin(ctx, fragment)
 	}
 	return q.Querier.Select(ctx, sorted, hints, ms...)
 }
 
 // begin evaluates a fragment while the engine asks for others.
-func (p *pushed) begin(ctx context.Context, f *pushdown.Fragment) *answerSet {
+func (p *pushed) begin(ctx context.Context, fragment int) *answerSet {
 	s := &answerSet{done: make(chan struct{})}
 	go func() {
 		defer close(s.done)
-		s.rest, s.warnings, s.err = p.evaluate(ctx, f)
+		s.rest, s.warnings, s.err = p.evaluate(ctx, fragment)
 	}()
 	return s
 }
 
-func (p *pushed) evaluate(ctx context.Context, f *pushdown.Fragment) ([]promql.Series, annotations.Annotations, error) {
-	part, warnings, err := p.engine.evaluator.Evaluate(ctx, f, p.grid)
-	if _, unproven := errors.AsType[*pushdown.UnprovenError](err); unproven {
-		return p.evaluateWhole(ctx, f)
+// evaluate evaluates a fragment one way or the other, and notes which and what it took.
+func (p *pushed) evaluate(ctx context.Context, fragment int) ([]promql.Series, annotations.Annotations, error) {
+	f, began := p.fragments[fragment], time.Now()
+	stats := FragmentStats{Text: f.Trimmed(), Evaluated: evaluatedInParts}
+	outcome := "parts"
+	series, warnings, err := p.evaluateInParts(ctx, f, &stats)
+	if unproven, ok := errors.AsType[*pushdown.UnprovenError](err); ok {
+		stats.Evaluated, stats.Reason, outcome = evaluatedWhole, unproven.Reason, "whole"
+		series, warnings, err = p.evaluateWhole(ctx, f, &stats)
 	}
+	if err != nil {
+		outcome = "failed"
+	}
+	p.engine.outcomes.WithLabelValues(outcome).Inc()
+	stats.Series, stats.Seconds = len(series), time.Since(began).Seconds()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stats[fragment] = stats
+	return series, warnings, err
+}
+
+// told returns what is known of the fragments.
+func (p *pushed) told() []FragmentStats {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.stats)
+}
+
+// evaluateInParts evaluates a fragment where its series are. An error may be an
+// *pushdown.UnprovenError.
+func (p *pushed) evaluateInParts(ctx context.Context, f *pushdown.Fragment, stats *FragmentStats) ([]promql.Series, annotations.Annotations, error) {
+	part, warnings, err := p.engine.evaluator.Evaluate(ctx, f, p.grid)
 	if err != nil {
 		return nil, warnings, err
 	}
+	stats.Samples = part.Samples
 	if doubt := f.Doubt(); doubt != nil && part.Found {
 		warnings.Add(doubt)
 	}
@@ -176,7 +217,7 @@ func (p *pushed) evaluate(ctx context.Context, f *pushdown.Fragment) ([]promql.S
 var stale = math.Float64frombits(value.StaleNaN)
 
 // evaluateWhole evaluates a fragment over the series as they are stored.
-func (p *pushed) evaluateWhole(ctx context.Context, f *pushdown.Fragment) ([]promql.Series, annotations.Annotations, error) {
+func (p *pushed) evaluateWhole(ctx context.Context, f *pushdown.Fragment, stats *FragmentStats) ([]promql.Series, annotations.Annotations, error) {
 	q, err := p.engine.whole.NewRangeQuery(ctx, p.queryable, p.opts, f.Text, p.start, p.end, max(p.interval, time.Millisecond))
 	if err != nil {
 		return nil, nil, err
@@ -187,7 +228,8 @@ func (p *pushed) evaluateWhole(ctx context.Context, f *pushdown.Fragment) ([]pro
 		return nil, res.Warnings, &wholeError{res.Err}
 	}
 	matrix, err := res.Matrix()
-	p.spared.Add(q.Stats().Samples.TotalSamples - int64(matrix.TotalSamples()))
+	stats.Samples = q.Stats().Samples.TotalSamples
+	p.spared.Add(stats.Samples - int64(matrix.TotalSamples()))
 	for i := range matrix {
 		matrix[i].Floats = p.filled(&matrix[i])
 	}

@@ -97,5 +97,8 @@ func classifiedQuery(q promql.Query, err error) (promql.Query, error) {
 func (q query) Exec(ctx context.Context) *promql.Result {
 	res := q.Query.Exec(ctx)
 	res.Err = classified(res.Err)
+	if warning := wantedStats(ctx).warning(); warning != nil && res.Err == nil {
+		res.Warnings = res.Warnings.Add(warning)
+	}
 	return res
 }
