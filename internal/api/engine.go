@@ -56,9 +56,18 @@ func ParsePromQLFeatures(names []string) PromQLFeatures {
 	return f
 }
 
-// changeEvaluation tells whether what a fragment of a query gives depends on features.
-func (f *PromQLFeatures) changeEvaluation() bool {
-	return f.DelayedNameRemoval || f.UseStartTimestamps || f.TypeAndUnitLabels
+// changesEvaluation returns the name of a feature that changes what a fragment of a query
+// gives, "" if none that is on does.
+func (f *PromQLFeatures) changesEvaluation() string {
+	switch {
+	case f.DelayedNameRemoval:
+		return "promql-delayed-name-removal"
+	case f.UseStartTimestamps:
+		return "use-start-timestamps"
+	case f.TypeAndUnitLabels:
+		return "type-and-unit-labels"
+	}
+	return ""
 }
 
 // EngineOptions configure the query engine.
@@ -87,9 +96,17 @@ type EngineOptions struct {
 	Logger *slog.Logger
 }
 
-// NewEngine returns Prometheus's query engine with a queue in memory, which leaves to the
-// evaluator what can be evaluated elsewhere. An error names the flag at fault.
-func NewEngine(o EngineOptions) (promql.QueryEngine, error) {
+// Engine is Prometheus's query engine with a queue in memory, which leaves to an evaluator
+// what can be evaluated elsewhere.
+type Engine struct {
+	promql.QueryEngine
+	parser pushdown.Parser
+	// off says why nothing is left to an evaluator, "" if it is.
+	off string
+}
+
+// NewEngine returns an engine. An error names the flag at fault.
+func NewEngine(o EngineOptions) (*Engine, error) {
 	if err := errors.Join(
 		positive("--query.max-samples", o.MaxSamples),
 		positive("--query.timeout", o.Timeout),
@@ -124,11 +141,18 @@ func NewEngine(o EngineOptions) (promql.QueryEngine, error) {
 		FeatureRegistry:          o.Registry,
 		Parser:                   o.Parser,
 	}
-	if o.Evaluator == nil || o.Features.changeEvaluation() {
-		return promql.NewEngine(opts), nil
+	engine := &Engine{parser: pushdown.Parser{Parser: o.Parser}}
+	if o.Evaluator == nil {
+		engine.off = "no other node evaluates anything"
+	} else if feature := o.Features.changesEvaluation(); feature != "" {
+		engine.off = fmt.Sprintf("the feature %s changes what fragments give", feature)
+	}
+	if engine.off != "" {
+		engine.QueryEngine = promql.NewEngine(opts)
+		return engine, nil
 	}
 	e := &pushingEngine{
-		parser: pushdown.Parser{Parser: o.Parser}, evaluator: o.Evaluator, lookback: o.LookbackDelta,
+		parser: engine.parser, evaluator: o.Evaluator, lookback: o.LookbackDelta,
 		outcomes: counted(o.Registerer, prometheus.CounterOpts{
 			Name: "starling_query_fragments_total",
 			Help: "Fragments of queries by how they were evaluated: in parts by the owners of their series, whole on this node, or not, as that failed.",
@@ -138,7 +162,8 @@ func NewEngine(o EngineOptions) (promql.QueryEngine, error) {
 	e.rest = promql.NewEngine(opts)
 	opts.Parser, opts.ActiveQueryTracker, opts.Reg, opts.FeatureRegistry = o.Parser, nil, nil, nil
 	e.whole = promql.NewEngine(opts)
-	return e, nil
+	engine.QueryEngine = e
+	return engine, nil
 }
 
 // counted returns a counter by outcome, which shows every outcome from the start. A nil

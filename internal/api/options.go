@@ -9,7 +9,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/model/metadata"
-	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
@@ -70,7 +69,7 @@ type Options struct {
 // of theirs that implements [Unavailable] becomes status 503.
 type Sources struct {
 	// Engine evaluates PromQL over Queryable.
-	Engine promql.QueryEngine
+	Engine *Engine
 	// Parser parses selectors and expressions as Engine does. Optional.
 	Parser    parser.Parser
 	Queryable storage.SampleAndChunkQueryable

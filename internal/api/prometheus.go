@@ -30,7 +30,7 @@ func (a *API) prometheusRouter() *route.Router {
 	registerFeatures(o.Info.Features)
 	absent := nothing{}
 	api := v1.NewAPI(
-		engine{o.Sources.Engine, o.Sources.Queryable},
+		clusterEngine{o.Sources.Engine, o.Sources.Queryable},
 		a.reads,
 		nil, nil, // Writes have handlers of their own.
 		readExemplars{o.Sources.Exemplars},

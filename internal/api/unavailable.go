@@ -67,20 +67,20 @@ func retryable(err error) (status int, errorType string, ok bool) {
 	return 0, "", false
 }
 
-// engine hands the cluster's queryable to the query engine as it is, without the layer
+// clusterEngine hands the cluster's queryable to the query engine as it is, without the layer
 // that other reads need, since that would cost something for each series; the errors
 // are classified where they leave the engine.
-type engine struct {
+type clusterEngine struct {
 	promql.QueryEngine
 	queryable storage.Queryable
 }
 
-func (e engine) NewInstantQuery(ctx context.Context, _ storage.Queryable, opts promql.QueryOpts, qs string, ts time.Time) (promql.Query, error) {
+func (e clusterEngine) NewInstantQuery(ctx context.Context, _ storage.Queryable, opts promql.QueryOpts, qs string, ts time.Time) (promql.Query, error) {
 	q, err := e.QueryEngine.NewInstantQuery(ctx, e.queryable, opts, qs, ts)
 	return classifiedQuery(q, err)
 }
 
-func (e engine) NewRangeQuery(ctx context.Context, _ storage.Queryable, opts promql.QueryOpts, qs string, start, end time.Time, interval time.Duration) (promql.Query, error) {
+func (e clusterEngine) NewRangeQuery(ctx context.Context, _ storage.Queryable, opts promql.QueryOpts, qs string, start, end time.Time, interval time.Duration) (promql.Query, error) {
 	q, err := e.QueryEngine.NewRangeQuery(ctx, e.queryable, opts, qs, start, end, interval)
 	return classifiedQuery(q, err)
 }

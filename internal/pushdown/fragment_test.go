@@ -137,3 +137,21 @@ func TestSpan(t *testing.T) {
 		t.Errorf("an instant has %d steps", n)
 	}
 }
+
+func TestRest(t *testing.T) {
+	for text, want := range map[string]string{
+		"sum(m) / on() count(n)": "answer(0) / on () answer(1)",
+		"topk(3, rate(m[5m]))":   "topk(3, answer(0))",
+		"m":                      "m",
+		`label_replace(sum(m), "a", "{", "b", "\xff")`:           `label_replace(answer(0), "a", "{", "b", "\xff")`,
+		`label_replace(sum(m), "a", "{\"\xff\"=\"0\"}", "", "")`: `label_replace(answer(0), "a", "{\"\xff\"=\"0\"}", "", "")`,
+	} {
+		plan, err := Parser{parser.NewParser(parser.Options{})}.Plan(text)
+		if err != nil {
+			t.Fatal(text, err)
+		}
+		if got := plan.Rest(); got != want {
+			t.Errorf("%s: have %s, want %s", text, got, want)
+		}
+	}
+}

@@ -30,6 +30,17 @@ type Plan struct {
 // Whole is a selector that is in no fragment.
 type Whole struct{ Selector, Reason string }
 
+// Rest returns the text of what is left of the query, with answer(0) for the answer of the first
+// fragment, and so on.
+func (p *Plan) Rest() string {
+	text := p.Expr.String()
+	for i := range p.Fragments {
+		// Within a string its quotes would be escaped.
+		text = strings.ReplaceAll(text, answerSelector(i).String(), fmt.Sprintf("answer(%d)", i))
+	}
+	return text
+}
+
 // New plans a query. The text has been parsed by the parser; the expression is changed.
 func New(p parser.Parser, text string, expr parser.Expr) *Plan {
 	b := &planner{parser: p, text: text}
@@ -130,11 +141,8 @@ func (b *planner) takeOut(expr parser.Expr) (parser.Expr, error) {
 		return nil, err
 	}
 	b.plan.Fragments = append(b.plan.Fragments, f)
-	number := strconv.Itoa(len(b.plan.Fragments) - 1)
-	answer := &parser.VectorSelector{
-		LabelMatchers: []*labels.Matcher{labels.MustNewMatcher(labels.MatchEqual, answerLabel, number)},
-		PosRange:      pos,
-	}
+	answer := answerSelector(len(b.plan.Fragments) - 1)
+	answer.PosRange = pos
 	if f.Top == 0 {
 		return answer, nil
 	}
@@ -143,6 +151,13 @@ func (b *planner) takeOut(expr parser.Expr) (parser.Expr, error) {
 	answer.PosRange = agg.Expr.PositionRange()
 	agg.Expr = answer
 	return agg, nil
+}
+
+// answerSelector returns a selector of the answer of a fragment.
+func answerSelector(fragment int) *parser.VectorSelector {
+	return &parser.VectorSelector{
+		LabelMatchers: []*labels.Matcher{labels.MustNewMatcher(labels.MatchEqual, answerLabel, strconv.Itoa(fragment))},
+	}
 }
 
 // alone returns the text of the query with blanks around an expression. It is parsed again, to
@@ -214,6 +229,11 @@ func (p Parser) Read(text string) (*Fragment, error) {
 	}
 	f.Text = text
 	return f, nil
+}
+
+// Selector returns the text of the selector of a fragment, without range and offset.
+func (f *Fragment) Selector() string {
+	return (&parser.VectorSelector{Name: name(f.Matchers), LabelMatchers: f.Matchers}).String()
 }
 
 // Trimmed returns the text of a fragment without the blanks around it.
