@@ -78,6 +78,9 @@ type EngineOptions struct {
 	// Evaluator evaluates what of a query can be evaluated where its series are. Optional:
 	// without it all is evaluated here.
 	Evaluator Evaluator
+	// VerifyShare is the share of the queries with fragments, from 0 to 1, that are evaluated
+	// as a whole, too, after they were answered, to compare.
+	VerifyShare float64
 	// MaxSamples bounds the samples that one query holds in memory.
 	MaxSamples int
 	// Timeout ends a query, its wait in the queue included.
@@ -102,16 +105,18 @@ type Engine struct {
 	promql.QueryEngine
 	parser pushdown.Parser
 	// off says why nothing is left to an evaluator, "" if it is.
-	off string
+	off      string
+	verifier *verifier
 }
 
-// NewEngine returns an engine. An error names the flag at fault.
+// NewEngine returns an engine, which the caller closes. An error names the flag at fault.
 func NewEngine(o EngineOptions) (*Engine, error) {
 	if err := errors.Join(
 		positive("--query.max-samples", o.MaxSamples),
 		positive("--query.timeout", o.Timeout),
 		positive("--query.lookback-delta", o.LookbackDelta),
 		positive("--query.max-concurrency", o.MaxConcurrent),
+		share("--query.verify-pushdown", o.VerifyShare),
 	); err != nil {
 		return nil, fmt.Errorf("query engine: %w", err)
 	}
@@ -153,17 +158,28 @@ func NewEngine(o EngineOptions) (*Engine, error) {
 	}
 	e := &pushingEngine{
 		parser: engine.parser, evaluator: o.Evaluator, lookback: o.LookbackDelta,
-		outcomes: counted(o.Registerer, prometheus.CounterOpts{
-			Name: "starling_query_fragments_total",
-			Help: "Fragments of queries by how they were evaluated: in parts by the owners of their series, whole on this node, or not, as that failed.",
-		}, "parts", "whole", "failed"),
+		outcomes: fragmentOutcomes(o.Registerer),
 	}
 	opts.Parser = e.parser
 	e.rest = promql.NewEngine(opts)
 	opts.Parser, opts.ActiveQueryTracker, opts.Reg, opts.FeatureRegistry = o.Parser, nil, nil, nil
 	e.whole = promql.NewEngine(opts)
-	engine.QueryEngine = e
+	if o.VerifyShare > 0 {
+		opts.Parser = e.parser
+		e.verifier = newVerifier(e, opts, o)
+	}
+	engine.QueryEngine, engine.verifier = e, e.verifier
 	return engine, nil
+}
+
+// Close ends what the engine does beside answering. Queries may go on.
+func (e *Engine) Close() { e.verifier.stop() }
+
+func fragmentOutcomes(reg prometheus.Registerer) *prometheus.CounterVec {
+	return counted(reg, prometheus.CounterOpts{
+		Name: "starling_query_fragments_total",
+		Help: "Fragments of queries by how they were evaluated: in parts by the owners of their series, whole on this node, or not, as that failed.",
+	}, "parts", "whole", "failed")
 }
 
 // counted returns a counter by outcome, which shows every outcome from the start. A nil
@@ -182,6 +198,13 @@ func counted(reg prometheus.Registerer, opts prometheus.CounterOpts, outcomes ..
 func positive[T int | time.Duration](flag string, v T) error {
 	if v <= 0 {
 		return fmt.Errorf("%s is %v: it has to be greater than zero", flag, v)
+	}
+	return nil
+}
+
+func share(flag string, v float64) error {
+	if !(v >= 0 && v <= 1) {
+		return fmt.Errorf("%s is %v: it has to be between 0 and 1", flag, v)
 	}
 	return nil
 }

@@ -21,6 +21,7 @@ func TestNewEngineNamesTheFlag(t *testing.T) {
 		"--query.timeout":         func(o *EngineOptions) { o.Timeout = -time.Second },
 		"--query.lookback-delta":  func(o *EngineOptions) { o.LookbackDelta = 0 },
 		"--query.max-concurrency": func(o *EngineOptions) { o.MaxConcurrent = 0 },
+		"--query.verify-pushdown": func(o *EngineOptions) { o.VerifyShare = 1.5 },
 	} {
 		opts := engineOptions()
 		spoil(&opts)

@@ -37,6 +37,8 @@ type pushingEngine struct {
 	lookback    time.Duration
 	// outcomes counts fragments by what became of them.
 	outcomes *prometheus.CounterVec
+	// verifier is optional.
+	verifier *verifier
 }
 
 // NewInstantQuery implements promql.QueryEngine.
@@ -44,6 +46,9 @@ func (e *pushingEngine) NewInstantQuery(ctx context.Context, q storage.Queryable
 	p, err := e.plan(q, opts, qs, ts, ts, 0)
 	if err != nil {
 		return nil, err
+	}
+	p.open = func(ctx context.Context, engine promql.QueryEngine) (promql.Query, error) {
+		return engine.NewInstantQuery(ctx, q, opts, qs, ts)
 	}
 	return p.query(e.rest.NewInstantQuery(ctx, p, opts, qs, ts))
 }
@@ -53,6 +58,9 @@ func (e *pushingEngine) NewRangeQuery(ctx context.Context, q storage.Queryable, 
 	p, err := e.plan(q, opts, qs, start, end, interval)
 	if err != nil {
 		return nil, err
+	}
+	p.open = func(ctx context.Context, engine promql.QueryEngine) (promql.Query, error) {
+		return engine.NewRangeQuery(ctx, q, opts, qs, start, end, interval)
 	}
 	return p.query(e.rest.NewRangeQuery(ctx, p, opts, qs, start, end, interval))
 }
@@ -79,7 +87,9 @@ func (e *pushingEngine) plan(q storage.Queryable, opts promql.QueryOpts, qs stri
 
 // pushed is a query whose fragments are evaluated elsewhere. It implements storage.Queryable.
 type pushed struct {
-	engine     *pushingEngine
+	engine *pushingEngine
+	// open opens the query that it is of with another engine.
+	open       func(context.Context, promql.QueryEngine) (promql.Query, error)
 	fragments  []*pushdown.Fragment
 	queryable  storage.Queryable
 	opts       promql.QueryOpts
@@ -116,6 +126,7 @@ func (q pushedQuery) Exec(ctx context.Context) *promql.Result {
 	if whole, ok := errors.AsType[*wholeError](res.Err); ok {
 		res.Err = whole.error
 	}
+	q.pushed.engine.verifier.consider(ctx, q, res)
 	return res
 }
 
