@@ -110,6 +110,8 @@ func (cl *commandLine) memoryFlags() {
 		"0.9", parsed(&cl.memLimitRatio, parseRatio))
 }
 
+func parseFloat(s string) (float64, error) { return strconv.ParseFloat(s, 64) }
+
 func parseRatio(s string) (float64, error) {
 	r, err := strconv.ParseFloat(s, 64)
 	if err != nil || !(r > 0 && r <= 1) {
@@ -140,6 +142,8 @@ func (cl *commandLine) queryFlags(c *config.Query) {
 	cl.value("query.max-samples", "Samples that one query may hold in memory.", strconv.Itoa(c.MaxSamples), parsed(&c.MaxSamples, strconv.Atoi))
 	cl.value("query.max-concurrency", "Queries that run at the same time; more wait.", strconv.Itoa(c.MaxConcurrency), parsed(&c.MaxConcurrency, strconv.Atoi))
 	cl.value("query.lookback-delta", "How far back an instant looks for a sample.", c.LookbackDelta.String(), duration(&c.LookbackDelta))
+	cl.value("query.verify-pushdown", "Share of the queries evaluated in parts by the owners of their series that are evaluated as a whole, too, to compare; 0 to 1.",
+		strconv.FormatFloat(c.VerifyPushdown, 'g', -1, 64), parsed(&c.VerifyPushdown, parseFloat))
 }
 
 // values returns what every flag is set to, as /api/v1/status/flags shows it.

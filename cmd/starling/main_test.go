@@ -22,7 +22,7 @@ func TestFlagsReachTheConfig(t *testing.T) {
 		"--cluster.name=n", "--cluster.gossip-address=127.0.0.1:2", "--cluster.rpc-address=127.0.0.1:3",
 		"--cluster.advertise-host=h", "--cluster.join=a:1,b", "--cluster.join=c:2", "--cluster.bootstrap-expect=3",
 		"--cluster.replication-factor=2", "--cluster.zone=z",
-		"--query.timeout=1m", "--query.max-samples=7", "--query.max-concurrency=8", "--query.lookback-delta=9m",
+		"--query.timeout=1m", "--query.max-samples=7", "--query.max-concurrency=8", "--query.lookback-delta=9m", "--query.verify-pushdown=0.25",
 		"--enable-feature=promql-duration-expr,st-storage", "--log.level=debug", "--log.format=json",
 	})
 	if err != nil {
@@ -57,6 +57,7 @@ func TestFlagsReachTheConfig(t *testing.T) {
 		{"query.max-samples", c.Query.MaxSamples == 7},
 		{"query.max-concurrency", c.Query.MaxConcurrency == 8},
 		{"query.lookback-delta", time.Duration(c.Query.LookbackDelta) == 9*time.Minute},
+		{"query.verify-pushdown", c.Query.VerifyPushdown == 0.25},
 		{"enable-feature", slices.Equal(c.Features, []string{"promql-duration-expr", "st-storage"})},
 		{"log.level", cl.log.Level.String() == "debug"},
 		{"log.format", cl.log.Format.String() == "json"},

@@ -111,6 +111,9 @@ type Query struct {
 	MaxConcurrency int
 	// LookbackDelta is --query.lookback-delta.
 	LookbackDelta model.Duration
+	// VerifyPushdown is --query.verify-pushdown: the share of the queries that are evaluated in
+	// parts which are evaluated as a whole, too, to compare.
+	VerifyPushdown float64
 }
 
 // Default returns the settings of a node that is told nothing.
@@ -299,6 +302,8 @@ func (q *Query) check() error {
 		return Flagged("query.max-concurrency", fmt.Errorf("%d is not positive", q.MaxConcurrency))
 	case q.LookbackDelta <= 0:
 		return Flagged("query.lookback-delta", fmt.Errorf("%s is not positive", q.LookbackDelta))
+	case !(q.VerifyPushdown >= 0 && q.VerifyPushdown <= 1):
+		return Flagged("query.verify-pushdown", fmt.Errorf("%v is not between 0 and 1", q.VerifyPushdown))
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"math"
 	"strings"
 	"testing"
 )
@@ -60,6 +61,8 @@ func TestCheckNamesTheFlag(t *testing.T) {
 		{"query.max-samples", func(c *Config) { c.Query.MaxSamples = 0 }},
 		{"query.max-concurrency", func(c *Config) { c.Query.MaxConcurrency = -3 }},
 		{"query.lookback-delta", func(c *Config) { c.Query.LookbackDelta = 0 }},
+		{"query.verify-pushdown", func(c *Config) { c.Query.VerifyPushdown = 1.1 }},
+		{"query.verify-pushdown", func(c *Config) { c.Query.VerifyPushdown = math.NaN() }},
 		{"enable-feature", func(c *Config) { c.Features = []string{"warp-drive"} }},
 	} {
 		config := Default()

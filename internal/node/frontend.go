@@ -22,12 +22,13 @@ import (
 )
 
 // openFrontend builds the query engine, the decoders and the HTTP API.
-func (n *Node) openFrontend(*teardown) error {
+func (n *Node) openFrontend(built *teardown) error {
 	c := &n.opts.Config
 	has := func(feature string) bool { return slices.Contains(c.Features, feature) }
 	promqlFeatures := api.ParsePromQLFeatures(c.Features)
 	registry := features.NewRegistry()
-	engine, err := api.NewEngine(api.EngineOptions{
+	var err error
+	n.engine, err = api.NewEngine(api.EngineOptions{
 		Parser:        n.promql.Parser,
 		Features:      promqlFeatures,
 		Evaluator:     n.reads,
@@ -35,6 +36,7 @@ func (n *Node) openFrontend(*teardown) error {
 		Timeout:       time.Duration(c.Query.Timeout),
 		LookbackDelta: time.Duration(c.Query.LookbackDelta),
 		MaxConcurrent: c.Query.MaxConcurrency,
+		VerifyShare:   c.Query.VerifyPushdown,
 		Registry:      registry,
 		Registerer:    n.registry,
 		Logger:        n.logger,
@@ -42,6 +44,7 @@ func (n *Node) openFrontend(*teardown) error {
 	if err != nil {
 		return err
 	}
+	built.add("query engine", func() error { n.engine.Close(); return nil })
 	writes := api.NewWriteHandlers(api.WriteOptions{
 		Writer: n.writes,
 		Decoder: receive.New(receive.Options{
@@ -62,7 +65,7 @@ func (n *Node) openFrontend(*teardown) error {
 	})
 	n.frontend, err = api.New(api.Options{
 		Sources: api.Sources{
-			Engine: engine, Parser: n.promql.Parser, Queryable: n.reads, Exemplars: n.reads, Metadata: n.reads, Stats: clusterStats{n.reads},
+			Engine: n.engine, Parser: n.promql.Parser, Queryable: n.reads, Exemplars: n.reads, Metadata: n.reads, Stats: clusterStats{n.reads},
 		},
 		Writes: writes,
 		Info: api.Info{

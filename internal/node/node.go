@@ -113,6 +113,7 @@ type Node struct {
 	writes      *ingest.Coordinator
 	promql      pushdown.Parser
 	reads       *query.Fanout
+	engine      *api.Engine
 	frontend    *api.API
 }
 
@@ -367,6 +368,7 @@ func (n *Node) Run(ctx context.Context) error {
 	stop.add("RPC server", func() error { n.server.Stop(drainTimeout); return nil })
 	stop.add("cluster", func() error { leave(); <-clusterDone; return nil })
 	stop.add("hand-off", func() error { stopTaking(); takers.Wait(); n.announceAbsence(); return nil })
+	stop.add("query engine", func() error { n.engine.Close(); return nil })
 	stop.add("HTTP server", func() error { return drain(httpServer) })
 	return errors.Join(cause, stop.run(n.logger))
 }
