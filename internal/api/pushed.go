@@ -74,6 +74,9 @@ func (e *pushingEngine) plan(q storage.Queryable, opts promql.QueryOpts, qs stri
 		engine: e, fragments: plan.Fragments, queryable: q, start: start, end: end, interval: interval,
 		stats: make([]FragmentStats, len(plan.Fragments)),
 	}
+	for i, f := range plan.Fragments {
+		p.stats[i].Text = f.Trimmed()
+	}
 	lookback := e.lookback
 	if opts != nil && opts.LookbackDelta() > 0 {
 		lookback = opts.LookbackDelta()
@@ -122,7 +125,9 @@ type pushedQuery struct {
 func (q pushedQuery) Exec(ctx context.Context) *promql.Result {
 	res := q.Query.Exec(ctx)
 	q.Stats().Samples.TotalSamples += q.pushed.spared.Swap(0)
-	wantedStats(ctx).tell(q.pushed.told())
+	if wanted := wantedStats(ctx); wanted != nil {
+		wanted.fragments = q.pushed.told()
+	}
 	if whole, ok := errors.AsType[*wholeError](res.Err); ok {
 		res.Err = whole.error
 	}

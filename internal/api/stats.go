@@ -19,7 +19,7 @@ const (
 type FragmentStats struct {
 	Text string `json:"text"`
 	// Evaluated is how: "in parts" by the owners of the series, or "whole" over the series as
-	// they are stored, for a reason. It is empty where the query ended before.
+	// they are stored, for a reason. It is empty if the query ended before.
 	Evaluated string `json:"evaluated"`
 	Reason    string `json:"reason,omitempty"`
 	// Seconds is how long that took, the attempt in parts included.
@@ -46,13 +46,6 @@ type statsKey struct{}
 func wantedStats(ctx context.Context) *statsRequest {
 	r, _ := ctx.Value(statsKey{}).(*statsRequest)
 	return r
-}
-
-// tell takes what became of the fragments, if somebody asks.
-func (r *statsRequest) tell(fragments []FragmentStats) {
-	if r != nil {
-		r.fragments = fragments
-	}
 }
 
 // warning is Prometheus's, which it leaves out where statistics are rendered by others.
