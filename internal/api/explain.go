@@ -93,8 +93,13 @@ func explained(f *pushdown.Fragment) ExplainedFragment {
 	if f.Call != nil {
 		x.Function = f.Call.Func.Name
 	}
-	if f.Op != 0 {
+	switch {
+	case f.Op != 0:
 		x.Aggregation = f.Op.String()
+	case f.Top > 0 && f.Bottom:
+		x.Aggregation = parser.ItemTypeStr[parser.BOTTOMK]
+	case f.Top > 0:
+		x.Aggregation = parser.ItemTypeStr[parser.TOPK]
 	}
 	return x
 }
