@@ -11,8 +11,6 @@ import (
 	"log/slog"
 	"net/http"
 	"time"
-
-	"github.com/prometheus/prometheus/util/gate"
 )
 
 // API serves the HTTP paths of a node. Its handler may be used concurrently.
@@ -23,12 +21,12 @@ type API struct {
 	metrics *metrics
 	// reads answers everything that does not go through the query engine.
 	reads readQueryable
-	// readGate bounds reads other than queries and remote reads.
-	readGate *gate.Gate
-	// remoteReadGate bounds remote reads, so that one which has to wait too long is
+	// readTurns bounds reads other than queries and remote reads.
+	readTurns *turns
+	// remoteReadTurns bounds remote reads, so that one which has to wait too long is
 	// told 503; the gate within Prometheus's handler would answer 500.
-	remoteReadGate *gate.Gate
-	handler        http.Handler
+	remoteReadTurns *turns
+	handler         http.Handler
 }
 
 // New builds the API and registers its metrics. An error names the option at fault.
@@ -37,13 +35,13 @@ func New(opts Options) (*API, error) {
 		return nil, err
 	}
 	a := &API{
-		opts:           opts,
-		logger:         opts.Logger,
-		start:          opts.Now().UTC(),
-		metrics:        newMetrics(opts.Registerer),
-		reads:          readQueryable{opts.Sources.Queryable},
-		readGate:       gate.New(opts.Limits.MaxConcurrent),
-		remoteReadGate: gate.New(opts.Limits.RemoteReadConcurrent),
+		opts:            opts,
+		logger:          opts.Logger,
+		start:           opts.Now().UTC(),
+		metrics:         newMetrics(opts.Registerer),
+		reads:           readQueryable{opts.Sources.Queryable},
+		readTurns:       newTurns(opts.Limits.MaxConcurrent),
+		remoteReadTurns: newTurns(opts.Limits.RemoteReadConcurrent),
 	}
 	a.handler = a.observed(a.routes())
 	return a, nil

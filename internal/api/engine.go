@@ -1,7 +1,6 @@
 package api
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,7 +10,6 @@ import (
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/util/features"
-	"github.com/prometheus/prometheus/util/gate"
 
 	"github.com/starling-tsdb/starling/internal/pushdown"
 )
@@ -208,29 +206,3 @@ func share(flag string, v float64) error {
 	}
 	return nil
 }
-
-// queue bounds the queries that run at once. Unlike Prometheus's own tracker it keeps no
-// file of the running ones, and tells a query that waited too long to come again.
-type queue struct {
-	gate  *gate.Gate
-	limit int
-}
-
-func newQueue(limit int) *queue { return &queue{gate: gate.New(limit), limit: limit} }
-
-// GetMaxConcurrent implements promql.QueryTracker.
-func (q *queue) GetMaxConcurrent() int { return q.limit }
-
-// Insert implements promql.QueryTracker: it waits for a free slot while ctx lasts.
-func (q *queue) Insert(ctx context.Context, _ string) (int, error) {
-	if err := q.gate.Start(ctx); err != nil {
-		return 0, busy(err)
-	}
-	return 0, nil
-}
-
-// Delete implements promql.QueryTracker.
-func (q *queue) Delete(int) { q.gate.Done() }
-
-// Close implements promql.QueryTracker. There is nothing to close.
-func (*queue) Close() error { return nil }

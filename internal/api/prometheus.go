@@ -82,9 +82,9 @@ func (a *API) instrumented(pattern string, next http.HandlerFunc) http.HandlerFu
 	case "/query", "/query_range":
 		next = a.read(readPath{form: true}, withStats(next))
 	case "/query_exemplars", "/labels", "/label/:name/values", "/series":
-		next = a.read(readPath{gate: a.readGate, form: true}, next)
+		next = a.read(readPath{turns: a.readTurns, form: true}, next)
 	case "/read":
-		next = a.read(readPath{gate: a.remoteReadGate, text: true}, next)
+		next = a.read(readPath{turns: a.remoteReadTurns, text: true}, next)
 	}
 	return named(apiPrefix+pattern, next)
 }

@@ -7,8 +7,6 @@ import (
 	"net/http"
 	"strconv"
 
-	"github.com/prometheus/prometheus/util/gate"
-
 	"github.com/starling-tsdb/starling/internal/partial"
 )
 
@@ -17,8 +15,8 @@ const maxFormBytes = 10 << 20
 
 // readPath says how a path is read.
 type readPath struct {
-	// gate bounds how many run at once; nil where something else does.
-	gate *gate.Gate
+	// turns bounds how many run at once; nil where something else does.
+	turns *turns
 	// form means that parameters may be in the body. It must be false where the body
 	// is the request itself.
 	form bool
@@ -40,18 +38,18 @@ func (a *API) read(p readPath, next http.HandlerFunc) http.HandlerFunc {
 			return
 		}
 		v := &verdict{}
-		ctx := context.WithValue(r.Context(), verdictKey{}, v)
+		ctx := withClient(context.WithValue(r.Context(), verdictKey{}, v), r)
 		ctx, cancel := context.WithTimeout(ctx, a.opts.Limits.QueryTimeout)
 		defer cancel()
 		if allowed {
 			ctx = partial.With(ctx)
 		}
-		if p.gate != nil {
-			if err := p.gate.Start(ctx); err != nil {
+		if p.turns != nil {
+			if err := p.turns.take(ctx); err != nil {
 				answer(w, busy(err))
 				return
 			}
-			defer p.gate.Done()
+			defer p.turns.giveBack()
 		}
 		g := &guard{ResponseWriter: w, ctx: ctx, verdict: v, answer: answer}
 		next(g, r.WithContext(ctx))

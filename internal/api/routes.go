@@ -36,9 +36,9 @@ func (a *API) routes() http.Handler {
 	explain := a.read(readPath{form: true}, a.explain)
 	get(apiPrefix+"/query_explain", explain)
 	handle("POST "+apiPrefix+"/query_explain", apiPrefix+"/query_explain", explain)
-	get(apiPrefix+"/metadata", a.read(readPath{gate: a.readGate}, a.whenServing(compressed(a.metadata))))
-	get(apiPrefix+"/status/tsdb", a.read(readPath{gate: a.readGate}, a.whenServing(compressed(a.tsdbStatus))))
-	get("/federate", a.read(readPath{gate: a.readGate, text: true}, a.whenServing(compressed(a.federate))))
+	get(apiPrefix+"/metadata", a.read(readPath{turns: a.readTurns}, a.whenServing(compressed(a.metadata))))
+	get(apiPrefix+"/status/tsdb", a.read(readPath{turns: a.readTurns}, a.whenServing(compressed(a.tsdbStatus))))
+	get("/federate", a.read(readPath{turns: a.readTurns, text: true}, a.whenServing(compressed(a.federate))))
 
 	for _, path := range []string{"/write", "/push", "/receive"} {
 		handle("POST "+apiPrefix+path, apiPrefix+path, a.whenServing(a.opts.Writes.RemoteWrite))
