@@ -70,7 +70,7 @@ func (f *PromQLFeatures) changesEvaluation() string {
 
 // EngineOptions configure the query engine.
 type EngineOptions struct {
-	// Parser has to be made with the same features. Optional: made from Features.
+	// Parser has to be made by [NewParser] with the same features. Optional: made from Features.
 	Parser   parser.Parser
 	Features PromQLFeatures
 	// Evaluator evaluates what of a query can be evaluated where its series are. Optional:
@@ -119,7 +119,7 @@ func NewEngine(o EngineOptions) (*Engine, error) {
 		return nil, fmt.Errorf("query engine: %w", err)
 	}
 	if o.Parser == nil {
-		o.Parser = parser.NewParser(o.Features.Parser)
+		o.Parser = NewParser(o.Features.Parser)
 	}
 	if o.SubqueryInterval <= 0 {
 		o.SubqueryInterval = time.Minute

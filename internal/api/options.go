@@ -70,7 +70,7 @@ type Options struct {
 type Sources struct {
 	// Engine evaluates PromQL over Queryable.
 	Engine *Engine
-	// Parser parses selectors and expressions as Engine does. Optional.
+	// Parser parses selectors and expressions as Engine does; see [NewParser]. Optional.
 	Parser    parser.Parser
 	Queryable storage.SampleAndChunkQueryable
 	Exemplars storage.ExemplarQueryable
@@ -182,7 +182,7 @@ func (o *Options) fill() error {
 		return err
 	}
 	if o.Sources.Parser == nil {
-		o.Sources.Parser = parser.NewParser(parser.Options{ExperimentalDurationExpr: true})
+		o.Sources.Parser = NewParser(parser.Options{ExperimentalDurationExpr: true})
 	}
 	if o.Info.BlockMetas == nil {
 		o.Info.BlockMetas = func() ([]tsdb.BlockMeta, error) { return []tsdb.BlockMeta{}, nil }

@@ -5,10 +5,56 @@ import (
 	"errors"
 	"runtime"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"github.com/prometheus/prometheus/util/gate"
+
 	"github.com/starling-tsdb/starling/internal/evaluate"
 	"github.com/starling-tsdb/starling/internal/pushdown"
 	"github.com/starling-tsdb/starling/internal/transport"
 )
+
+// evaluations bounds how many run at once on a node, its own as those for peers: each may hold
+// --query.max-samples, and keep all cores busy. A turn is held while the own store is read and never
+// while something is waited for, so two nodes cannot wait for each other.
+type evaluations struct {
+	turns            *gate.Gate
+	running, waiting prometheus.Gauge
+}
+
+// evaluationsAtOnce is how many run at once: enough that cores have work while the disk is
+// waited for.
+func evaluationsAtOnce() int { return max(2, 2*runtime.GOMAXPROCS(0)) }
+
+func newEvaluations(limit int, r prometheus.Registerer) *evaluations {
+	f := promauto.With(r)
+	return &evaluations{
+		turns: gate.New(limit),
+		running: f.NewGauge(prometheus.GaugeOpts{
+			Name: "starling_query_evaluations_running",
+			Help: "Parts of queries, of this node and of peers, that are being evaluated over this node's series.",
+		}),
+		waiting: f.NewGauge(prometheus.GaugeOpts{
+			Name: "starling_query_evaluations_waiting",
+			Help: "Parts of queries that wait for others to be evaluated over this node's series.",
+		}),
+	}
+}
+
+// begin waits for a turn while ctx lasts. Who gets one calls end.
+func (e *evaluations) begin(ctx context.Context) (end func(), err error) {
+	e.waiting.Inc()
+	err = e.turns.Start(ctx)
+	e.waiting.Dec()
+	if err != nil {
+		return nil, context.Cause(ctx)
+	}
+	e.running.Inc()
+	return func() {
+		e.running.Dec()
+		e.turns.Done()
+	}, nil
+}
 
 // Evaluate implements transport.Reader.
 func (r reader) Evaluate(ctx context.Context, sel transport.Selection, fragment string, g pushdown.Grid) (*pushdown.Partial, error) {
@@ -23,6 +69,11 @@ func (r reader) Evaluate(ctx context.Context, sel transport.Selection, fragment 
 // evaluate evaluates a fragment over the series that a selection of it leaves. They are not
 // sorted: nothing depends on their order.
 func (r reader) evaluate(ctx context.Context, sel transport.Selection, f *pushdown.Fragment, g pushdown.Grid) (_ *pushdown.Partial, err error) {
+	end, err := r.node.evaluations.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
 	set, err := r.selected(ctx, sel, false)
 	if err != nil {
 		return nil, err

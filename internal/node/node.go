@@ -28,7 +28,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	versioncollector "github.com/prometheus/client_golang/prometheus/collectors/version"
 	"github.com/prometheus/exporter-toolkit/web"
-	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/util/netconnlimit"
 
 	"github.com/starling-tsdb/starling/internal/api"
@@ -112,6 +111,7 @@ type Node struct {
 	replication *replication
 	writes      *ingest.Coordinator
 	promql      pushdown.Parser
+	evaluations *evaluations
 	reads       *query.Fanout
 	engine      *api.Engine
 	frontend    *api.API
@@ -132,7 +132,8 @@ func New(opts Options) (*Node, error) {
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		versioncollector.NewCollector("starling"),
 	)
-	n.promql = pushdown.Parser{Parser: parser.NewParser(api.ParsePromQLFeatures(opts.Config.Features).Parser)}
+	n.promql = pushdown.Parser{Parser: api.NewParser(api.ParsePromQLFeatures(opts.Config.Features).Parser)}
+	n.evaluations = newEvaluations(evaluationsAtOnce(), n.registry)
 	var built teardown
 	for _, step := range []func(*teardown) error{n.listen, n.openStore, n.joinParts, n.openFrontend} {
 		if err := step(&built); err != nil {
