@@ -67,7 +67,7 @@ func (r *run) hold(samples int) error {
 //
 //   - an *pushdown.UnprovenError for what the answer is not known to be equal for: chunks that
 //     overlap or are not of floats, types and units as labels, a warning of a function;
-//   - the cause of ctx if it is done, looked at for each series;
+//   - the cause of ctx if it is done, looked at for each series and every 131,072 samples;
 //   - that of the set or of a chunk;
 //   - promql.ErrTooManySamples;
 //   - what a worker panicked with. The caller's own goroutine works too where there is no more

@@ -214,6 +214,43 @@ func TestSeriesEndsWithItsContext(t *testing.T) {
 	}
 }
 
+// soon is done when it has been looked at so often.
+type soon struct {
+	context.Context
+	left int
+}
+
+func (s *soon) Err() error {
+	if s.left--; s.left < 0 {
+		return errEnough
+	}
+	return nil
+}
+
+// One series alone may take long: by its samples, or by windows that have many of them in common.
+func TestOneSeriesEndsWithItsContext(t *testing.T) {
+	var many []chunks.Meta
+	for i := range 3 * checkEvery / 100 {
+		many = append(many, chunk(t, chunkenc.EncXOR, first+int64(i)*100, 100, 0))
+		many[i].MinTime, many[i].MaxTime = first+int64(i), first+int64(i)
+	}
+	few := chunk(t, chunkenc.EncXOR, first, 1000, 0)
+	for name, c := range map[string]struct {
+		text   string
+		chunks []chunks.Meta
+	}{
+		"samples": {"m", many},
+		"windows": {"sum_over_time(m[1d])", []chunks.Meta{few}},
+	} {
+		o := options(t, c.text)
+		o.Workers, o.Grid.Step = 1, 1000
+		set := &list{series: []storage.ChunkSeries{entry(named(0), c.chunks...)}}
+		if _, err := Series(&soon{context.Background(), 2}, set, o); !errors.Is(err, errEnough) {
+			t.Errorf("%s: have %v", name, err)
+		}
+	}
+}
+
 func TestSeriesReturnsErrors(t *testing.T) {
 	broken := chunk(t, chunkenc.EncXOR, first, 10, 0)
 	cut := &chunkenc.XORChunk{}

@@ -30,6 +30,8 @@ type worker struct {
 	chunk   chunkenc.Iterator
 	// row is what the series at hand gives.
 	row []cell
+	// unchecked is how many samples were looked at since the context was.
+	unchecked int
 }
 
 // cell is a value at a step.
@@ -58,7 +60,7 @@ func (w *worker) evaluate(ctx context.Context, b *batch) error {
 		if ctx.Err() != nil {
 			break
 		}
-		if err := w.add(s.labels, b.chunks[start:s.end]); err != nil {
+		if err := w.add(ctx, s.labels, b.chunks[start:s.end]); err != nil {
 			return err
 		}
 		start = s.end
@@ -69,18 +71,18 @@ func (w *worker) evaluate(ctx context.Context, b *batch) error {
 var errTyped = &pushdown.UnprovenError{Reason: "series that differ in type or unit may become the same"}
 
 // add adds a series.
-func (w *worker) add(ls labels.Labels, metas []chunks.Meta) error {
+func (w *worker) add(ctx context.Context, ls labels.Labels, metas []chunks.Meta) error {
 	f := w.Fragment
 	if f.DropName && (ls.Has("__type__") || ls.Has("__unit__")) {
 		return errTyped
 	}
-	if err := w.decode(metas); err != nil {
+	if err := w.decode(ctx, metas); err != nil {
 		return err
 	}
 	w.row = w.row[:0]
 	if w.function == nil {
 		w.last()
-	} else if err := w.slide(ls); err != nil {
+	} else if err := w.slide(ctx, ls); err != nil {
 		return err
 	}
 	for _, m := range f.Maps {
@@ -103,7 +105,7 @@ func (w *worker) add(ls labels.Labels, metas []chunks.Meta) error {
 
 // decode makes points the samples of chunks that lie between mint and maxt. Markers of
 // staleness are left out for functions of ranges.
-func (w *worker) decode(metas []chunks.Meta) error {
+func (w *worker) decode(ctx context.Context, metas []chunks.Meta) error {
 	w.points = w.points[:0]
 	for i := range metas {
 		c := metas[i].Chunk
@@ -119,8 +121,24 @@ func (w *worker) decode(metas []chunks.Meta) error {
 		if err := w.decodeChunk(c); err != nil {
 			return err
 		}
+		if err := w.looked(ctx, c.NumSamples()); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// checkEvery is after how many samples the context is looked at: they take about a millisecond.
+const checkEvery = 1 << 17
+
+// looked counts samples that were looked at. It returns the cause of ctx once that is done: one
+// series with long windows takes as long as many.
+func (w *worker) looked(ctx context.Context, samples int) error {
+	if w.unchecked += samples; w.unchecked < checkEvery {
+		return nil
+	}
+	w.unchecked = 0
+	return context.Cause(ctx)
 }
 
 var errStarted = &pushdown.UnprovenError{Reason: "samples of a counter have start timestamps"}
@@ -171,7 +189,7 @@ func (w *worker) last() {
 
 // slide fills the row with what the function gives for the window of each step: it excludes
 // its left end, and includes its right.
-func (w *worker) slide(ls labels.Labels) error {
+func (w *worker) slide(ctx context.Context, ls labels.Labels) error {
 	g, f := w.Grid, w.Fragment
 	w.function.reset(ls, w.points)
 	lo, hi := 0, 0
@@ -194,6 +212,9 @@ func (w *worker) slide(ls labels.Labels) error {
 		}
 		if ok {
 			w.row = append(w.row, cell{step, v})
+		}
+		if err := w.looked(ctx, hi-lo); err != nil {
+			return err
 		}
 	}
 	w.found = w.found || len(w.row) > 0
