@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"context"
 	"slices"
 
@@ -17,23 +18,35 @@ type keptBlock struct {
 
 // Select implements storage.ChunkQuerier.
 func (q keptBlock) Select(ctx context.Context, sorted bool, hints *promstorage.SelectHints, ms ...*labels.Matcher) promstorage.ChunkSeriesSet {
-	return &keptSet{q.ChunkQuerier.Select(ctx, sorted, hints, ms...), q.keep}
+	return &keptSet{ChunkSeriesSet: q.ChunkQuerier.Select(ctx, sorted, hints, ms...), keep: q.keep, ctx: ctx}
 }
 
 type keptSet struct {
 	promstorage.ChunkSeriesSet
 	keep func(labels.Labels) bool
+	// ctx is that of the select: who reads the set cannot look at it while series are left out.
+	ctx context.Context
+	err error
 }
+
+// leftOut is how many series are left out before the context is looked at.
+const leftOut = 512
 
 // Next implements storage.ChunkSeriesSet.
 func (s *keptSet) Next() bool {
-	for s.ChunkSeriesSet.Next() {
+	for n := 1; s.err == nil && s.ChunkSeriesSet.Next(); n++ {
 		if s.keep(s.At().Labels()) {
 			return true
+		}
+		if n%leftOut == 0 {
+			s.err = context.Cause(s.ctx)
 		}
 	}
 	return false
 }
+
+// Err implements storage.ChunkSeriesSet.
+func (s *keptSet) Err() error { return cmp.Or(s.err, s.ChunkSeriesSet.Err()) }
 
 // keptHead leaves series of the head out before it sorts them: the head has them in no order,
 // and most are left out where others serve them.
@@ -44,7 +57,7 @@ type keptHead struct {
 
 // Select implements storage.ChunkQuerier.
 func (q keptHead) Select(ctx context.Context, sorted bool, hints *promstorage.SelectHints, ms ...*labels.Matcher) promstorage.ChunkSeriesSet {
-	set := &keptSet{q.ChunkQuerier.Select(ctx, false, hints, ms...), q.keep}
+	set := &keptSet{ChunkSeriesSet: q.ChunkQuerier.Select(ctx, false, hints, ms...), keep: q.keep, ctx: ctx}
 	if !sorted {
 		return set
 	}

@@ -143,6 +143,25 @@ func TestChunkQuerierOfIsCanceled(t *testing.T) {
 	}
 }
 
+// TestKeptSetIsCanceled: of series that are all left out not many more are looked at.
+func TestKeptSetIsCanceled(t *testing.T) {
+	var rest []promstorage.ChunkSeries
+	for i := range 10 * leftOut {
+		rest = append(rest, &promstorage.ChunkSeriesEntry{Lset: name(fmt.Sprint("s", i))})
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	looked, why := 0, errors.New("nobody waits")
+	set := &keptSet{ChunkSeriesSet: &listedSet{rest: rest}, ctx: ctx, keep: func(labels.Labels) bool {
+		if looked++; looked == leftOut+1 {
+			cancel(why)
+		}
+		return false
+	}}
+	if set.Next() || !errors.Is(set.Err(), why) || looked > 2*leftOut || set.Next() {
+		t.Errorf("error %v after %d series", set.Err(), looked)
+	}
+}
+
 // storedChunks is a series as a querier of chunks answers it.
 type storedChunks struct {
 	labels labels.Labels
