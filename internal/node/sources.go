@@ -37,8 +37,12 @@ func (s localSource) Select(ctx context.Context, req query.SelectRequest) promst
 }
 
 // Evaluate implements query.Source.
-func (s localSource) Evaluate(ctx context.Context, req query.SelectRequest, f *pushdown.Fragment, g pushdown.Grid) (*pushdown.Partial, error) {
-	return s.reader.evaluate(ctx, selection(s.table, req), f, g)
+func (s localSource) Evaluate(ctx context.Context, req query.EvaluateRequest) (*pushdown.Partial, error) {
+	part, err := s.reader.evaluate(ctx, selection(s.table, req.SelectRequest), req.Fragment, req.Grid)
+	if err != nil {
+		return nil, err
+	}
+	return part, req.Take(part.Bytes())
 }
 
 func selection(t *table.Table, req query.SelectRequest) transport.Selection {
@@ -107,8 +111,10 @@ func (s peerSource) Select(ctx context.Context, req query.SelectRequest) promsto
 }
 
 // Evaluate implements query.Source.
-func (s peerSource) Evaluate(ctx context.Context, req query.SelectRequest, f *pushdown.Fragment, g pushdown.Grid) (*pushdown.Partial, error) {
-	return s.peer.Evaluate(ctx, s.table, selection(s.table, req), f, g)
+func (s peerSource) Evaluate(ctx context.Context, req query.EvaluateRequest) (*pushdown.Partial, error) {
+	return s.peer.Evaluate(ctx, s.table, transport.Evaluation{
+		Selection: selection(s.table, req.SelectRequest), Fragment: req.Fragment, Grid: req.Grid, Take: req.Take,
+	})
 }
 
 // State implements query.Source.

@@ -140,6 +140,18 @@ func (p *Partial) Bytes() int64 {
 	return n
 }
 
+// Bytes returns about how much memory values take beside their labels.
+func Bytes(op parser.ItemType, steps int) int64 {
+	each := 2
+	switch op {
+	case parser.COUNT, parser.GROUP:
+		each = 1
+	case parser.SUM, parser.AVG:
+		each = 3
+	}
+	return 8*int64(each)*int64(steps) + valuesOverhead
+}
+
 // valuesOverhead is what Values take beside what they refer to.
 const valuesOverhead = 96
 

@@ -223,3 +223,13 @@ func TestMergePutsOneSeriesTogether(t *testing.T) {
 		}
 	}
 }
+
+// What an answer will take is known before it is there.
+func TestBytes(t *testing.T) {
+	for _, op := range []parser.ItemType{0, parser.SUM, parser.AVG, parser.COUNT, parser.GROUP, parser.MIN, parser.MAX} {
+		p := Partial{Values: []Values{NewValues(op, labels.EmptyLabels(), 7)}}
+		if got, want := Bytes(op, 7), p.Bytes(); got != want {
+			t.Errorf("%v: %d bytes, want %d", op, got, want)
+		}
+	}
+}

@@ -23,11 +23,7 @@ func (f *Fanout) Evaluate(ctx context.Context, fragment *pushdown.Fragment, g pu
 	}
 	ask := func(req SelectRequest) question[*pushdown.Partial] {
 		return func(ctx context.Context, n Node, sh *share) (*pushdown.Partial, error) {
-			part, err := n.Source.Evaluate(ctx, req.clone(), fragment, g)
-			if err != nil {
-				return nil, err
-			}
-			return part, sh.take(part.Bytes())
+			return n.Source.Evaluate(ctx, EvaluateRequest{SelectRequest: req.clone(), Fragment: fragment, Grid: g, Take: sh.take})
 		}
 	}
 	b := f.newBudget()

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
@@ -15,23 +17,23 @@ import (
 )
 
 // Evaluate counts the series that the node serves.
-func (o *owned) Evaluate(ctx context.Context, req SelectRequest, f *pushdown.Fragment, g pushdown.Grid) (*pushdown.Partial, error) {
-	set := o.Select(ctx, req)
+func (o *owned) Evaluate(ctx context.Context, req EvaluateRequest) (*pushdown.Partial, error) {
+	set := o.Select(ctx, req.SelectRequest)
 	if err := set.Err(); err != nil {
 		return nil, err
 	}
-	v := pushdown.NewValues(f.Op, labels.EmptyLabels(), g.Len())
+	v := pushdown.NewValues(req.Fragment.Op, labels.EmptyLabels(), req.Grid.Len())
 	part := &pushdown.Partial{}
 	for set.Next() {
 		part.Samples++
-		if err := v.Add(f.Op, 0, 1); err != nil {
+		if err := v.Add(req.Fragment.Op, 0, 1); err != nil {
 			return nil, err
 		}
 	}
 	if part.Samples > 0 {
 		part.Values = []pushdown.Values{v}
 	}
-	return part, nil
+	return part, req.Take(part.Bytes())
 }
 
 // counted returns how many series are counted, and how many warnings there are.
@@ -120,5 +122,45 @@ func TestFragmentsNeedAnAssignment(t *testing.T) {
 	f := New(Options{View: fixed(2, nodes[0], nodes[1], nodes[2])})
 	if _, _, err := counted(t.Context(), t, f); !errors.As(err, new(*pushdown.UnprovenError)) {
 		t.Error(err)
+	}
+}
+
+// What all nodes answer is counted, and given back by what failed.
+func TestFragmentsTakeFromTheBudget(t *testing.T) {
+	const each = 3*8 + 96 // three steps, and what Values take
+	f, nodes := rig()
+	f.opts.MaxBytes = 3 * each
+	nodes[1].err, nodes[1].once = errDown, true
+	if n, _, err := counted(t.Context(), t, f); n != 3 || err != nil {
+		t.Errorf("within the budget: %v, %v", n, err)
+	}
+	f, _ = rig()
+	f.opts.MaxBytes = 3*each - 1
+	if _, _, err := counted(t.Context(), t, f); !errors.As(err, new(*TooManyBytesError)) {
+		t.Errorf("beyond the budget: %v", err)
+	}
+}
+
+// A canceled query ends at once, whatever the nodes do.
+func TestFragmentsEndWithTheirContext(t *testing.T) {
+	for name, change := range map[string]func(n []*owned){
+		"round one":                  func(n []*owned) { n[0].stateDelay, n[1].stateDelay = time.Second, time.Hour },
+		"one is slow":                func(n []*owned) { n[1].delay = time.Hour },
+		"one hangs":                  func(n []*owned) { n[1].hangs = true },
+		"one fails, others are slow": func(n []*owned) { n[0].err, n[1].delay, n[2].delay = errDown, time.Hour, time.Hour },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f, nodes := rig()
+				change(nodes)
+				ctx, cancel := context.WithCancel(t.Context())
+				time.AfterFunc(time.Second/2, cancel)
+				start := time.Now()
+				_, _, err := counted(ctx, t, f)
+				if took := time.Since(start); !errors.Is(err, context.Canceled) || took != time.Second/2 {
+					t.Errorf("%v after %v", err, took)
+				}
+			})
+		})
 	}
 }

@@ -30,7 +30,7 @@ func (f failing) Select(context.Context, SelectRequest) storage.ChunkSeriesSet {
 	return storage.ErrChunkSeriesSet(f.err)
 }
 
-func (f failing) Evaluate(context.Context, SelectRequest, *pushdown.Fragment, pushdown.Grid) (*pushdown.Partial, error) {
+func (f failing) Evaluate(context.Context, EvaluateRequest) (*pushdown.Partial, error) {
 	return nil, f.err
 }
 

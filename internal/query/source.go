@@ -46,7 +46,7 @@ type Source interface {
 	// the proof of the request, whose range and matchers are those of the fragment. An
 	// *pushdown.UnprovenError, or promql's ErrTooManySamples, is an error of the query and not
 	// of the node.
-	Evaluate(ctx context.Context, req SelectRequest, f *pushdown.Fragment, g pushdown.Grid) (*pushdown.Partial, error)
+	Evaluate(ctx context.Context, req EvaluateRequest) (*pushdown.Partial, error)
 
 	// LabelNames returns the label names of matching series in the range, in
 	// milliseconds and inclusive, sorted.
@@ -77,6 +77,16 @@ type SelectRequest struct {
 	Proof *proof.Proof
 	// Part, if set, leaves only what a node copies.
 	Part *proof.Part
+}
+
+// EvaluateRequest asks for what a fragment makes of series.
+type EvaluateRequest struct {
+	SelectRequest
+	Fragment *pushdown.Fragment
+	Grid     pushdown.Grid
+	// Take is told of the bytes of the answer, by pushdown.Bytes, by those that come from
+	// elsewhere before they are held. Its error ends the request, which fails with it.
+	Take func(bytes int64) error
 }
 
 // clone returns a request for one source, which may change it.

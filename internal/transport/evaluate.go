@@ -20,14 +20,25 @@ import (
 	"github.com/starling-tsdb/starling/internal/transport/peerpb"
 )
 
+// Evaluation asks a node for what a fragment makes of its own series.
+type Evaluation struct {
+	Selection
+	Fragment *pushdown.Fragment
+	Grid     pushdown.Grid
+	// Take is told of the bytes of each message of the answer, as they are when it is decoded,
+	// before it is: no more than one message is held that was not told of. Its error ends the
+	// evaluation, which fails with it.
+	Take func(bytes int64) error
+}
+
 // Evaluate returns what the peer makes of a fragment, of the series that Select would stream.
-// The epoch is that of table t. Beside those of Select it fails with an
+// The epoch is that of table t. Beside those of Select and of Take it fails with an
 // *pushdown.UnprovenError or a promql.ErrTooManySamples.
-func (p *Peer) Evaluate(ctx context.Context, t *table.Table, sel Selection, f *pushdown.Fragment, g pushdown.Grid) (*pushdown.Partial, error) {
+func (p *Peer) Evaluate(ctx context.Context, t *table.Table, e Evaluation) (*pushdown.Partial, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends a stream that was not read to its end
 	start := time.Now()
-	part, err := p.evaluate(ctx, p.evaluateRequest(t, sel, f, g), f.Op, g.Len())
+	part, err := p.evaluate(ctx, p.evaluateRequest(t, &e), &e)
 	var query *queryError
 	if errors.As(err, &query) {
 		p.owner.observe(string(p.id), peerpb.Peer_Evaluate_FullMethodName, start, nil)
@@ -40,9 +51,10 @@ func (p *Peer) Evaluate(ctx context.Context, t *table.Table, sel Selection, f *p
 	return part, nil
 }
 
-func (p *Peer) evaluateRequest(t *table.Table, sel Selection, f *pushdown.Fragment, g pushdown.Grid) *peerpb.EvaluateRequest {
+func (p *Peer) evaluateRequest(t *table.Table, e *Evaluation) *peerpb.EvaluateRequest {
+	g := e.Grid
 	return &peerpb.EvaluateRequest{
-		Select: p.selectionToProto(t, sel), Fragment: []byte(f.Trimmed()),
+		Select: p.selectionToProto(t, e.Selection), Fragment: []byte(e.Fragment.Trimmed()),
 		StartMs: g.Start, EndMs: g.End, StepMs: g.Step, LookbackMs: g.Lookback,
 	}
 }
@@ -50,12 +62,13 @@ func (p *Peer) evaluateRequest(t *table.Table, sel Selection, f *pushdown.Fragme
 // queryError is an error that is not the peer's.
 type queryError struct{ error }
 
-func (p *Peer) evaluate(ctx context.Context, req *peerpb.EvaluateRequest, op parser.ItemType, steps int) (*pushdown.Partial, error) {
+func (p *Peer) evaluate(ctx context.Context, req *peerpb.EvaluateRequest, e *Evaluation) (*pushdown.Partial, error) {
 	stream, err := p.client.Evaluate(ctx, req)
 	if err != nil {
 		return nil, err
 	}
 	part, builder := &pushdown.Partial{}, labels.NewScratchBuilder(16)
+	op, steps := e.Fragment.Op, e.Grid.Len()
 	for {
 		resp, err := stream.Recv()
 		switch {
@@ -68,6 +81,9 @@ func (p *Peer) evaluate(ctx context.Context, req *peerpb.EvaluateRequest, op par
 		case resp.Limited != "":
 			return nil, &queryError{promql.ErrTooManySamples(resp.Limited)}
 		}
+		if err := e.Take(decodedBytes(resp.Values, op, steps)); err != nil {
+			return nil, &queryError{err}
+		}
 		part.Samples += resp.Samples
 		part.Found = part.Found || resp.Found
 		for _, v := range resp.Values {
@@ -78,6 +94,17 @@ func (p *Peer) evaluate(ctx context.Context, req *peerpb.EvaluateRequest, op par
 			part.Values = append(part.Values, values)
 		}
 	}
+}
+
+// decodedBytes returns about how much memory values of so many steps take when they are decoded.
+func decodedBytes(values []*peerpb.Values, op parser.ItemType, steps int) int64 {
+	n := int64(len(values)) * pushdown.Bytes(op, steps)
+	for _, v := range values {
+		for _, l := range v.Labels {
+			n += int64(len(l)) + 1 // its length
+		}
+	}
+	return n
 }
 
 func valuesToProto(v *pushdown.Values) *peerpb.Values {
@@ -107,10 +134,10 @@ func valuesFromProto(b *labels.ScratchBuilder, p *peerpb.Values, op parser.ItemT
 	if err != nil {
 		return pushdown.Values{}, err
 	}
-	v := pushdown.NewValues(op, ls, steps)
 	if len(p.Counts) != steps {
-		return v, errSteps
+		return pushdown.Values{}, errSteps
 	}
+	v := pushdown.NewValues(op, ls, steps)
 	copy(v.N, p.Counts)
 	next := 0
 	for step, n := range v.N {

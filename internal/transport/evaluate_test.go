@@ -1,12 +1,14 @@
 package transport
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
 	"reflect"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
@@ -25,6 +27,14 @@ func testFragment(t *testing.T, op string) *pushdown.Fragment {
 		t.Fatal(err)
 	}
 	return f
+}
+
+// testEvaluation adds up the bytes of the answer.
+func testEvaluation(f *pushdown.Fragment, took *int64) Evaluation {
+	return Evaluation{
+		Selection: Selection{Mint: 3, Maxt: 100, Matchers: everything}, Fragment: f, Grid: testGrid,
+		Take: func(n int64) error { *took += n; return nil },
+	}
 }
 
 // testPartial has so many groups, with samples at some steps, and odd values.
@@ -70,12 +80,16 @@ func TestEvaluateTravels(t *testing.T) {
 				r := newRig(t)
 				f := testFragment(t, op)
 				r.reader.part = testPartial(f.Op, groups)
-				got, err := r.peers.Peer("remote").Evaluate(t.Context(), epoch(1), Selection{Mint: 3, Maxt: 100, Matchers: everything}, f, testGrid)
+				var took int64
+				got, err := r.peers.Peer("remote").Evaluate(t.Context(), epoch(1), testEvaluation(f, &took))
 				if err != nil {
 					t.Fatalf("%q: %v", op, err)
 				}
 				if !reflect.DeepEqual(bits(got), bits(r.reader.part)) {
 					t.Errorf("%q: %d groups came out as others", op, groups)
+				}
+				if n := got.Bytes(); took != n {
+					t.Errorf("%q: %d groups take %d bytes, and %d were told of", op, groups, n, took)
 				}
 				if r.reader.grid != testGrid || r.reader.fragment != f.Trimmed() || r.reader.selected.Mint != 3 {
 					t.Errorf("%q: asked for %q at %+v", op, r.reader.fragment, r.reader.grid)
@@ -90,7 +104,7 @@ func TestEvaluateFails(t *testing.T) {
 		r := newRig(t)
 		peer, f := r.peers.Peer("remote"), testFragment(t, "sum")
 		evaluate := func() error {
-			_, err := peer.Evaluate(t.Context(), epoch(1), Selection{}, f, testGrid)
+			_, err := peer.Evaluate(t.Context(), epoch(1), testEvaluation(f, new(int64)))
 			return err
 		}
 		r.reader.partErr = fmt.Errorf("series: %w", &pushdown.UnprovenError{Reason: "histograms"})
@@ -107,7 +121,9 @@ func TestEvaluateFails(t *testing.T) {
 		}
 		r.reader.part, r.reader.partErr = &pushdown.Partial{}, nil
 		for _, g := range []pushdown.Grid{{}, {Start: 1, Step: 1}, {End: math.MaxInt64, Step: 1}, {Start: math.MinInt64, End: math.MaxInt64, Step: 1}} {
-			if _, err := peer.evaluate(t.Context(), peer.evaluateRequest(epoch(1), Selection{}, f, g), f.Op, 1); err == nil {
+			e := testEvaluation(f, new(int64))
+			e.Grid = g
+			if _, err := peer.evaluate(t.Context(), peer.evaluateRequest(epoch(1), &e), &Evaluation{Fragment: f, Grid: testGrid}); err == nil {
 				t.Errorf("%+v was accepted", g)
 			}
 		}
@@ -133,4 +149,64 @@ func TestValuesThatDoNotFit(t *testing.T) {
 	if _, err := valuesFromProto(&b, sent, parser.SUM, testGrid.Len()); err == nil {
 		t.Error("an error is missing")
 	}
+}
+
+// An answer that is longer than it may be is not received any further.
+func TestEvaluateStopsWhenTooMuchComes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		f := testFragment(t, "sum")
+		r.reader.part = testPartial(f.Op, 200_000)
+		whole := r.reader.part.Bytes()
+		errFull := errors.New("full")
+		var took, most int64
+		e := testEvaluation(f, nil)
+		e.Take = func(n int64) error {
+			if took > whole/10 {
+				t.Error("it goes on")
+			}
+			took, most = took+n, max(most, n)
+			if took > whole/10 {
+				return errFull
+			}
+			return nil
+		}
+		if _, err := r.peers.Peer("remote").Evaluate(t.Context(), epoch(1), e); !errors.Is(err, errFull) {
+			t.Errorf("have %v", err)
+		}
+		if took > whole/10+most || most > 3*frameBytes {
+			t.Errorf("%d bytes came, at most %d at once, where %d were allowed", took, most, whole/10)
+		}
+	})
+}
+
+// Who evaluates for a peer hears that it waits no more: at once, and by its deadline without it.
+func TestEvaluateEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		ended := make(chan time.Time, 1)
+		r.reader.evaluating = func(ctx context.Context) {
+			<-ctx.Done()
+			ended <- time.Now()
+		}
+		for name, end := range map[string]func() (context.Context, context.CancelFunc){
+			"canceled": func() (context.Context, context.CancelFunc) {
+				ctx, cancel := context.WithCancel(t.Context())
+				time.AfterFunc(time.Second, cancel)
+				return ctx, cancel
+			},
+			"out of time": func() (context.Context, context.CancelFunc) { return context.WithTimeout(t.Context(), time.Second) },
+		} {
+			ctx, cancel := end()
+			start := time.Now()
+			_, err := r.peers.Peer("remote").Evaluate(ctx, epoch(1), testEvaluation(testFragment(t, "sum"), new(int64)))
+			if took := time.Since(start); err == nil || took > time.Second+100*time.Millisecond {
+				t.Errorf("%s: the peer that asks hears %v after %v", name, err, took)
+			}
+			if took := (<-ended).Sub(start); took > time.Second+100*time.Millisecond {
+				t.Errorf("%s: the peer that is asked goes on until %v", name, took)
+			}
+			cancel()
+		}
+	})
 }

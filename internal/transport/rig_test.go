@@ -163,6 +163,8 @@ type localReader struct {
 	grid     pushdown.Grid
 	part     *pushdown.Partial
 	partErr  error
+	// evaluating, if set, is called with each evaluation.
+	evaluating func(context.Context)
 	*tsdb.DB
 	holder   *holder
 	selected Selection // the last one
@@ -184,12 +186,15 @@ func (r *localReader) Select(ctx context.Context, s Selection) (SeriesSet, error
 	return closingSet{q.Select(ctx, true, s.Hints, s.Matchers...), q}, nil
 }
 
-// Sum has something in the first range and in the last one.
-func (r *localReader) Evaluate(_ context.Context, s Selection, fragment string, g pushdown.Grid) (*pushdown.Partial, error) {
+func (r *localReader) Evaluate(ctx context.Context, s Selection, fragment string, g pushdown.Grid) (*pushdown.Partial, error) {
 	r.selected, r.fragment, r.grid = s, fragment, g
+	if r.evaluating != nil {
+		r.evaluating(ctx)
+	}
 	return r.part, r.partErr
 }
 
+// Sum has something in the first range and in the last one.
 func (r *localReader) Sum(_ context.Context, s Selection) (*proof.Sums, error) {
 	r.selected = s
 	return &proof.Sums{0: math.MaxUint64, proof.KeyRanges - 1: 7}, nil
