@@ -127,3 +127,22 @@ func TestEvaluationsDoNotWaitForEachOther(t *testing.T) {
 		queries.Wait()
 	})
 }
+
+// What an owner holds for a query is bounded there, whatever the coordinator's own limit.
+func TestMaxSamplesOnOwners(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFlock(t)
+		m := f.fresh("a", "b", "c")
+		values := make([]float64, 100)
+		if code := m[0].write("m", values...); code != http.StatusNoContent {
+			t.Fatal(code)
+		}
+		m[1].opts.Config.Query.MaxSamples = 10
+		if got := m[0].query("count by (i) (m)"); got.code != http.StatusUnprocessableEntity || !strings.Contains(got.text, "too many samples") {
+			t.Errorf("%+v", got)
+		}
+		if got := m[0].query("count(m)"); got.values[""] != "100" {
+			t.Errorf("what fits: %+v", got)
+		}
+	})
+}
