@@ -176,7 +176,7 @@ func (d *differential) confirmAll() {
 	<-time.After(5 * time.Second) // until broken connections are made anew
 	unconfirmed := func() (n float64) {
 		for _, m := range d.members() {
-			n += m.metric(d.T, "starling_replication_samples_total", "false")
+			n += m.metric(d, "starling_replication_samples_total", "false")
 		}
 		return n
 	}
@@ -318,7 +318,7 @@ func (d *differential) count(m *member) {
 		"starling_replication_samples_total":        &d.seen.sent,
 		"prometheus_tsdb_head_series_removed_total": &d.seen.dropped,
 	} {
-		to.Add(int64(m.metric(d.T, name)))
+		to.Add(int64(m.metric(d, name)))
 	}
 }
 

@@ -28,7 +28,7 @@ import (
 // flock is a cluster in this process: real nodes on a network in memory. It lives in a
 // synctest bubble, but for the test that cannot.
 type flock struct {
-	*testing.T
+	testing.TB
 	net  *simnet.Net
 	dir  string
 	tune func(*storage.Options)
@@ -36,6 +36,8 @@ type flock struct {
 	handleBytes int64
 	// web, if set, changes the settings of HTTP.
 	web func(*config.Web)
+	// query, if set, changes the settings of queries.
+	query func(*config.Query)
 	// features are those of --enable-feature.
 	features []string
 	nodes    map[string]*member
@@ -55,9 +57,9 @@ type member struct {
 	http  *http.Client
 }
 
-func newFlock(t *testing.T) *flock {
+func newFlock(t testing.TB) *flock {
 	t.Helper()
-	f := &flock{T: t, net: simnet.New(), dir: t.TempDir(), nodes: map[string]*member{}, linger: time.Minute}
+	f := &flock{TB: t, net: simnet.New(), dir: t.TempDir(), nodes: map[string]*member{}, linger: time.Minute}
 	f.net.SetLatency(time.Millisecond)
 	t.Cleanup(f.stopAll)
 	return f
@@ -99,6 +101,9 @@ func (f *flock) start(name, ip string, change func(*config.Cluster)) *member {
 	}
 	if f.web != nil {
 		f.web(&c.Web)
+	}
+	if f.query != nil {
+		f.query(&c.Query)
 	}
 	n, err := New(Options{
 		Config: c, Network: host{f.net.Host(ip), name}, Tune: f.tune, HandleBytes: f.handleBytes, Logger: slog.New(slog.DiscardHandler),

@@ -47,7 +47,7 @@ func (c slowClient) rest() string {
 }
 
 // metric returns the sum of a node's metric over all labels, or over those with a value.
-func (n *Node) metric(t *testing.T, name string, values ...string) float64 {
+func (n *Node) metric(t testing.TB, name string, values ...string) float64 {
 	t.Helper()
 	families, err := n.registry.Gather()
 	if err != nil {
