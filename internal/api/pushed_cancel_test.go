@@ -14,10 +14,10 @@ import (
 	"github.com/starling-tsdb/starling/internal/pushdown"
 )
 
-// unproven evaluates nothing; hanging does so while the context lasts.
-type unproven struct{ hanging bool }
+// unprovenEvaluator evaluates nothing; hanging does so while the context lasts.
+type unprovenEvaluator struct{ hanging bool }
 
-func (u unproven) Evaluate(ctx context.Context, _ *pushdown.Fragment, _ pushdown.Grid) (*pushdown.Partial, annotations.Annotations, error) {
+func (u unprovenEvaluator) Evaluate(ctx context.Context, _ *pushdown.Fragment, _ pushdown.Grid) (*pushdown.Partial, annotations.Annotations, error) {
 	if u.hanging {
 		<-ctx.Done()
 		return nil, nil, ctx.Err()
@@ -35,7 +35,7 @@ func (blockedAll) Querier(int64, int64) (storage.Querier, error) {
 // A canceled query ends at once where its fragments are evaluated, and where they are evaluated
 // as a whole because they could not be.
 func TestPushedQueriesEndWithTheirContext(t *testing.T) {
-	for name, evaluator := range map[string]unproven{"in parts": {hanging: true}, "as a whole": {}} {
+	for name, evaluator := range map[string]unprovenEvaluator{"in parts": {hanging: true}, "as a whole": {}} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				opts := engineOptions()
