@@ -40,6 +40,10 @@ func (p *Peer) Evaluate(ctx context.Context, t *table.Table, e Evaluation) (*pus
 	start := time.Now()
 	part, err := p.evaluate(ctx, p.evaluateRequest(t, &e), &e)
 	var query *queryError
+	if status.Code(err) == codes.Unimplemented {
+		// A node of the version before.
+		err = &queryError{&pushdown.UnprovenError{Reason: fmt.Sprintf("node %s evaluates no parts of queries", p.id)}}
+	}
 	if errors.As(err, &query) {
 		p.owner.observe(string(p.id), peerpb.Peer_Evaluate_FullMethodName, start, nil)
 		return nil, query.error

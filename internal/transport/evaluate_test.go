@@ -13,6 +13,8 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/starling-tsdb/starling/internal/pushdown"
 )
@@ -110,6 +112,10 @@ func TestEvaluateFails(t *testing.T) {
 		r.reader.partErr = fmt.Errorf("series: %w", &pushdown.UnprovenError{Reason: "histograms"})
 		if unproven, ok := errors.AsType[*pushdown.UnprovenError](evaluate()); !ok || unproven.Reason != "histograms" {
 			t.Errorf("unproven: %v", evaluate())
+		}
+		r.reader.partErr = status.Error(codes.Unimplemented, "unknown method Evaluate")
+		if err := evaluate(); !errors.As(err, new(*pushdown.UnprovenError)) {
+			t.Errorf("a node that does not know how: %v", err)
 		}
 		r.reader.partErr = promql.ErrTooManySamples("query execution")
 		if err := evaluate(); !errors.Is(err, r.reader.partErr) {
