@@ -134,7 +134,7 @@ func TestVerifyWhileDataChange(t *testing.T) {
 			f = newPushingFixture(t, func(part *pushdown.Partial) error {
 				n := asked.Add(1)
 				if n <= tt.writes {
-					f.write(string(rune('a'+n)), 30*time.Second, 5)
+					f.write(string('a'+n), 30*time.Second, 5)
 				}
 				if tt.lie {
 					return lie(part)

@@ -325,8 +325,8 @@ func TestWorkersEndBeforeAPanicOfTheSet(t *testing.T) {
 		}
 	}}
 	defer func() {
-		if p := recover(); p != errEnough {
-			t.Errorf("recovered %v", p)
+		if err, ok := recover().(error); !ok || !errors.Is(err, errEnough) {
+			t.Errorf("recovered %v", err)
 		}
 	}()
 	_, err := Series(t.Context(), set, o)

@@ -16,9 +16,11 @@ const xorHeader = 2
 // appendXOR appends the samples of an XOR chunk, given by its bytes, that lie between mint and
 // maxt, both inclusive, in milliseconds; without markers of staleness if they are to be
 // dropped. It is about twice as fast as the chunk's iterator, that keeps its state in memory
-// and is called for each sample; it is one function, for that is where the time goes. The error is io.EOF if bytes are missing.
+// and is called for each sample. The error is io.EOF if bytes are missing.
 //
 // The format is that of https://github.com/prometheus/prometheus/blob/main/tsdb/docs/format/chunks.md.
+//
+//nolint:funlen // calls within the loop would take most of what it spares
 func appendXOR(points []promql.FPoint, chunk []byte, mint, maxt int64, dropStale bool) ([]promql.FPoint, error) {
 	if len(chunk) < xorHeader {
 		return points, io.EOF
