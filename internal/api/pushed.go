@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/util/annotations"
 
@@ -212,21 +213,32 @@ func (p *pushed) evaluateInParts(ctx context.Context, f *pushdown.Fragment, stat
 	series := make([]promql.Series, 0, len(part.Values))
 	var present int64
 	for i := range part.Values {
-		v := &part.Values[i]
-		s := promql.Series{Metric: v.Labels, Floats: make([]promql.FPoint, p.grid.Len())}
-		for step := range s.Floats {
-			sample, ok := v.At(f.Op, step)
-			if ok {
-				present++
-			} else {
-				sample = stale
-			}
-			s.Floats[step] = promql.FPoint{T: p.grid.Start + int64(step)*p.grid.Step, F: sample}
-		}
-		series = append(series, s)
+		s, n := p.series(&part.Values[i], f.Op)
+		series, present = append(series, s), present+n
 	}
 	p.spared.Add(part.Samples - present)
 	return series, warnings, nil
+}
+
+// series returns what comes out of values, with stale markers at the steps without samples, and
+// what the engine counts the samples as.
+func (p *pushed) series(v *pushdown.Values, op parser.ItemType) (s promql.Series, present int64) {
+	s = promql.Series{Metric: v.Labels, Floats: make([]promql.FPoint, 0, p.grid.Len())}
+	absent := 0
+	for step := range p.grid.Len() {
+		t := p.grid.Start + int64(step)*p.grid.Step
+		f, h, ok := v.At(op, step)
+		if h != nil {
+			s.Histograms = append(s.Histograms, promql.HPoint{T: t, H: h})
+			continue
+		}
+		if !ok {
+			f = stale
+			absent++
+		}
+		s.Floats = append(s.Floats, promql.FPoint{T: t, F: f})
+	}
+	return s, int64(promql.Matrix{s}.TotalSamples() - absent)
 }
 
 // stale is what keeps the engine from looking further back where there is no sample.

@@ -169,7 +169,7 @@ func (tr trial) compare(t *testing.T, db *tsdb.DB) {
 		found := false
 		for step := range o.Grid.Len() {
 			at := o.Grid.Start + int64(step)*o.Grid.Step
-			got, ok := v.At(o.Fragment.Op, step)
+			got, _, ok := v.At(o.Fragment.Op, step)
 			w, wanted := want[name][at]
 			if ok != wanted {
 				t.Errorf("%v: %s at %d: have %v %v, want %v %v", tr, name, at, got, ok, w, wanted)

@@ -168,8 +168,8 @@ func equalPartials(t *testing.T, o Options, got, want *pushdown.Partial) {
 	}
 	for i := range got.Values {
 		for step := range o.Grid.Len() {
-			g, ok := got.Values[i].At(o.Fragment.Op, step)
-			w, wantOK := want.Values[i].At(o.Fragment.Op, step)
+			g, _, ok := got.Values[i].At(o.Fragment.Op, step)
+			w, _, wantOK := want.Values[i].At(o.Fragment.Op, step)
 			if ok != wantOK || math.Abs(g-w) > 1e-12*math.Abs(w) || !labels.Equal(got.Values[i].Labels, want.Values[i].Labels) {
 				t.Fatalf("%d workers: %v at step %d: have %v %v, want %v %v", o.Workers, got.Values[i].Labels, step, g, ok, w, wantOK)
 			}

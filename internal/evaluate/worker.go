@@ -225,7 +225,7 @@ func (w *worker) slide(ctx context.Context, ls labels.Labels) error {
 func (w *worker) apply(m pushdown.Map) {
 	kept := w.row[:0]
 	for _, c := range w.row {
-		if v, ok := m(c.v); ok {
+		if v, ok := m.Float(c.v); ok {
 			kept = append(kept, cell{c.step, v})
 		}
 	}

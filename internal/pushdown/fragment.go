@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/util/annotations"
@@ -89,7 +90,12 @@ func (f *Fragment) Doubt() error {
 }
 
 // Map makes another value of one, or none.
-type Map func(v float64) (mapped float64, ok bool)
+type Map struct {
+	Float func(v float64) (mapped float64, ok bool)
+	// Histogram leaves h as it is. It is nil where the engine does not make histograms of
+	// histograms.
+	Histogram func(h *histogram.FloatHistogram) *histogram.FloatHistogram
+}
 
 // Span returns the times of the oldest and the newest sample that a fragment looks at, in
 // milliseconds, both inclusive.
@@ -180,7 +186,10 @@ func (f *Fragment) read(expr parser.Expr) error {
 			return err
 		}
 		if e.Op == parser.SUB {
-			f.add(func(v float64) (float64, bool) { return -v, true })
+			f.add(Map{
+				Float:     func(v float64) (float64, bool) { return -v, true },
+				Histogram: func(h *histogram.FloatHistogram) *histogram.FloatHistogram { return h.Copy().Mul(-1) },
+			})
 		}
 		return nil
 	case *parser.BinaryExpr:
@@ -226,7 +235,7 @@ func (f *Fragment) readSelector(s *parser.VectorSelector) error {
 	return nil
 }
 
-// ranges are the functions of a range that look at one series, and at nothing but its floats,
+// ranges are the functions of a range that look at one series, and at nothing but its samples,
 // with what tells whether their other arguments are in order.
 var ranges = map[string]func(args []float64) bool{
 	"avg_over_time": nil, "changes": nil, "count_over_time": nil, "delta": nil, "deriv": nil,
@@ -277,16 +286,16 @@ var functions = map[string]func(args []float64) Map{
 		if len(args) > 0 {
 			inverse = 1 / args[0]
 		}
-		return func(v float64) (float64, bool) { return math.Floor(v*inverse+0.5) / inverse, true }
+		return Map{Float: func(v float64) (float64, bool) { return math.Floor(v*inverse+0.5) / inverse, true }}
 	},
 }
 
 func plain(f func(float64) float64) func([]float64) Map {
-	return func([]float64) Map { return func(v float64) (float64, bool) { return f(v), true } }
+	return func([]float64) Map { return Map{Float: func(v float64) (float64, bool) { return f(v), true }} }
 }
 
 func clamp(least, most float64) Map {
-	return func(v float64) (float64, bool) { return math.Max(least, math.Min(most, v)), !(most < least) }
+	return Map{Float: func(v float64) (float64, bool) { return math.Max(least, math.Min(most, v)), !(most < least) }}
 }
 
 func (f *Fragment) readFunction(c *parser.Call) error {
@@ -332,11 +341,27 @@ func (f *Fragment) readBinary(b *parser.BinaryExpr) error {
 	}
 	switch {
 	case !b.Op.IsComparisonOperator() || b.ReturnBool:
-		f.add(func(v float64) (float64, bool) { return compute(v), true })
+		f.add(Map{
+			Float:     func(v float64) (float64, bool) { return compute(v), true },
+			Histogram: scale(b.Op, c, right),
+		})
 	default:
-		f.Maps = append(f.Maps, func(v float64) (float64, bool) { return v, compute(v) != 0 })
+		f.Maps = append(f.Maps, Map{Float: func(v float64) (float64, bool) { return v, compute(v) != 0 }})
 	}
 	return nil
+}
+
+// scale returns what an operation with a number, on its right or left, makes of histograms, or
+// nil.
+func scale(op parser.ItemType, c float64, right bool) func(h *histogram.FloatHistogram) *histogram.FloatHistogram {
+	switch {
+	case op == parser.MUL:
+		return func(h *histogram.FloatHistogram) *histogram.FloatHistogram { return h.Copy().Mul(c).Compact(0) }
+	case op == parser.DIV && right:
+		return func(h *histogram.FloatHistogram) *histogram.FloatHistogram { return h.Copy().Div(c).Compact(0) }
+	default:
+		return nil
+	}
 }
 
 // add adds a map that leaves no name.

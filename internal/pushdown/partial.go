@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/util/kahansum"
@@ -27,7 +28,7 @@ type Partial struct {
 	Values []Values
 	// Samples are how many were looked at, those that several steps look at as often.
 	Samples int64
-	// Found tells whether the function of a range gave a value for any series, before
+	// Found tells whether the function of a range gave a float for any series, before
 	// anything was made of that.
 	Found bool
 }
@@ -41,6 +42,9 @@ type Values struct {
 	// need none. For SUM and AVG it is the sum, and C is what has to be added to it, for
 	// what rounding took.
 	V, C []float64
+	// H is what histograms come to at each step. It is nil if there are none at any step, and
+	// with COUNT and GROUP. V is 0 at the steps with histograms.
+	H []Histogram
 }
 
 // NewValues returns values without samples.
@@ -67,6 +71,9 @@ func (v *Values) Add(op parser.ItemType, step int, sample float64) error {
 		v.V[step] = sample
 		return nil
 	}
+	if v.HasHistogram(step) {
+		return errMixed
+	}
 	was := v.V[step]
 	switch op {
 	case parser.SUM, parser.AVG:
@@ -84,7 +91,7 @@ func (v *Values) Add(op parser.ItemType, step int, sample float64) error {
 			v.V[step] = sample
 		}
 	default:
-		return &UnprovenError{Reason: "two samples of one series at one step"}
+		return errDuplicate
 	}
 	return nil
 }
@@ -95,38 +102,54 @@ func (v *Values) merge(op parser.ItemType, other *Values) error {
 		if n == 0 {
 			continue
 		}
-		if v.V != nil {
-			was := v.N[step]
-			if err := v.Add(op, step, other.V[step]); err != nil {
-				return err
-			}
-			v.N[step] = was
-			if v.C != nil {
-				v.V[step], v.C[step] = kahansum.Inc(other.C[step], v.V[step], v.C[step])
-			}
+		was := v.N[step]
+		var err error
+		switch {
+		case other.HasHistogram(step):
+			err = v.mergeHistogram(op, step, other)
+		case v.V != nil:
+			err = v.mergeFloat(op, step, other)
 		}
-		v.N[step] += n
+		if err != nil {
+			return err
+		}
+		v.N[step] = was + n
 	}
 	return nil
 }
 
-// At returns what comes out at a step, if anything does.
-func (v *Values) At(op parser.ItemType, step int) (float64, bool) {
+// mergeFloat adds the floats that another node has at a step.
+func (v *Values) mergeFloat(op parser.ItemType, step int, other *Values) error {
+	if err := v.Add(op, step, other.V[step]); err != nil {
+		return err
+	}
+	if v.C != nil {
+		v.V[step], v.C[step] = kahansum.Inc(other.C[step], v.V[step], v.C[step])
+	}
+	return nil
+}
+
+// At returns what comes out at a step, if anything does: a histogram that is not to be changed, or
+// a float if it is nil.
+func (v *Values) At(op parser.ItemType, step int) (float64, *histogram.FloatHistogram, bool) {
 	n := v.N[step]
 	if n == 0 {
-		return 0, false
+		return 0, nil, false
+	}
+	if v.HasHistogram(step) {
+		return 0, v.histogramAt(op, step), true
 	}
 	switch op {
 	case parser.COUNT:
-		return float64(n), true
+		return float64(n), nil, true
 	case parser.GROUP:
-		return 1, true
+		return 1, nil, true
 	case parser.SUM:
-		return v.V[step] + v.C[step], true
+		return v.V[step] + v.C[step], nil, true
 	case parser.AVG:
-		return v.V[step]/float64(n) + v.C[step]/float64(n), true
+		return v.V[step]/float64(n) + v.C[step]/float64(n), nil, true
 	default:
-		return v.V[step], true
+		return v.V[step], nil, true
 	}
 }
 
@@ -135,7 +158,7 @@ func (p *Partial) Bytes() int64 {
 	var n int64
 	for i := range p.Values {
 		v := &p.Values[i]
-		n += int64(v.Labels.ByteSize()) + 8*int64(len(v.N)+len(v.V)+len(v.C)) + valuesOverhead
+		n += int64(v.Labels.ByteSize()) + 8*int64(len(v.N)+len(v.V)+len(v.C)) + v.HistogramBytes() + valuesOverhead
 	}
 	return n
 }
@@ -153,7 +176,7 @@ func Bytes(op parser.ItemType, steps int) int64 {
 }
 
 // valuesOverhead is what Values take beside what they refer to.
-const valuesOverhead = 96
+const valuesOverhead = 120
 
 // errShape is a mistake of a peer.
 var errShape = errors.New("a part of a fragment does not have the steps that it was asked for")
@@ -191,7 +214,8 @@ func (v *Values) check(example Values, steps int) error {
 	fits := func(have, want []float64) bool {
 		return (have == nil) == (want == nil) && (have == nil || len(have) == steps)
 	}
-	if len(v.N) != steps || !fits(v.V, example.V) || !fits(v.C, example.C) {
+	if len(v.N) != steps || !fits(v.V, example.V) || !fits(v.C, example.C) ||
+		v.H != nil && len(v.H) != steps {
 		return errShape
 	}
 	return nil

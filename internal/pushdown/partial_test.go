@@ -96,8 +96,8 @@ func TestMergingAnySplitIsAddingAll(t *testing.T) {
 			}
 			for i, v := range whole.Values {
 				for step := range steps {
-					got, ok := v.At(op, step)
-					w, wantOK := want.Values[i].At(op, step)
+					got, _, ok := v.At(op, step)
+					w, _, wantOK := want.Values[i].At(op, step)
 					if !labels.Equal(v.Labels, want.Values[i].Labels) || ok != wantOK || !same(got, w) {
 						t.Fatalf("seed %d, %s, %v at %d: have %v %v, want %v %v", seed, op, v.Labels, step, got, ok, w, wantOK)
 					}
@@ -134,7 +134,7 @@ func TestAddGivesWhatTheEngineGives(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			got, ok := v.At(op, 0)
+			got, _, ok := v.At(op, 0)
 			if want := ask(t, engine, store, op.String()+"(m)"); !ok || !same(got, want) {
 				t.Errorf("%s of %v: have %v %v, want %v", op, values, got, ok, want)
 			}
@@ -143,6 +143,11 @@ func TestAddGivesWhatTheEngineGives(t *testing.T) {
 }
 
 func ask(t *testing.T, engine *promql.Engine, from storage.Queryable, text string) float64 {
+	t.Helper()
+	return askAny(t, engine, from, text).F
+}
+
+func askAny(t *testing.T, engine *promql.Engine, from storage.Queryable, text string) promql.Sample {
 	t.Helper()
 	q, err := engine.NewInstantQuery(context.Background(), from, nil, text, time.UnixMilli(0))
 	if err != nil {
@@ -153,7 +158,7 @@ func ask(t *testing.T, engine *promql.Engine, from storage.Queryable, text strin
 	if err != nil || len(v) != 1 {
 		t.Fatal(text, v, err)
 	}
-	return v[0].F
+	return v[0]
 }
 
 func TestAverageThatOverflowsIsNotProven(t *testing.T) {
@@ -218,7 +223,7 @@ func TestMergePutsOneSeriesTogether(t *testing.T) {
 		t.Fatal(whole, err)
 	}
 	for step, want := range []float64{1, 2} {
-		if got, ok := whole.Values[0].At(0, step); !ok || got != want {
+		if got, _, ok := whole.Values[0].At(0, step); !ok || got != want {
 			t.Errorf("step %d: have %v %v", step, got, ok)
 		}
 	}

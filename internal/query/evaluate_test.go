@@ -51,7 +51,7 @@ func counted(ctx context.Context, t *testing.T, f *Fanout) (series float64, warn
 	if len(whole.Values) != 1 {
 		t.Fatalf("%d groups", len(whole.Values))
 	}
-	n, _ := whole.Values[0].At(fragment.Op, 0)
+	n, _, _ := whole.Values[0].At(fragment.Op, 0)
 	return n, len(ws), nil
 }
 
