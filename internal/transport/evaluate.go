@@ -115,7 +115,11 @@ func valuesToProto(v *pushdown.Values) *peerpb.Values {
 	p := &peerpb.Values{Labels: labelsToPairs(v.Labels), Counts: v.N}
 	exact := true
 	for step, n := range v.N {
-		if n > 0 && v.V != nil {
+		switch {
+		case n == 0:
+		case v.HasHistogram(step):
+			p.Histograms = append(p.Histograms, histogramToProto(step, v.H[step]))
+		case v.V != nil:
 			p.Sums = append(p.Sums, v.V[step])
 		}
 		exact = exact && (v.C == nil || math.Float64bits(v.C[step]) == 0)
@@ -124,7 +128,7 @@ func valuesToProto(v *pushdown.Values) *peerpb.Values {
 		return p
 	}
 	for step, n := range v.N {
-		if n > 0 {
+		if n > 0 && !v.HasHistogram(step) {
 			p.Errors = append(p.Errors, v.C[step])
 		}
 	}
@@ -143,9 +147,12 @@ func valuesFromProto(b *labels.ScratchBuilder, p *peerpb.Values, op parser.ItemT
 	}
 	v := pushdown.NewValues(op, ls, steps)
 	copy(v.N, p.Counts)
+	if err := setHistograms(&v, p.Histograms, op); err != nil {
+		return v, err
+	}
 	next := 0
 	for step, n := range v.N {
-		if n == 0 {
+		if n == 0 || v.HasHistogram(step) {
 			continue
 		}
 		if v.V != nil {
@@ -197,8 +204,12 @@ func sendPartial(part *pushdown.Partial, stream grpc.ServerStreamingServer[peerp
 	next, size := &peerpb.EvaluateResponse{}, 0
 	for i := range part.Values {
 		v := &part.Values[i]
+		histograms := int(v.HistogramBytes())
+		if histograms > maxHistogramBytes {
+			return stream.Send(&peerpb.EvaluateResponse{Unproven: "histograms of many steps"})
+		}
 		next.Values = append(next.Values, valuesToProto(v))
-		size += int(v.Labels.ByteSize()) + len(v.N) + 8*(len(v.V)+len(v.C))
+		size += int(v.Labels.ByteSize()) + len(v.N) + 8*(len(v.V)+len(v.C)) + histograms
 		if size >= frameBytes {
 			if err := stream.Send(next); err != nil {
 				return err

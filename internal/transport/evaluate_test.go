@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
@@ -17,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/starling-tsdb/starling/internal/pushdown"
+	"github.com/starling-tsdb/starling/internal/transport/peerpb"
 )
 
 var testGrid = pushdown.Grid{Start: 1000, End: 1600, Step: 100, Lookback: 300_000}
@@ -56,10 +59,47 @@ func testPartial(op parser.ItemType, groups int) *pushdown.Partial {
 			if v.C != nil && i%2 == 0 {
 				v.C[step] = odd[step]
 			}
+			if i%5 == 4 && step%2 == 0 && (op == 0 || v.C != nil) {
+				setOddHistogram(&v, step, op, odd[(step+i)%len(odd)])
+			}
 		}
 		part.Values = append(part.Values, v)
 	}
 	return part
+}
+
+// setOddHistogram replaces the float at a step.
+func setOddHistogram(v *pushdown.Values, step int, op parser.ItemType, odd float64) {
+	v.V[step] = 0
+	h := &histogram.FloatHistogram{
+		CounterResetHint: histogram.GaugeType, Schema: 3, ZeroThreshold: 1e-128, ZeroCount: -1, Count: odd, Sum: -odd,
+		PositiveSpans: []histogram.Span{{Offset: -7, Length: 1}, {Offset: 3, Length: 2}}, PositiveBuckets: []float64{odd, 1, -2},
+		NegativeSpans: []histogram.Span{{Offset: 1 << 30, Length: 1}}, NegativeBuckets: []float64{odd},
+	}
+	if step == 2 {
+		h = &histogram.FloatHistogram{
+			CounterResetHint: histogram.NotCounterReset, Schema: histogram.CustomBucketsSchema, Count: odd,
+			CustomValues: []float64{0.1, 5}, PositiveSpans: []histogram.Span{{Offset: 1, Length: 2}}, PositiveBuckets: []float64{odd, 1},
+		}
+	}
+	if op == 0 {
+		v.N[step] = 1
+	}
+	if v.C != nil {
+		v.C[step] = 0
+	}
+	if v.C == nil || v.N[step] < 2 {
+		v.SetHistogram(step, pushdown.Histogram{Sum: h})
+		return
+	}
+	c := h.Copy()
+	c.ZeroCount, c.Count, c.Sum = 0, 0, 0
+	clear(c.PositiveBuckets)
+	clear(c.NegativeBuckets)
+	if step > 2 {
+		c.Sum, c.PositiveBuckets[1] = odd, 1e-17
+	}
+	v.SetHistogram(step, pushdown.Histogram{Sum: h, C: c})
 }
 
 // bits makes what NaN is in comparable.
@@ -70,9 +110,23 @@ func bits(p *pushdown.Partial) any {
 		for _, f := range append(append([]float64{}, v.V...), v.C...) {
 			row = append(row, math.Float64bits(f))
 		}
+		for step := range v.H {
+			row = append(row, histogramBits(v.H[step].Sum), histogramBits(v.H[step].C))
+		}
 		out = append(out, row)
 	}
 	return []any{out, p.Samples, p.Found}
+}
+
+func histogramBits(h *histogram.FloatHistogram) any {
+	if h == nil {
+		return nil
+	}
+	row := []any{h.CounterResetHint, h.Schema, h.ZeroThreshold, h.PositiveSpans, h.NegativeSpans, h.CustomValues}
+	for _, f := range slices.Concat([]float64{h.ZeroCount, h.Count, h.Sum}, h.PositiveBuckets, h.NegativeBuckets) {
+		row = append(row, math.Float64bits(f))
+	}
+	return row
 }
 
 func TestEvaluateTravels(t *testing.T) {
@@ -215,4 +269,37 @@ func TestEvaluateEndsWithItsContext(t *testing.T) {
 			cancel()
 		}
 	})
+}
+
+// Histograms that arithmetic might not end for, or panic, are refused.
+func TestHistogramsThatAreMalformed(t *testing.T) {
+	for name, spoil := range map[string]func(p *peerpb.Values, h *peerpb.FloatHistogram){
+		"no step":               func(_ *peerpb.Values, h *peerpb.FloatHistogram) { h.Step = uint32(testGrid.Len()) },
+		"no samples":            func(p *peerpb.Values, h *peerpb.FloatHistogram) { p.Counts[h.Step] = 0 },
+		"twice":                 func(p *peerpb.Values, h *peerpb.FloatHistogram) { p.Histograms = append(p.Histograms, h) },
+		"a hint of resets":      func(_ *peerpb.Values, h *peerpb.FloatHistogram) { h.CounterResetHint = 1 },
+		"no schema":             func(_ *peerpb.Values, h *peerpb.FloatHistogram) { h.Schema = 99 },
+		"zero threshold":        func(_ *peerpb.Values, h *peerpb.FloatHistogram) { h.ZeroThreshold = math.NaN() },
+		"half a span":           func(_ *peerpb.Values, h *peerpb.FloatHistogram) { h.PositiveSpans = h.PositiveSpans[1:] },
+		"a long span":           func(_ *peerpb.Values, h *peerpb.FloatHistogram) { h.PositiveSpans[1] += 1 << 32 },
+		"too few buckets":       func(_ *peerpb.Values, h *peerpb.FloatHistogram) { h.NegativeBuckets = nil },
+		"bounds":                func(_ *peerpb.Values, h *peerpb.FloatHistogram) { h.CustomValues = []float64{1} },
+		"too few errors":        func(_ *peerpb.Values, h *peerpb.FloatHistogram) { h.Errors = []float64{1} },
+		"errors of one":         func(p *peerpb.Values, h *peerpb.FloatHistogram) { p.Counts[h.Step], h.Errors = 1, []float64{1} },
+		"too few custom values": func(_ *peerpb.Values, h *peerpb.FloatHistogram) { h.Schema, h.ZeroThreshold = -53, 0 },
+	} {
+		v := testPartial(parser.SUM, 5).Values[4]
+		p := valuesToProto(&v)
+		if _, err := valuesFromProto(new(labels.ScratchBuilder), p, parser.SUM, testGrid.Len()); err != nil || len(p.Histograms) == 0 {
+			t.Fatal(p, err)
+		}
+		spoil(p, p.Histograms[0])
+		if _, err := valuesFromProto(new(labels.ScratchBuilder), p, parser.SUM, testGrid.Len()); err == nil {
+			t.Errorf("%s was accepted", name)
+		}
+	}
+	v := testPartial(0, 5).Values[4]
+	if _, err := valuesFromProto(new(labels.ScratchBuilder), valuesToProto(&v), parser.COUNT, testGrid.Len()); err == nil {
+		t.Error("histograms of a count were accepted")
+	}
 }

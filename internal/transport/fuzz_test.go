@@ -4,16 +4,19 @@ import (
 	"encoding/binary"
 	"io"
 	"net"
+	"reflect"
 	"testing"
 	"time"
 
 	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/starling-tsdb/starling/internal/pushdown"
 	"github.com/starling-tsdb/starling/internal/series"
 	"github.com/starling-tsdb/starling/internal/table"
 	"github.com/starling-tsdb/starling/internal/transport/peerpb"
@@ -215,6 +218,45 @@ func FuzzListener(f *testing.F) {
 		got, err := io.ReadAll(conn)
 		if err != nil || string(got) != string(want) {
 			t.Fatalf("read %q, %v; sent %q", got, err, sent)
+		}
+	})
+}
+
+// FuzzValues: what is made of any message can be put together, asked for, and sent again.
+func FuzzValues(f *testing.F) {
+	for _, op := range []parser.ItemType{0, parser.SUM, parser.AVG, parser.COUNT} {
+		for i := range testPartial(op, 5).Values {
+			f.Add(marshalled(f, valuesToProto(&testPartial(op, 5).Values[i])), int(op))
+		}
+	}
+	f.Fuzz(func(t *testing.T, msg []byte, op int) {
+		decoded := func() *pushdown.Partial {
+			var p peerpb.Values
+			if proto.Unmarshal(msg, &p) != nil {
+				return nil
+			}
+			v, err := valuesFromProto(new(labels.ScratchBuilder), &p, parser.ItemType(op), testGrid.Len())
+			if err != nil {
+				return nil
+			}
+			return &pushdown.Partial{Values: []pushdown.Values{v}}
+		}
+		part := decoded()
+		if part == nil {
+			return
+		}
+		again, err := valuesFromProto(new(labels.ScratchBuilder), valuesToProto(&part.Values[0]), parser.ItemType(op), testGrid.Len())
+		if err != nil || !reflect.DeepEqual(bits(&pushdown.Partial{Values: []pushdown.Values{again}}), bits(part)) {
+			t.Fatalf("%+v became %+v, %v", part.Values[0], again, err)
+		}
+		whole, err := (&pushdown.Fragment{Op: parser.ItemType(op)}).Merge(testGrid, []*pushdown.Partial{part, decoded()})
+		if err != nil {
+			return
+		}
+		for step := range testGrid.Len() {
+			if _, h, _ := whole.Values[0].At(parser.ItemType(op), step); h != nil {
+				_ = h.String()
+			}
 		}
 	})
 }

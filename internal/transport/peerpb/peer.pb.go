@@ -2359,10 +2359,12 @@ type Values struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Labels []string               `protobuf:"bytes,1,rep,name=labels,proto3" json:"labels,omitempty"`
 	// counts has the number of samples at each step. sums has a value for each step at which
-	// there are samples, and errors what has to be added to it, if that is not 0 everywhere.
-	Counts        []uint64  `protobuf:"varint,2,rep,packed,name=counts,proto3" json:"counts,omitempty"`
-	Sums          []float64 `protobuf:"fixed64,3,rep,packed,name=sums,proto3" json:"sums,omitempty"`
-	Errors        []float64 `protobuf:"fixed64,4,rep,packed,name=errors,proto3" json:"errors,omitempty"`
+	// there are floats, and errors what has to be added to it, if that is not 0 everywhere.
+	Counts []uint64  `protobuf:"varint,2,rep,packed,name=counts,proto3" json:"counts,omitempty"`
+	Sums   []float64 `protobuf:"fixed64,3,rep,packed,name=sums,proto3" json:"sums,omitempty"`
+	Errors []float64 `protobuf:"fixed64,4,rep,packed,name=errors,proto3" json:"errors,omitempty"`
+	// histograms are those of the steps at which there are histograms, in their order.
+	Histograms    []*FloatHistogram `protobuf:"bytes,5,rep,name=histograms,proto3" json:"histograms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2425,6 +2427,157 @@ func (x *Values) GetErrors() []float64 {
 	return nil
 }
 
+func (x *Values) GetHistograms() []*FloatHistogram {
+	if x != nil {
+		return x.Histograms
+	}
+	return nil
+}
+
+// FloatHistogram is a sum of histograms at a step.
+type FloatHistogram struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Step             uint32                 `protobuf:"varint,1,opt,name=step,proto3" json:"step,omitempty"`
+	CounterResetHint uint32                 `protobuf:"varint,2,opt,name=counter_reset_hint,json=counterResetHint,proto3" json:"counter_reset_hint,omitempty"`
+	Schema           int32                  `protobuf:"zigzag32,3,opt,name=schema,proto3" json:"schema,omitempty"`
+	ZeroThreshold    float64                `protobuf:"fixed64,4,opt,name=zero_threshold,json=zeroThreshold,proto3" json:"zero_threshold,omitempty"`
+	ZeroCount        float64                `protobuf:"fixed64,5,opt,name=zero_count,json=zeroCount,proto3" json:"zero_count,omitempty"`
+	Count            float64                `protobuf:"fixed64,6,opt,name=count,proto3" json:"count,omitempty"`
+	Sum              float64                `protobuf:"fixed64,7,opt,name=sum,proto3" json:"sum,omitempty"`
+	// spans are the offset and the length of each, in turn.
+	PositiveSpans   []int64   `protobuf:"zigzag64,8,rep,packed,name=positive_spans,json=positiveSpans,proto3" json:"positive_spans,omitempty"`
+	NegativeSpans   []int64   `protobuf:"zigzag64,9,rep,packed,name=negative_spans,json=negativeSpans,proto3" json:"negative_spans,omitempty"`
+	PositiveBuckets []float64 `protobuf:"fixed64,10,rep,packed,name=positive_buckets,json=positiveBuckets,proto3" json:"positive_buckets,omitempty"`
+	NegativeBuckets []float64 `protobuf:"fixed64,11,rep,packed,name=negative_buckets,json=negativeBuckets,proto3" json:"negative_buckets,omitempty"`
+	CustomValues    []float64 `protobuf:"fixed64,12,rep,packed,name=custom_values,json=customValues,proto3" json:"custom_values,omitempty"`
+	// errors are what has to be added, if that is not 0 everywhere: to zero_count, count, sum, and
+	// each of the positive and of the negative buckets.
+	Errors        []float64 `protobuf:"fixed64,13,rep,packed,name=errors,proto3" json:"errors,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FloatHistogram) Reset() {
+	*x = FloatHistogram{}
+	mi := &file_peer_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FloatHistogram) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FloatHistogram) ProtoMessage() {}
+
+func (x *FloatHistogram) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FloatHistogram.ProtoReflect.Descriptor instead.
+func (*FloatHistogram) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *FloatHistogram) GetStep() uint32 {
+	if x != nil {
+		return x.Step
+	}
+	return 0
+}
+
+func (x *FloatHistogram) GetCounterResetHint() uint32 {
+	if x != nil {
+		return x.CounterResetHint
+	}
+	return 0
+}
+
+func (x *FloatHistogram) GetSchema() int32 {
+	if x != nil {
+		return x.Schema
+	}
+	return 0
+}
+
+func (x *FloatHistogram) GetZeroThreshold() float64 {
+	if x != nil {
+		return x.ZeroThreshold
+	}
+	return 0
+}
+
+func (x *FloatHistogram) GetZeroCount() float64 {
+	if x != nil {
+		return x.ZeroCount
+	}
+	return 0
+}
+
+func (x *FloatHistogram) GetCount() float64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *FloatHistogram) GetSum() float64 {
+	if x != nil {
+		return x.Sum
+	}
+	return 0
+}
+
+func (x *FloatHistogram) GetPositiveSpans() []int64 {
+	if x != nil {
+		return x.PositiveSpans
+	}
+	return nil
+}
+
+func (x *FloatHistogram) GetNegativeSpans() []int64 {
+	if x != nil {
+		return x.NegativeSpans
+	}
+	return nil
+}
+
+func (x *FloatHistogram) GetPositiveBuckets() []float64 {
+	if x != nil {
+		return x.PositiveBuckets
+	}
+	return nil
+}
+
+func (x *FloatHistogram) GetNegativeBuckets() []float64 {
+	if x != nil {
+		return x.NegativeBuckets
+	}
+	return nil
+}
+
+func (x *FloatHistogram) GetCustomValues() []float64 {
+	if x != nil {
+		return x.CustomValues
+	}
+	return nil
+}
+
+func (x *FloatHistogram) GetErrors() []float64 {
+	if x != nil {
+		return x.Errors
+	}
+	return nil
+}
+
 type LabelsRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Header    *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
@@ -2440,7 +2593,7 @@ type LabelsRequest struct {
 
 func (x *LabelsRequest) Reset() {
 	*x = LabelsRequest{}
-	mi := &file_peer_proto_msgTypes[35]
+	mi := &file_peer_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2452,7 +2605,7 @@ func (x *LabelsRequest) String() string {
 func (*LabelsRequest) ProtoMessage() {}
 
 func (x *LabelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[35]
+	mi := &file_peer_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2465,7 +2618,7 @@ func (x *LabelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LabelsRequest.ProtoReflect.Descriptor instead.
 func (*LabelsRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{35}
+	return file_peer_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *LabelsRequest) GetHeader() *Header {
@@ -2520,7 +2673,7 @@ type LabelsResponse struct {
 
 func (x *LabelsResponse) Reset() {
 	*x = LabelsResponse{}
-	mi := &file_peer_proto_msgTypes[36]
+	mi := &file_peer_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2532,7 +2685,7 @@ func (x *LabelsResponse) String() string {
 func (*LabelsResponse) ProtoMessage() {}
 
 func (x *LabelsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[36]
+	mi := &file_peer_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2545,7 +2698,7 @@ func (x *LabelsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LabelsResponse.ProtoReflect.Descriptor instead.
 func (*LabelsResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{36}
+	return file_peer_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *LabelsResponse) GetValues() []string {
@@ -2571,7 +2724,7 @@ type MatcherSet struct {
 
 func (x *MatcherSet) Reset() {
 	*x = MatcherSet{}
-	mi := &file_peer_proto_msgTypes[37]
+	mi := &file_peer_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2583,7 +2736,7 @@ func (x *MatcherSet) String() string {
 func (*MatcherSet) ProtoMessage() {}
 
 func (x *MatcherSet) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[37]
+	mi := &file_peer_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2596,7 +2749,7 @@ func (x *MatcherSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MatcherSet.ProtoReflect.Descriptor instead.
 func (*MatcherSet) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{37}
+	return file_peer_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *MatcherSet) GetMatchers() []*Matcher {
@@ -2618,7 +2771,7 @@ type ExemplarsRequest struct {
 
 func (x *ExemplarsRequest) Reset() {
 	*x = ExemplarsRequest{}
-	mi := &file_peer_proto_msgTypes[38]
+	mi := &file_peer_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2630,7 +2783,7 @@ func (x *ExemplarsRequest) String() string {
 func (*ExemplarsRequest) ProtoMessage() {}
 
 func (x *ExemplarsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[38]
+	mi := &file_peer_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2643,7 +2796,7 @@ func (x *ExemplarsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExemplarsRequest.ProtoReflect.Descriptor instead.
 func (*ExemplarsRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{38}
+	return file_peer_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ExemplarsRequest) GetHeader() *Header {
@@ -2683,7 +2836,7 @@ type ExemplarsResponse struct {
 
 func (x *ExemplarsResponse) Reset() {
 	*x = ExemplarsResponse{}
-	mi := &file_peer_proto_msgTypes[39]
+	mi := &file_peer_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2695,7 +2848,7 @@ func (x *ExemplarsResponse) String() string {
 func (*ExemplarsResponse) ProtoMessage() {}
 
 func (x *ExemplarsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[39]
+	mi := &file_peer_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2708,7 +2861,7 @@ func (x *ExemplarsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExemplarsResponse.ProtoReflect.Descriptor instead.
 func (*ExemplarsResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{39}
+	return file_peer_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ExemplarsResponse) GetResults() []*ExemplarsResponse_Result {
@@ -2730,7 +2883,7 @@ type MetadataRequest struct {
 
 func (x *MetadataRequest) Reset() {
 	*x = MetadataRequest{}
-	mi := &file_peer_proto_msgTypes[40]
+	mi := &file_peer_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2742,7 +2895,7 @@ func (x *MetadataRequest) String() string {
 func (*MetadataRequest) ProtoMessage() {}
 
 func (x *MetadataRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[40]
+	mi := &file_peer_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2755,7 +2908,7 @@ func (x *MetadataRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetadataRequest.ProtoReflect.Descriptor instead.
 func (*MetadataRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{40}
+	return file_peer_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *MetadataRequest) GetHeader() *Header {
@@ -2795,7 +2948,7 @@ type MetadataResponse struct {
 
 func (x *MetadataResponse) Reset() {
 	*x = MetadataResponse{}
-	mi := &file_peer_proto_msgTypes[41]
+	mi := &file_peer_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2807,7 +2960,7 @@ func (x *MetadataResponse) String() string {
 func (*MetadataResponse) ProtoMessage() {}
 
 func (x *MetadataResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[41]
+	mi := &file_peer_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2820,7 +2973,7 @@ func (x *MetadataResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetadataResponse.ProtoReflect.Descriptor instead.
 func (*MetadataResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{41}
+	return file_peer_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *MetadataResponse) GetMetadata() []*FamilyMetadata {
@@ -2841,7 +2994,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_peer_proto_msgTypes[42]
+	mi := &file_peer_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2853,7 +3006,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[42]
+	mi := &file_peer_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2866,7 +3019,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{42}
+	return file_peer_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *StatsRequest) GetHeader() *Header {
@@ -2906,7 +3059,7 @@ type StatsResponse struct {
 
 func (x *StatsResponse) Reset() {
 	*x = StatsResponse{}
-	mi := &file_peer_proto_msgTypes[43]
+	mi := &file_peer_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2918,7 +3071,7 @@ func (x *StatsResponse) String() string {
 func (*StatsResponse) ProtoMessage() {}
 
 func (x *StatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[43]
+	mi := &file_peer_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2931,7 +3084,7 @@ func (x *StatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
 func (*StatsResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{43}
+	return file_peer_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *StatsResponse) GetNumSeries() uint64 {
@@ -2999,7 +3152,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_peer_proto_msgTypes[44]
+	mi := &file_peer_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3011,7 +3164,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[44]
+	mi := &file_peer_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3024,7 +3177,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{44}
+	return file_peer_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ReportRequest) GetHeader() *Header {
@@ -3059,7 +3212,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_peer_proto_msgTypes[45]
+	mi := &file_peer_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3071,7 +3224,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[45]
+	mi := &file_peer_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3084,7 +3237,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{45}
+	return file_peer_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ReportResponse) GetSeries() uint64 {
@@ -3162,7 +3315,7 @@ type Extent struct {
 
 func (x *Extent) Reset() {
 	*x = Extent{}
-	mi := &file_peer_proto_msgTypes[46]
+	mi := &file_peer_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3174,7 +3327,7 @@ func (x *Extent) String() string {
 func (*Extent) ProtoMessage() {}
 
 func (x *Extent) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[46]
+	mi := &file_peer_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3187,7 +3340,7 @@ func (x *Extent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extent.ProtoReflect.Descriptor instead.
 func (*Extent) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{46}
+	return file_peer_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Extent) GetMinMs() int64 {
@@ -3235,7 +3388,7 @@ type Copying struct {
 
 func (x *Copying) Reset() {
 	*x = Copying{}
-	mi := &file_peer_proto_msgTypes[47]
+	mi := &file_peer_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3247,7 +3400,7 @@ func (x *Copying) String() string {
 func (*Copying) ProtoMessage() {}
 
 func (x *Copying) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[47]
+	mi := &file_peer_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3260,7 +3413,7 @@ func (x *Copying) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Copying.ProtoReflect.Descriptor instead.
 func (*Copying) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{47}
+	return file_peer_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Copying) GetBegan() uint64 {
@@ -3343,7 +3496,7 @@ type HandoverRequest struct {
 
 func (x *HandoverRequest) Reset() {
 	*x = HandoverRequest{}
-	mi := &file_peer_proto_msgTypes[48]
+	mi := &file_peer_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3355,7 +3508,7 @@ func (x *HandoverRequest) String() string {
 func (*HandoverRequest) ProtoMessage() {}
 
 func (x *HandoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[48]
+	mi := &file_peer_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3368,7 +3521,7 @@ func (x *HandoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandoverRequest.ProtoReflect.Descriptor instead.
 func (*HandoverRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{48}
+	return file_peer_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *HandoverRequest) GetTable() []byte {
@@ -3393,7 +3546,7 @@ type HandoverResponse struct {
 
 func (x *HandoverResponse) Reset() {
 	*x = HandoverResponse{}
-	mi := &file_peer_proto_msgTypes[49]
+	mi := &file_peer_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3405,7 +3558,7 @@ func (x *HandoverResponse) String() string {
 func (*HandoverResponse) ProtoMessage() {}
 
 func (x *HandoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[49]
+	mi := &file_peer_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3418,7 +3571,7 @@ func (x *HandoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandoverResponse.ProtoReflect.Descriptor instead.
 func (*HandoverResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{49}
+	return file_peer_proto_rawDescGZIP(), []int{50}
 }
 
 type MembershipMessage struct {
@@ -3430,7 +3583,7 @@ type MembershipMessage struct {
 
 func (x *MembershipMessage) Reset() {
 	*x = MembershipMessage{}
-	mi := &file_peer_proto_msgTypes[50]
+	mi := &file_peer_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3442,7 +3595,7 @@ func (x *MembershipMessage) String() string {
 func (*MembershipMessage) ProtoMessage() {}
 
 func (x *MembershipMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[50]
+	mi := &file_peer_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3455,7 +3608,7 @@ func (x *MembershipMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembershipMessage.ProtoReflect.Descriptor instead.
 func (*MembershipMessage) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{50}
+	return file_peer_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *MembershipMessage) GetPayload() []byte {
@@ -3477,7 +3630,7 @@ type Proof_Node struct {
 
 func (x *Proof_Node) Reset() {
 	*x = Proof_Node{}
-	mi := &file_peer_proto_msgTypes[51]
+	mi := &file_peer_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3489,7 +3642,7 @@ func (x *Proof_Node) String() string {
 func (*Proof_Node) ProtoMessage() {}
 
 func (x *Proof_Node) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[51]
+	mi := &file_peer_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3538,7 +3691,7 @@ type ExemplarsResponse_Item struct {
 
 func (x *ExemplarsResponse_Item) Reset() {
 	*x = ExemplarsResponse_Item{}
-	mi := &file_peer_proto_msgTypes[52]
+	mi := &file_peer_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3550,7 +3703,7 @@ func (x *ExemplarsResponse_Item) String() string {
 func (*ExemplarsResponse_Item) ProtoMessage() {}
 
 func (x *ExemplarsResponse_Item) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[52]
+	mi := &file_peer_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3563,7 +3716,7 @@ func (x *ExemplarsResponse_Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExemplarsResponse_Item.ProtoReflect.Descriptor instead.
 func (*ExemplarsResponse_Item) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{39, 0}
+	return file_peer_proto_rawDescGZIP(), []int{40, 0}
 }
 
 func (x *ExemplarsResponse_Item) GetLabels() []string {
@@ -3604,7 +3757,7 @@ type ExemplarsResponse_Result struct {
 
 func (x *ExemplarsResponse_Result) Reset() {
 	*x = ExemplarsResponse_Result{}
-	mi := &file_peer_proto_msgTypes[53]
+	mi := &file_peer_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3616,7 +3769,7 @@ func (x *ExemplarsResponse_Result) String() string {
 func (*ExemplarsResponse_Result) ProtoMessage() {}
 
 func (x *ExemplarsResponse_Result) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[53]
+	mi := &file_peer_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3629,7 +3782,7 @@ func (x *ExemplarsResponse_Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExemplarsResponse_Result.ProtoReflect.Descriptor instead.
 func (*ExemplarsResponse_Result) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{39, 1}
+	return file_peer_proto_rawDescGZIP(), []int{40, 1}
 }
 
 func (x *ExemplarsResponse_Result) GetSeriesLabels() []string {
@@ -3656,7 +3809,7 @@ type StatsResponse_Count struct {
 
 func (x *StatsResponse_Count) Reset() {
 	*x = StatsResponse_Count{}
-	mi := &file_peer_proto_msgTypes[54]
+	mi := &file_peer_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3668,7 +3821,7 @@ func (x *StatsResponse_Count) String() string {
 func (*StatsResponse_Count) ProtoMessage() {}
 
 func (x *StatsResponse_Count) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[54]
+	mi := &file_peer_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3681,7 +3834,7 @@ func (x *StatsResponse_Count) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse_Count.ProtoReflect.Descriptor instead.
 func (*StatsResponse_Count) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{43, 0}
+	return file_peer_proto_rawDescGZIP(), []int{44, 0}
 }
 
 func (x *StatsResponse_Count) GetName() string {
@@ -3880,12 +4033,31 @@ const file_peer_proto_rawDesc = "" +
 	"\asamples\x18\x02 \x01(\x03R\asamples\x12\x14\n" +
 	"\x05found\x18\x03 \x01(\bR\x05found\x12\x1a\n" +
 	"\bunproven\x18\x04 \x01(\tR\bunproven\x12\x18\n" +
-	"\alimited\x18\x05 \x01(\tR\alimited\"d\n" +
+	"\alimited\x18\x05 \x01(\tR\alimited\"\xa6\x01\n" +
 	"\x06Values\x12\x16\n" +
 	"\x06labels\x18\x01 \x03(\tR\x06labels\x12\x16\n" +
 	"\x06counts\x18\x02 \x03(\x04R\x06counts\x12\x12\n" +
 	"\x04sums\x18\x03 \x03(\x01R\x04sums\x12\x16\n" +
-	"\x06errors\x18\x04 \x03(\x01R\x06errors\"\xe2\x01\n" +
+	"\x06errors\x18\x04 \x03(\x01R\x06errors\x12@\n" +
+	"\n" +
+	"histograms\x18\x05 \x03(\v2 .starling.peer.v1.FloatHistogramR\n" +
+	"histograms\"\xb9\x03\n" +
+	"\x0eFloatHistogram\x12\x12\n" +
+	"\x04step\x18\x01 \x01(\rR\x04step\x12,\n" +
+	"\x12counter_reset_hint\x18\x02 \x01(\rR\x10counterResetHint\x12\x16\n" +
+	"\x06schema\x18\x03 \x01(\x11R\x06schema\x12%\n" +
+	"\x0ezero_threshold\x18\x04 \x01(\x01R\rzeroThreshold\x12\x1d\n" +
+	"\n" +
+	"zero_count\x18\x05 \x01(\x01R\tzeroCount\x12\x14\n" +
+	"\x05count\x18\x06 \x01(\x01R\x05count\x12\x10\n" +
+	"\x03sum\x18\a \x01(\x01R\x03sum\x12%\n" +
+	"\x0epositive_spans\x18\b \x03(\x12R\rpositiveSpans\x12%\n" +
+	"\x0enegative_spans\x18\t \x03(\x12R\rnegativeSpans\x12)\n" +
+	"\x10positive_buckets\x18\n" +
+	" \x03(\x01R\x0fpositiveBuckets\x12)\n" +
+	"\x10negative_buckets\x18\v \x03(\x01R\x0fnegativeBuckets\x12#\n" +
+	"\rcustom_values\x18\f \x03(\x01R\fcustomValues\x12\x16\n" +
+	"\x06errors\x18\r \x03(\x01R\x06errors\"\xe2\x01\n" +
 	"\rLabelsRequest\x120\n" +
 	"\x06header\x18\x01 \x01(\v2\x18.starling.peer.v1.HeaderR\x06header\x12\x1e\n" +
 	"\vmin_time_ms\x18\x02 \x01(\x12R\tminTimeMs\x12\x1e\n" +
@@ -4013,7 +4185,7 @@ func file_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
+var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
 var file_peer_proto_goTypes = []any{
 	(Refusal_Reason)(0),              // 0: starling.peer.v1.Refusal.Reason
 	(Matcher_Type)(0),                // 1: starling.peer.v1.Matcher.Type
@@ -4052,26 +4224,27 @@ var file_peer_proto_goTypes = []any{
 	(*EvaluateRequest)(nil),          // 34: starling.peer.v1.EvaluateRequest
 	(*EvaluateResponse)(nil),         // 35: starling.peer.v1.EvaluateResponse
 	(*Values)(nil),                   // 36: starling.peer.v1.Values
-	(*LabelsRequest)(nil),            // 37: starling.peer.v1.LabelsRequest
-	(*LabelsResponse)(nil),           // 38: starling.peer.v1.LabelsResponse
-	(*MatcherSet)(nil),               // 39: starling.peer.v1.MatcherSet
-	(*ExemplarsRequest)(nil),         // 40: starling.peer.v1.ExemplarsRequest
-	(*ExemplarsResponse)(nil),        // 41: starling.peer.v1.ExemplarsResponse
-	(*MetadataRequest)(nil),          // 42: starling.peer.v1.MetadataRequest
-	(*MetadataResponse)(nil),         // 43: starling.peer.v1.MetadataResponse
-	(*StatsRequest)(nil),             // 44: starling.peer.v1.StatsRequest
-	(*StatsResponse)(nil),            // 45: starling.peer.v1.StatsResponse
-	(*ReportRequest)(nil),            // 46: starling.peer.v1.ReportRequest
-	(*ReportResponse)(nil),           // 47: starling.peer.v1.ReportResponse
-	(*Extent)(nil),                   // 48: starling.peer.v1.Extent
-	(*Copying)(nil),                  // 49: starling.peer.v1.Copying
-	(*HandoverRequest)(nil),          // 50: starling.peer.v1.HandoverRequest
-	(*HandoverResponse)(nil),         // 51: starling.peer.v1.HandoverResponse
-	(*MembershipMessage)(nil),        // 52: starling.peer.v1.MembershipMessage
-	(*Proof_Node)(nil),               // 53: starling.peer.v1.Proof.Node
-	(*ExemplarsResponse_Item)(nil),   // 54: starling.peer.v1.ExemplarsResponse.Item
-	(*ExemplarsResponse_Result)(nil), // 55: starling.peer.v1.ExemplarsResponse.Result
-	(*StatsResponse_Count)(nil),      // 56: starling.peer.v1.StatsResponse.Count
+	(*FloatHistogram)(nil),           // 37: starling.peer.v1.FloatHistogram
+	(*LabelsRequest)(nil),            // 38: starling.peer.v1.LabelsRequest
+	(*LabelsResponse)(nil),           // 39: starling.peer.v1.LabelsResponse
+	(*MatcherSet)(nil),               // 40: starling.peer.v1.MatcherSet
+	(*ExemplarsRequest)(nil),         // 41: starling.peer.v1.ExemplarsRequest
+	(*ExemplarsResponse)(nil),        // 42: starling.peer.v1.ExemplarsResponse
+	(*MetadataRequest)(nil),          // 43: starling.peer.v1.MetadataRequest
+	(*MetadataResponse)(nil),         // 44: starling.peer.v1.MetadataResponse
+	(*StatsRequest)(nil),             // 45: starling.peer.v1.StatsRequest
+	(*StatsResponse)(nil),            // 46: starling.peer.v1.StatsResponse
+	(*ReportRequest)(nil),            // 47: starling.peer.v1.ReportRequest
+	(*ReportResponse)(nil),           // 48: starling.peer.v1.ReportResponse
+	(*Extent)(nil),                   // 49: starling.peer.v1.Extent
+	(*Copying)(nil),                  // 50: starling.peer.v1.Copying
+	(*HandoverRequest)(nil),          // 51: starling.peer.v1.HandoverRequest
+	(*HandoverResponse)(nil),         // 52: starling.peer.v1.HandoverResponse
+	(*MembershipMessage)(nil),        // 53: starling.peer.v1.MembershipMessage
+	(*Proof_Node)(nil),               // 54: starling.peer.v1.Proof.Node
+	(*ExemplarsResponse_Item)(nil),   // 55: starling.peer.v1.ExemplarsResponse.Item
+	(*ExemplarsResponse_Result)(nil), // 56: starling.peer.v1.ExemplarsResponse.Result
+	(*StatsResponse_Count)(nil),      // 57: starling.peer.v1.StatsResponse.Count
 }
 var file_peer_proto_depIdxs = []int32{
 	2,  // 0: starling.peer.v1.WriteFrame.header:type_name -> starling.peer.v1.Header
@@ -4094,7 +4267,7 @@ var file_peer_proto_depIdxs = []int32{
 	16, // 17: starling.peer.v1.DigestsRequest.window:type_name -> starling.peer.v1.TimeRange
 	2,  // 18: starling.peer.v1.CompareRequest.header:type_name -> starling.peer.v1.Header
 	16, // 19: starling.peer.v1.CompareRequest.range:type_name -> starling.peer.v1.TimeRange
-	53, // 20: starling.peer.v1.Proof.nodes:type_name -> starling.peer.v1.Proof.Node
+	54, // 20: starling.peer.v1.Proof.nodes:type_name -> starling.peer.v1.Proof.Node
 	0,  // 21: starling.peer.v1.Refusal.reason:type_name -> starling.peer.v1.Refusal.Reason
 	1,  // 22: starling.peer.v1.Matcher.type:type_name -> starling.peer.v1.Matcher.Type
 	2,  // 23: starling.peer.v1.SelectRequest.header:type_name -> starling.peer.v1.Header
@@ -4107,66 +4280,67 @@ var file_peer_proto_depIdxs = []int32{
 	33, // 30: starling.peer.v1.ChunkedSeries.chunks:type_name -> starling.peer.v1.Chunk
 	29, // 31: starling.peer.v1.EvaluateRequest.select:type_name -> starling.peer.v1.SelectRequest
 	36, // 32: starling.peer.v1.EvaluateResponse.values:type_name -> starling.peer.v1.Values
-	2,  // 33: starling.peer.v1.LabelsRequest.header:type_name -> starling.peer.v1.Header
-	27, // 34: starling.peer.v1.LabelsRequest.matchers:type_name -> starling.peer.v1.Matcher
-	27, // 35: starling.peer.v1.MatcherSet.matchers:type_name -> starling.peer.v1.Matcher
-	2,  // 36: starling.peer.v1.ExemplarsRequest.header:type_name -> starling.peer.v1.Header
-	39, // 37: starling.peer.v1.ExemplarsRequest.sets:type_name -> starling.peer.v1.MatcherSet
-	55, // 38: starling.peer.v1.ExemplarsResponse.results:type_name -> starling.peer.v1.ExemplarsResponse.Result
-	2,  // 39: starling.peer.v1.MetadataRequest.header:type_name -> starling.peer.v1.Header
-	4,  // 40: starling.peer.v1.MetadataResponse.metadata:type_name -> starling.peer.v1.FamilyMetadata
-	2,  // 41: starling.peer.v1.StatsRequest.header:type_name -> starling.peer.v1.Header
-	56, // 42: starling.peer.v1.StatsResponse.series_by_metric:type_name -> starling.peer.v1.StatsResponse.Count
-	56, // 43: starling.peer.v1.StatsResponse.values_by_label:type_name -> starling.peer.v1.StatsResponse.Count
-	56, // 44: starling.peer.v1.StatsResponse.memory_by_label:type_name -> starling.peer.v1.StatsResponse.Count
-	56, // 45: starling.peer.v1.StatsResponse.series_by_label_pair:type_name -> starling.peer.v1.StatsResponse.Count
-	2,  // 46: starling.peer.v1.ReportRequest.header:type_name -> starling.peer.v1.Header
-	49, // 47: starling.peer.v1.ReportResponse.copying:type_name -> starling.peer.v1.Copying
-	48, // 48: starling.peer.v1.ReportResponse.extents:type_name -> starling.peer.v1.Extent
-	54, // 49: starling.peer.v1.ExemplarsResponse.Result.exemplars:type_name -> starling.peer.v1.ExemplarsResponse.Item
-	5,  // 50: starling.peer.v1.Peer.Write:input_type -> starling.peer.v1.WriteFrame
-	9,  // 51: starling.peer.v1.Peer.Note:input_type -> starling.peer.v1.NoteRequest
-	11, // 52: starling.peer.v1.Peer.Withdraw:input_type -> starling.peer.v1.WithdrawRequest
-	13, // 53: starling.peer.v1.Peer.State:input_type -> starling.peer.v1.StateRequest
-	17, // 54: starling.peer.v1.Peer.HandOff:input_type -> starling.peer.v1.HandOffRequest
-	19, // 55: starling.peer.v1.Peer.Advance:input_type -> starling.peer.v1.AdvanceRequest
-	21, // 56: starling.peer.v1.Peer.Digests:input_type -> starling.peer.v1.DigestsRequest
-	29, // 57: starling.peer.v1.Peer.Sum:input_type -> starling.peer.v1.SelectRequest
-	23, // 58: starling.peer.v1.Peer.Compare:input_type -> starling.peer.v1.CompareRequest
-	29, // 59: starling.peer.v1.Peer.Select:input_type -> starling.peer.v1.SelectRequest
-	34, // 60: starling.peer.v1.Peer.Evaluate:input_type -> starling.peer.v1.EvaluateRequest
-	37, // 61: starling.peer.v1.Peer.LabelNames:input_type -> starling.peer.v1.LabelsRequest
-	37, // 62: starling.peer.v1.Peer.LabelValues:input_type -> starling.peer.v1.LabelsRequest
-	40, // 63: starling.peer.v1.Peer.Exemplars:input_type -> starling.peer.v1.ExemplarsRequest
-	42, // 64: starling.peer.v1.Peer.Metadata:input_type -> starling.peer.v1.MetadataRequest
-	44, // 65: starling.peer.v1.Peer.Stats:input_type -> starling.peer.v1.StatsRequest
-	46, // 66: starling.peer.v1.Peer.Report:input_type -> starling.peer.v1.ReportRequest
-	50, // 67: starling.peer.v1.Peer.Handover:input_type -> starling.peer.v1.HandoverRequest
-	52, // 68: starling.peer.v1.Peer.Membership:input_type -> starling.peer.v1.MembershipMessage
-	6,  // 69: starling.peer.v1.Peer.Write:output_type -> starling.peer.v1.WriteAnswer
-	10, // 70: starling.peer.v1.Peer.Note:output_type -> starling.peer.v1.NoteResponse
-	12, // 71: starling.peer.v1.Peer.Withdraw:output_type -> starling.peer.v1.WithdrawResponse
-	14, // 72: starling.peer.v1.Peer.State:output_type -> starling.peer.v1.StateResponse
-	31, // 73: starling.peer.v1.Peer.HandOff:output_type -> starling.peer.v1.SelectResponse
-	20, // 74: starling.peer.v1.Peer.Advance:output_type -> starling.peer.v1.AdvanceResponse
-	22, // 75: starling.peer.v1.Peer.Digests:output_type -> starling.peer.v1.DigestsResponse
-	22, // 76: starling.peer.v1.Peer.Sum:output_type -> starling.peer.v1.DigestsResponse
-	24, // 77: starling.peer.v1.Peer.Compare:output_type -> starling.peer.v1.CompareResponse
-	31, // 78: starling.peer.v1.Peer.Select:output_type -> starling.peer.v1.SelectResponse
-	35, // 79: starling.peer.v1.Peer.Evaluate:output_type -> starling.peer.v1.EvaluateResponse
-	38, // 80: starling.peer.v1.Peer.LabelNames:output_type -> starling.peer.v1.LabelsResponse
-	38, // 81: starling.peer.v1.Peer.LabelValues:output_type -> starling.peer.v1.LabelsResponse
-	41, // 82: starling.peer.v1.Peer.Exemplars:output_type -> starling.peer.v1.ExemplarsResponse
-	43, // 83: starling.peer.v1.Peer.Metadata:output_type -> starling.peer.v1.MetadataResponse
-	45, // 84: starling.peer.v1.Peer.Stats:output_type -> starling.peer.v1.StatsResponse
-	47, // 85: starling.peer.v1.Peer.Report:output_type -> starling.peer.v1.ReportResponse
-	51, // 86: starling.peer.v1.Peer.Handover:output_type -> starling.peer.v1.HandoverResponse
-	52, // 87: starling.peer.v1.Peer.Membership:output_type -> starling.peer.v1.MembershipMessage
-	69, // [69:88] is the sub-list for method output_type
-	50, // [50:69] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	37, // 33: starling.peer.v1.Values.histograms:type_name -> starling.peer.v1.FloatHistogram
+	2,  // 34: starling.peer.v1.LabelsRequest.header:type_name -> starling.peer.v1.Header
+	27, // 35: starling.peer.v1.LabelsRequest.matchers:type_name -> starling.peer.v1.Matcher
+	27, // 36: starling.peer.v1.MatcherSet.matchers:type_name -> starling.peer.v1.Matcher
+	2,  // 37: starling.peer.v1.ExemplarsRequest.header:type_name -> starling.peer.v1.Header
+	40, // 38: starling.peer.v1.ExemplarsRequest.sets:type_name -> starling.peer.v1.MatcherSet
+	56, // 39: starling.peer.v1.ExemplarsResponse.results:type_name -> starling.peer.v1.ExemplarsResponse.Result
+	2,  // 40: starling.peer.v1.MetadataRequest.header:type_name -> starling.peer.v1.Header
+	4,  // 41: starling.peer.v1.MetadataResponse.metadata:type_name -> starling.peer.v1.FamilyMetadata
+	2,  // 42: starling.peer.v1.StatsRequest.header:type_name -> starling.peer.v1.Header
+	57, // 43: starling.peer.v1.StatsResponse.series_by_metric:type_name -> starling.peer.v1.StatsResponse.Count
+	57, // 44: starling.peer.v1.StatsResponse.values_by_label:type_name -> starling.peer.v1.StatsResponse.Count
+	57, // 45: starling.peer.v1.StatsResponse.memory_by_label:type_name -> starling.peer.v1.StatsResponse.Count
+	57, // 46: starling.peer.v1.StatsResponse.series_by_label_pair:type_name -> starling.peer.v1.StatsResponse.Count
+	2,  // 47: starling.peer.v1.ReportRequest.header:type_name -> starling.peer.v1.Header
+	50, // 48: starling.peer.v1.ReportResponse.copying:type_name -> starling.peer.v1.Copying
+	49, // 49: starling.peer.v1.ReportResponse.extents:type_name -> starling.peer.v1.Extent
+	55, // 50: starling.peer.v1.ExemplarsResponse.Result.exemplars:type_name -> starling.peer.v1.ExemplarsResponse.Item
+	5,  // 51: starling.peer.v1.Peer.Write:input_type -> starling.peer.v1.WriteFrame
+	9,  // 52: starling.peer.v1.Peer.Note:input_type -> starling.peer.v1.NoteRequest
+	11, // 53: starling.peer.v1.Peer.Withdraw:input_type -> starling.peer.v1.WithdrawRequest
+	13, // 54: starling.peer.v1.Peer.State:input_type -> starling.peer.v1.StateRequest
+	17, // 55: starling.peer.v1.Peer.HandOff:input_type -> starling.peer.v1.HandOffRequest
+	19, // 56: starling.peer.v1.Peer.Advance:input_type -> starling.peer.v1.AdvanceRequest
+	21, // 57: starling.peer.v1.Peer.Digests:input_type -> starling.peer.v1.DigestsRequest
+	29, // 58: starling.peer.v1.Peer.Sum:input_type -> starling.peer.v1.SelectRequest
+	23, // 59: starling.peer.v1.Peer.Compare:input_type -> starling.peer.v1.CompareRequest
+	29, // 60: starling.peer.v1.Peer.Select:input_type -> starling.peer.v1.SelectRequest
+	34, // 61: starling.peer.v1.Peer.Evaluate:input_type -> starling.peer.v1.EvaluateRequest
+	38, // 62: starling.peer.v1.Peer.LabelNames:input_type -> starling.peer.v1.LabelsRequest
+	38, // 63: starling.peer.v1.Peer.LabelValues:input_type -> starling.peer.v1.LabelsRequest
+	41, // 64: starling.peer.v1.Peer.Exemplars:input_type -> starling.peer.v1.ExemplarsRequest
+	43, // 65: starling.peer.v1.Peer.Metadata:input_type -> starling.peer.v1.MetadataRequest
+	45, // 66: starling.peer.v1.Peer.Stats:input_type -> starling.peer.v1.StatsRequest
+	47, // 67: starling.peer.v1.Peer.Report:input_type -> starling.peer.v1.ReportRequest
+	51, // 68: starling.peer.v1.Peer.Handover:input_type -> starling.peer.v1.HandoverRequest
+	53, // 69: starling.peer.v1.Peer.Membership:input_type -> starling.peer.v1.MembershipMessage
+	6,  // 70: starling.peer.v1.Peer.Write:output_type -> starling.peer.v1.WriteAnswer
+	10, // 71: starling.peer.v1.Peer.Note:output_type -> starling.peer.v1.NoteResponse
+	12, // 72: starling.peer.v1.Peer.Withdraw:output_type -> starling.peer.v1.WithdrawResponse
+	14, // 73: starling.peer.v1.Peer.State:output_type -> starling.peer.v1.StateResponse
+	31, // 74: starling.peer.v1.Peer.HandOff:output_type -> starling.peer.v1.SelectResponse
+	20, // 75: starling.peer.v1.Peer.Advance:output_type -> starling.peer.v1.AdvanceResponse
+	22, // 76: starling.peer.v1.Peer.Digests:output_type -> starling.peer.v1.DigestsResponse
+	22, // 77: starling.peer.v1.Peer.Sum:output_type -> starling.peer.v1.DigestsResponse
+	24, // 78: starling.peer.v1.Peer.Compare:output_type -> starling.peer.v1.CompareResponse
+	31, // 79: starling.peer.v1.Peer.Select:output_type -> starling.peer.v1.SelectResponse
+	35, // 80: starling.peer.v1.Peer.Evaluate:output_type -> starling.peer.v1.EvaluateResponse
+	39, // 81: starling.peer.v1.Peer.LabelNames:output_type -> starling.peer.v1.LabelsResponse
+	39, // 82: starling.peer.v1.Peer.LabelValues:output_type -> starling.peer.v1.LabelsResponse
+	42, // 83: starling.peer.v1.Peer.Exemplars:output_type -> starling.peer.v1.ExemplarsResponse
+	44, // 84: starling.peer.v1.Peer.Metadata:output_type -> starling.peer.v1.MetadataResponse
+	46, // 85: starling.peer.v1.Peer.Stats:output_type -> starling.peer.v1.StatsResponse
+	48, // 86: starling.peer.v1.Peer.Report:output_type -> starling.peer.v1.ReportResponse
+	52, // 87: starling.peer.v1.Peer.Handover:output_type -> starling.peer.v1.HandoverResponse
+	53, // 88: starling.peer.v1.Peer.Membership:output_type -> starling.peer.v1.MembershipMessage
+	70, // [70:89] is the sub-list for method output_type
+	51, // [51:70] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_peer_proto_init() }
@@ -4180,7 +4354,7 @@ func file_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peer_proto_rawDesc), len(file_peer_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   55,
+			NumMessages:   56,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
