@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/tsdb/chunks"
 	"github.com/prometheus/prometheus/util/annotations"
 
@@ -77,37 +78,73 @@ func BenchmarkSeries(b *testing.B) {
 		"sum (rate(m_total[5m]))", "sum by (job) (rate(m_total[5m]))", "rate(m_total[5m])",
 		"sum (m_total)", "max by (job) (sum_over_time(m_total[5m]))", "sum (irate(m_total[5m]))",
 	} {
-		o := Options{Fragment: mustFragment(b, text), Grid: g, MaxSamples: math.MaxInt, Workers: 1}
-		all := collect(b, selected(b, db, o))
-		evaluate := func(b *testing.B, set func() (storage.ChunkSeriesSet, func())) {
-			b.ReportAllocs()
-			for b.Loop() {
-				s, done := set()
-				if _, err := Series(context.Background(), s, o); err != nil {
-					b.Fatal(err)
-				}
-				done()
+		benchmark(b, db, text, g)
+	}
+}
+
+// BenchmarkSeriesOfHistograms does that with 500 series of native histograms.
+func BenchmarkSeriesOfHistograms(b *testing.B) {
+	r := rand.New(rand.NewPCG(1, 1))
+	db := openDB(b)
+	const seriesN, samples = 500, 100
+	for i := range seriesN {
+		ls := labels.FromStrings(labels.MetricName, "m", "instance", fmt.Sprintf("host-%d:9100", i), "job", fmt.Sprintf("job-%d", i%10))
+		n := &native{integer: true, threshold: 1e-128, positive: make([]int64, 20)}
+		app := db.Appender(context.Background())
+		for j := range int64(samples) {
+			for k := range n.positive {
+				n.positive[k] += r.Int64N(20)
+			}
+			n.sum += 100 * r.Float64()
+			h, fh := n.at()
+			if _, err := app.AppendHistogram(0, ls, first+j*interval, h, fh); err != nil {
+				b.Fatal(err)
 			}
 		}
-		b.Run(text+"/engine", func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				execute(b, db, text, g).Close()
-			}
-		})
-		b.Run(text+"/database", func(b *testing.B) {
-			evaluate(b, func() (storage.ChunkSeriesSet, func()) {
-				mint, maxt := o.Fragment.Span(g)
-				q, err := db.ChunkQuerier(mint, maxt)
-				if err != nil {
-					b.Fatal(err)
-				}
-				hints := &storage.SelectHints{Start: mint, End: maxt, DisableTrimming: true}
-				return q.Select(context.Background(), false, hints, o.Fragment.Matchers...), func() { _ = q.Close() }
-			})
-		})
-		b.Run(text+"/memory", func(b *testing.B) {
-			evaluate(b, func() (storage.ChunkSeriesSet, func()) { return &list{series: all}, func() {} })
-		})
+		if err := app.Commit(); err != nil {
+			b.Fatal(err)
+		}
 	}
+	end := int64(first + (samples-1)*interval)
+	g := pushdown.Grid{Start: end - 19*60_000, End: end, Step: 60_000, Lookback: 300_000}
+	for _, text := range []string{"sum (rate(m[5m]))", "rate(m[5m])", "sum by (job) (m)"} {
+		benchmark(b, db, text, g)
+	}
+}
+
+// benchmark evaluates a text by the engine, over the chunks that the database answers with, and
+// over the same chunks in memory.
+func benchmark(b *testing.B, db *tsdb.DB, text string, g pushdown.Grid) {
+	o := Options{Fragment: mustFragment(b, text), Grid: g, MaxSamples: math.MaxInt, Workers: 1}
+	all := collect(b, selected(b, db, o))
+	evaluate := func(b *testing.B, set func() (storage.ChunkSeriesSet, func())) {
+		b.ReportAllocs()
+		for b.Loop() {
+			s, done := set()
+			if _, err := Series(context.Background(), s, o); err != nil {
+				b.Fatal(err)
+			}
+			done()
+		}
+	}
+	b.Run(text+"/engine", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			execute(b, db, text, g).Close()
+		}
+	})
+	b.Run(text+"/database", func(b *testing.B) {
+		evaluate(b, func() (storage.ChunkSeriesSet, func()) {
+			mint, maxt := o.Fragment.Span(g)
+			q, err := db.ChunkQuerier(mint, maxt)
+			if err != nil {
+				b.Fatal(err)
+			}
+			hints := &storage.SelectHints{Start: mint, End: maxt, DisableTrimming: true}
+			return q.Select(context.Background(), false, hints, o.Fragment.Matchers...), func() { _ = q.Close() }
+		})
+	})
+	b.Run(text+"/memory", func(b *testing.B) {
+		evaluate(b, func() (storage.ChunkSeriesSet, func()) { return &list{series: all}, func() {} })
+	})
 }

@@ -66,7 +66,8 @@ func (r *run) hold(samples int) error {
 // the number of workers but for rounding. An error is
 //
 //   - an *pushdown.UnprovenError for what the answer is not known to be equal for: chunks that
-//     overlap or are not of floats, types and units as labels, a warning of a function;
+//     overlap, types and units as labels, a warning of a function, floats and histograms that
+//     meet, histograms that cannot be added up in any order;
 //   - the cause of ctx if it is done, looked at for each series and every 131,072 samples;
 //   - that of the set or of a chunk;
 //   - promql.ErrTooManySamples;

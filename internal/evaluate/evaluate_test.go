@@ -41,7 +41,7 @@ func chunk(tb testing.TB, e chunkenc.Encoding, start int64, samples int, st int6
 	for i := range samples {
 		at := start + int64(i)*interval
 		switch e {
-		case chunkenc.EncHistogram:
+		case chunkenc.EncHistogram, chunkenc.EncHistogramST:
 			_, _, app, err = app.AppendHistogram(nil, st, at, tsdbutil.GenerateTestHistogram(int64(i)), false)
 		case chunkenc.EncFloatHistogram:
 			_, _, app, err = app.AppendFloatHistogram(nil, st, at, tsdbutil.GenerateTestFloatHistogram(int64(i)), false)
@@ -77,8 +77,18 @@ func TestSeriesRefusesWhatIsNotProven(t *testing.T) {
 		name, text, reason string
 		series             storage.ChunkSeries
 	}{
-		{"histograms", "m", "encoded as histogram", entry(named(0), chunk(t, chunkenc.EncHistogram, first, 10, 0))},
-		{"float histograms", "rate(m[5m])", "encoded as floathistogram", entry(named(0), xor, chunk(t, chunkenc.EncFloatHistogram, first+10*interval, 10, 0))},
+		{"histograms", "m", "", entry(named(0), chunk(t, chunkenc.EncHistogram, first, 10, 0))},
+		{"histograms of integers and floats", "rate(m[5m])", "",
+			entry(named(0), chunk(t, chunkenc.EncHistogram, first, 10, 0), chunk(t, chunkenc.EncFloatHistogram, first+10*interval, 10, 0))},
+		{"histograms behind floats", "rate(m[5m])", "a mix of histograms and floats", entry(named(0), xor, chunk(t, chunkenc.EncFloatHistogram, first+10*interval, 10, 0))},
+		{"floats behind histograms", "rate(m[5m])", "a mix of histograms and floats", entry(named(0), chunk(t, chunkenc.EncHistogram, first-10*interval, 10, 0), xor)},
+		{"the last of floats and histograms", "sum(m)", "", entry(named(0), xor, chunk(t, chunkenc.EncHistogram, first+10*interval, 10, 0))},
+		{"the greatest of histograms", "topk(3, m)", "no rank", entry(named(0), chunk(t, chunkenc.EncHistogram, first, 10, 0))},
+		{"histograms that are warned of", "delta(m[5m])", "not a gauge", entry(named(0), chunk(t, chunkenc.EncHistogram, first, 10, 0))},
+		{"histograms that are left out", "m > 1", "mapped to none", entry(named(0), chunk(t, chunkenc.EncHistogram, first, 10, 0))},
+		{"the least of histograms", "min(m)", "leaves histograms out", entry(named(0), chunk(t, chunkenc.EncHistogram, first, 10, 0))},
+		{"start timestamps of histograms", "rate(m[5m])", "start timestamps", entry(named(0), chunk(t, chunkenc.EncHistogramST, first, 10, first-1))},
+		{"start timestamps of histograms that do not matter", "sum(m)", "", entry(named(0), chunk(t, chunkenc.EncHistogramST, first, 10, first-1))},
 		{"histograms before all steps", "m", "", entry(named(0), chunk(t, chunkenc.EncHistogram, first-100*interval, 10, 0), xor)},
 		{"chunks that overlap", "m", "overlap", entry(named(0), xor, chunk(t, chunkenc.EncXOR, first+9*interval, 10, 0))},
 		{"chunks that follow", "m", "", entry(named(0), xor, chunk(t, chunkenc.EncXOR, first+10*interval, 10, 0))},

@@ -123,16 +123,35 @@ func (fn *function) reset(ls labels.Labels, points []promql.FPoint) {
 // engine calls the function of the engine.
 func (fn *function) engine(lo, hi int, t int64) (float64, bool, error) {
 	fn.matrix[0].Floats = fn.points[lo:hi:hi]
+	s, err := fn.call(t)
+	if s == nil {
+		return 0, false, err
+	}
+	return s.F, true, nil
+}
+
+// ofWindow calls the function of the engine for a window of a series that has histograms, of
+// which it changes nothing. What it gives, nil for nothing, is valid until the next call, but
+// for a histogram, that is the caller's. An error is a *pushdown.UnprovenError.
+func (fn *function) ofWindow(ls labels.Labels, floats []promql.FPoint, histograms []promql.HPoint, t int64) (*promql.Sample, error) {
+	fn.matrix[0] = promql.Series{Metric: ls, Floats: floats, Histograms: histograms}
+	s, err := fn.call(t)
+	fn.matrix[0].Histograms = nil
+	return s, err
+}
+
+// call calls the function of the engine for what is in matrix.
+func (fn *function) call(t int64) (*promql.Sample, error) {
 	fn.helper.Ts = t
 	out, warnings := fn.stock(fn.scalars, fn.matrix, fn.args, fn.helper)
 	for _, w := range warnings {
-		return 0, false, &pushdown.UnprovenError{Reason: w.Error()}
+		return nil, &pushdown.UnprovenError{Reason: w.Error()}
 	}
 	fn.helper.Out = out[:0]
 	if len(out) == 0 {
-		return 0, false, nil
+		return nil, nil
 	}
-	return out[0].F, true, nil
+	return &out[0], nil
 }
 
 // special are functions that need neither allocate nor, some of them, look at each sample of

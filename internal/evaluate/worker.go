@@ -3,6 +3,7 @@ package evaluate
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
@@ -28,8 +29,9 @@ type worker struct {
 	points  []promql.FPoint
 	counted int
 	chunk   chunkenc.Iterator
-	// row is what the series at hand gives.
-	row []cell
+	// row is what the series at hand gives in floats.
+	row        []cell
+	histograms histograms
 	// unchecked is how many samples were looked at since the context was.
 	unchecked int
 }
@@ -76,19 +78,17 @@ func (w *worker) add(ctx context.Context, ls labels.Labels, metas []chunks.Meta)
 	if f.DropName && (ls.Has("__type__") || ls.Has("__unit__")) {
 		return errTyped
 	}
-	if err := w.decode(ctx, metas); err != nil {
-		return err
-	}
-	w.row = w.row[:0]
-	if w.function == nil {
-		w.last()
-	} else if err := w.slide(ctx, ls); err != nil {
+	w.row, w.histograms.row = w.row[:0], w.histograms.row[:0]
+	if err := w.fill(ctx, ls, metas); err != nil {
 		return err
 	}
 	for _, m := range f.Maps {
 		w.apply(m)
+		if err := w.applyToHistograms(m); err != nil {
+			return err
+		}
 	}
-	if len(w.row) == 0 {
+	if len(w.row) == 0 && len(w.histograms.row) == 0 {
 		return nil
 	}
 	group, err := w.groups.of(ls)
@@ -100,7 +100,22 @@ func (w *worker) add(ctx context.Context, ls labels.Labels, metas []chunks.Meta)
 			return err
 		}
 	}
-	return nil
+	return w.addHistograms(group)
+}
+
+// fill fills the rows with what a series gives, before it is mapped.
+func (w *worker) fill(ctx context.Context, ls labels.Labels, metas []chunks.Meta) error {
+	if slices.ContainsFunc(metas, ofHistograms) {
+		return w.fillWithHistograms(ctx, ls, metas)
+	}
+	if err := w.decode(ctx, metas); err != nil {
+		return err
+	}
+	if w.function == nil {
+		w.last()
+		return nil
+	}
+	return w.slide(ctx, ls)
 }
 
 // decode makes points the samples of chunks that lie between mint and maxt. Markers of
@@ -108,24 +123,28 @@ func (w *worker) add(ctx context.Context, ls labels.Labels, metas []chunks.Meta)
 func (w *worker) decode(ctx context.Context, metas []chunks.Meta) error {
 	w.points = w.points[:0]
 	for i := range metas {
-		c := metas[i].Chunk
-		if e := c.Encoding(); e != chunkenc.EncXOR && e != chunkenc.EncXOR2 {
-			return &pushdown.UnprovenError{Reason: fmt.Sprintf("a chunk is encoded as %s", e)}
-		}
-		if most := len(w.points) + c.NumSamples(); most > w.counted {
-			if err := w.hold(most - w.counted); err != nil {
-				return err
-			}
-			w.counted = most
-		}
-		if err := w.decodeChunk(c); err != nil {
-			return err
-		}
-		if err := w.looked(ctx, c.NumSamples()); err != nil {
+		if err := w.decodeFloats(ctx, metas[i].Chunk); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// decodeFloats appends the samples of one chunk, and counts them as held.
+func (w *worker) decodeFloats(ctx context.Context, c chunkenc.Chunk) error {
+	if e := c.Encoding(); e != chunkenc.EncXOR && e != chunkenc.EncXOR2 {
+		return &pushdown.UnprovenError{Reason: fmt.Sprintf("a chunk is encoded as %s", e)}
+	}
+	if most := len(w.points) + c.NumSamples(); most > w.counted {
+		if err := w.hold(most - w.counted); err != nil {
+			return err
+		}
+		w.counted = most
+	}
+	if err := w.looked(ctx, c.NumSamples()); err != nil {
+		return err
+	}
+	return w.decodeChunk(c)
 }
 
 // checkEvery is after how many samples the context is looked at: they take about a millisecond.
@@ -205,6 +224,9 @@ func (w *worker) slide(ctx context.Context, ls labels.Labels) error {
 		if lo == hi {
 			continue
 		}
+		if err := w.looked(ctx, hi-lo); err != nil {
+			return err
+		}
 		w.samples += int64(hi - lo)
 		v, ok, err := w.function.at(w.function, lo, hi, t)
 		if err != nil {
@@ -212,9 +234,6 @@ func (w *worker) slide(ctx context.Context, ls labels.Labels) error {
 		}
 		if ok {
 			w.row = append(w.row, cell{step, v})
-		}
-		if err := w.looked(ctx, hi-lo); err != nil {
-			return err
 		}
 	}
 	w.found = w.found || len(w.row) > 0

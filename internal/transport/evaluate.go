@@ -100,13 +100,15 @@ func (p *Peer) evaluate(ctx context.Context, req *peerpb.EvaluateRequest, e *Eva
 	}
 }
 
-// decodedBytes returns about how much memory values of so many steps take when they are decoded.
+// decodedBytes returns about how much memory values of so many steps take when they are decoded, or
+// more.
 func decodedBytes(values []*peerpb.Values, op parser.ItemType, steps int) int64 {
 	n := int64(len(values)) * pushdown.Bytes(op, steps)
 	for _, v := range values {
 		for _, l := range v.Labels {
 			n += int64(len(l)) + 1 // its length
 		}
+		n += histogramBytes(v, steps)
 	}
 	return n
 }

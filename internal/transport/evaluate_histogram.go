@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"unsafe"
 
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/promql/parser"
@@ -42,6 +43,21 @@ func spansToProto(spans []histogram.Span) []int64 {
 		p = append(p, int64(s.Offset), int64(s.Length))
 	}
 	return p
+}
+
+// histogramBytes is decodedBytes for histograms alone. Each may have what rounding took beside.
+func histogramBytes(v *peerpb.Values, steps int) int64 {
+	if len(v.Histograms) == 0 {
+		return 0
+	}
+	n := int64(steps) * int64(unsafe.Sizeof(pushdown.Histogram{}))
+	for _, p := range v.Histograms {
+		h := histogram.FloatHistogram{
+			PositiveBuckets: p.GetPositiveBuckets(), NegativeBuckets: p.GetNegativeBuckets(), CustomValues: p.GetCustomValues(),
+		}
+		n += 2 * int64(h.Size()+4*len(p.GetPositiveSpans())+4*len(p.GetNegativeSpans()))
+	}
+	return n
 }
 
 var errHistogram = errors.New("a histogram is malformed")

@@ -144,7 +144,7 @@ func TestEvaluateTravels(t *testing.T) {
 				if !reflect.DeepEqual(bits(got), bits(r.reader.part)) {
 					t.Errorf("%q: %d groups came out as others", op, groups)
 				}
-				if n := got.Bytes(); took != n {
+				if n := got.Bytes(); took < n || took > 2*n {
 					t.Errorf("%q: %d groups take %d bytes, and %d were told of", op, groups, n, took)
 				}
 				if r.reader.grid != testGrid || r.reader.fragment != f.Trimmed() || r.reader.selected.Mint != 3 {
