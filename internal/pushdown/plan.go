@@ -73,7 +73,12 @@ type planner struct {
 // visit returns what stands for an expression, whose nearest ancestor is no fragment for
 // the given reason.
 func (b *planner) visit(expr parser.Expr, above error) parser.Expr {
-	if vector := expr.Type() == parser.ValueTypeVector; vector {
+	// Parentheses stay, as warnings are about what is in them, or about all of it.
+	if paren, ok := expr.(*parser.ParenExpr); ok {
+		paren.Expr = b.visit(paren.Expr, above)
+		return paren
+	}
+	if expr.Type() == parser.ValueTypeVector {
 		answer, err := b.takeOut(expr)
 		if err == nil {
 			return answer
@@ -83,8 +88,6 @@ func (b *planner) visit(expr parser.Expr, above error) parser.Expr {
 		}
 	}
 	switch e := expr.(type) {
-	case *parser.ParenExpr:
-		e.Expr = b.visit(e.Expr, above)
 	case *parser.UnaryExpr:
 		e.Expr = b.visit(e.Expr, above)
 	case *parser.BinaryExpr:
@@ -147,7 +150,7 @@ func (b *planner) takeOut(expr parser.Expr) (parser.Expr, error) {
 		return answer, nil
 	}
 	// The best of each node have to be compared.
-	agg := unwrapped(expr).(*parser.AggregateExpr)
+	agg := expr.(*parser.AggregateExpr)
 	answer.PosRange = agg.Expr.PositionRange()
 	agg.Expr = answer
 	return agg, nil

@@ -23,7 +23,7 @@ func TestPlan(t *testing.T) {
 		{query: `sum by (job) (rate(x[5m]))`, rest: `ANSWER0`, fragments: []string{`sum by (job) (rate(x[5m]))`}},
 		{query: `topk(5, sum(x) by (pod))`, rest: `topk(5, ANSWER0)`, fragments: []string{`sum(x) by (pod)`}},
 		{query: `topk(5, rate(x[5m]))`, rest: `topk(5, ANSWER0)`, fragments: []string{`topk(5, rate(x[5m]))`}},
-		{query: `(bottomk(2, x)) + 1`, rest: `bottomk(2, ANSWER0) + 1`, fragments: []string{`(bottomk(2, x))`}},
+		{query: `(bottomk(2, x)) + 1`, rest: `(bottomk(2, ANSWER0)) + 1`, fragments: []string{`bottomk(2, x)`}},
 		{query: `sum(rate(a[1m])) / sum without (x) (b) * 3`, rest: `ANSWER0 / ANSWER1 * 3`, fragments: []string{`sum(rate(a[1m]))`, `sum without (x) (b)`}},
 		{query: `histogram_quantile(0.9, sum(rate(x_bucket[5m])) by (le))`, rest: `histogram_quantile(0.9, ANSWER0)`, fragments: []string{`sum(rate(x_bucket[5m])) by (le)`}},
 		{query: `quantile(0.9, rate(x[5m]))`, rest: `quantile(0.9, ANSWER0)`, fragments: []string{`rate(x[5m])`}},
@@ -39,6 +39,7 @@ func TestPlan(t *testing.T) {
 		{query: `sum(max(x))`, rest: `sum(ANSWER0)`, fragments: []string{`max(x)`}},
 		{query: `topk(scalar(sum(x)), y)`, rest: `topk(scalar(ANSWER0), y)`, fragments: []string{`sum(x)`}, whole: []string{"y: how many topk"}},
 		{query: "sum\n(\n{'ä'})/ \nmax(y*-2^2)", rest: "ANSWER0 / ANSWER1", fragments: []string{"sum\n(\n{'ä'})", "max(y*-2^2)"}},
+		{query: `((sum(x))) / (max(y))`, rest: `((ANSWER0)) / (ANSWER1)`, fragments: []string{`sum(x)`, `max(y)`}},
 		{query: `vector(1) + time()`, rest: `vector(1) + time()`},
 	} {
 		plan, err := testParser.Plan(c.query)
