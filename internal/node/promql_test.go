@@ -30,7 +30,10 @@ func TestPrometheusScripts(t *testing.T) {
 		t.Skip("256 storages, one after the other")
 	}
 	for _, names := range [][]string{{"a", "b", "c"}, {"a", "b", "c", "d", "e"}} {
-		t.Run(fmt.Sprint(len(names), " nodes"), func(t *testing.T) { runScripts(t, names) })
+		t.Run(fmt.Sprint(len(names), " nodes"), func(t *testing.T) {
+			t.Parallel()
+			runScripts(t, names)
+		})
 	}
 }
 
