@@ -2,7 +2,6 @@ package evaluate
 
 import (
 	"math"
-	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
@@ -74,7 +73,7 @@ func newFunction(f *pushdown.Fragment) *function {
 func (fn *function) readArgs(f *pushdown.Fragment) {
 	others := f.Args
 	for _, arg := range f.Call.Args {
-		selector, is := bare(arg).(*parser.MatrixSelector)
+		selector, is := pushdown.Unwrapped(arg).(*parser.MatrixSelector)
 		if !is {
 			fn.args = append(fn.args, &parser.NumberLiteral{Val: others[0]})
 			fn.scalars = append(fn.scalars, promql.Vector{{F: others[0]}})
@@ -85,23 +84,8 @@ func (fn *function) readArgs(f *pushdown.Fragment) {
 		vector.Offset = vector.OriginalOffset
 		matrix.VectorSelector = &vector
 		fn.args = append(fn.args, &matrix)
-		fn.rangeOffset = int64((matrix.Range + vector.Offset) / time.Millisecond)
-		fn.offset = int64(vector.Offset / time.Millisecond)
+		fn.rangeOffset, fn.offset = f.Range+f.Offset, f.Offset
 		fn.seconds = matrix.Range.Seconds()
-	}
-}
-
-// bare returns an expression without what is wrapped around it.
-func bare(expr parser.Expr) parser.Expr {
-	for {
-		switch e := expr.(type) {
-		case *parser.ParenExpr:
-			expr = e.Expr
-		case *parser.StepInvariantExpr:
-			expr = e.Expr
-		default:
-			return expr
-		}
 	}
 }
 

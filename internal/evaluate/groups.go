@@ -1,8 +1,6 @@
 package evaluate
 
 import (
-	"slices"
-
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/schema"
 
@@ -14,45 +12,30 @@ import (
 type groups struct {
 	*run
 	values []pushdown.Values
-	// index is by the encoding of the labels, as labels.Labels.Bytes gives it.
+	// index is by pushdown.Fragment.Key.
 	index map[string]int
 
-	// names are the labels that are kept, or with WITHOUT lost, sorted.
+	// names are those of pushdown.Fragment.Names.
 	names   []string
 	key     []byte
 	builder *labels.Builder
 }
 
 func newGroups(r *run) *groups {
-	g := &groups{run: r, index: map[string]int{}, builder: labels.NewBuilder(labels.EmptyLabels())}
-	f := r.Fragment
-	g.names = slices.Clone(f.Grouping)
-	switch {
-	case f.Without:
-		g.names = append(g.names, labels.MetricName)
-	case f.DropName:
-		g.names = slices.DeleteFunc(g.names, schema.IsMetadataLabel)
-	}
-	slices.Sort(g.names)
-	g.names = slices.Compact(g.names)
-	return g
+	return &groups{run: r, index: map[string]int{}, names: r.Fragment.Names(), builder: labels.NewBuilder(labels.EmptyLabels())}
 }
 
 // of returns the values of the group of a series, which are new if it is the first of them.
 // They are valid until the next call.
 func (g *groups) of(ls labels.Labels) (*pushdown.Values, error) {
 	f := g.Fragment
-	switch {
-	case f.Op == 0:
+	if f.Op == 0 {
 		if f.DropName {
 			ls = ls.DropReserved(schema.IsMetadataLabel)
 		}
 		return g.add(ls)
-	case f.Without:
-		g.key = ls.BytesWithoutLabels(g.key, g.names...)
-	default:
-		g.key = ls.BytesWithLabels(g.key, g.names...)
 	}
+	g.key = f.Key(ls, g.names, g.key)
 	if i, known := g.index[string(g.key)]; known {
 		return &g.values[i], nil
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
+	"github.com/prometheus/prometheus/schema"
 	"github.com/prometheus/prometheus/util/annotations"
 )
 
@@ -118,7 +119,7 @@ var aggregations = []parser.ItemType{parser.SUM, parser.AVG, parser.COUNT, parse
 // is none.
 func Of(expr parser.Expr) (*Fragment, error) {
 	f := &Fragment{}
-	operand := unwrapped(expr)
+	operand := Unwrapped(expr)
 	if agg, ok := operand.(*parser.AggregateExpr); ok {
 		if err := f.readAggregation(agg); err != nil {
 			return nil, err
@@ -132,6 +133,29 @@ func Of(expr parser.Expr) (*Fragment, error) {
 		return nil, errors.New("series of several metrics may become the same without their names")
 	}
 	return f, nil
+}
+
+// Names returns the names of the labels that tell the groups of an aggregation apart: those that
+// are kept or, with Without, those that are lost. They are sorted.
+func (f *Fragment) Names() []string {
+	names := slices.Clone(f.Grouping)
+	switch {
+	case f.Without:
+		names = append(names, labels.MetricName)
+	case f.DropName:
+		names = slices.DeleteFunc(names, schema.IsMetadataLabel)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// Key returns what the series of a group, and no others, have in common, given the Names. It
+// overwrites buf.
+func (f *Fragment) Key(ls labels.Labels, names []string, buf []byte) []byte {
+	if f.Without {
+		return ls.BytesWithoutLabels(buf, names...)
+	}
+	return ls.BytesWithLabels(buf, names...)
 }
 
 // maxTop is far more than anybody looks at.
@@ -155,7 +179,8 @@ func (f *Fragment) readAggregation(agg *parser.AggregateExpr) error {
 	return nil
 }
 
-func unwrapped(expr parser.Expr) parser.Expr {
+// Unwrapped returns an expression without parentheses around it.
+func Unwrapped(expr parser.Expr) parser.Expr {
 	for {
 		paren, ok := expr.(*parser.ParenExpr)
 		if !ok {
@@ -178,7 +203,7 @@ func name(ms []*labels.Matcher) string {
 
 // read reads what is evaluated for each series.
 func (f *Fragment) read(expr parser.Expr) error {
-	switch e := unwrapped(expr).(type) {
+	switch e := Unwrapped(expr).(type) {
 	case *parser.VectorSelector:
 		return f.readSelector(e)
 	case *parser.UnaryExpr:
@@ -196,7 +221,7 @@ func (f *Fragment) read(expr parser.Expr) error {
 		return f.readBinary(e)
 	case *parser.Call:
 		for _, arg := range e.Args {
-			if m, ok := unwrapped(arg).(*parser.MatrixSelector); ok {
+			if m, ok := Unwrapped(arg).(*parser.MatrixSelector); ok {
 				return f.readRange(e, m)
 			}
 		}
@@ -257,7 +282,7 @@ func (f *Fragment) readRange(c *parser.Call, m *parser.MatrixSelector) error {
 	}
 	var others []float64
 	for _, arg := range c.Args {
-		if unwrapped(arg) == parser.Expr(m) {
+		if Unwrapped(arg) == parser.Expr(m) {
 			continue
 		}
 		v, ok := constant(arg)
@@ -397,7 +422,7 @@ func number(b bool) float64 {
 // constant returns the value of an expression that is the same at every step and needs no
 // series.
 func constant(expr parser.Expr) (float64, bool) {
-	switch e := unwrapped(expr).(type) {
+	switch e := Unwrapped(expr).(type) {
 	case *parser.NumberLiteral:
 		return e.Val, true
 	case *parser.UnaryExpr:

@@ -41,13 +41,6 @@ func (p *Plan) Rest() string {
 	return text
 }
 
-// New plans a query. The text has been parsed by the parser; the expression is changed.
-func New(p parser.Parser, text string, expr parser.Expr) *Plan {
-	b := &planner{parser: p, text: text}
-	b.plan.Expr = b.visit(expr, errNothing)
-	return &b.plan
-}
-
 // Answer returns which fragment's answer a selector stands for, if it stands for one.
 func Answer(ms []*labels.Matcher) (fragment int, ok bool) {
 	if len(ms) != 1 || !isAnswer(ms[0]) {
@@ -215,7 +208,9 @@ func (p Parser) Plan(text string) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	return New(p.Parser, text, expr), nil
+	b := &planner{parser: p.Parser, text: text}
+	b.plan.Expr = b.visit(expr, errNothing)
+	return &b.plan, nil
 }
 
 func isAnswer(m *labels.Matcher) bool { return m.Name == answerLabel }

@@ -4,8 +4,6 @@ import (
 	"container/heap"
 	"math"
 	"slices"
-
-	"github.com/prometheus/prometheus/model/labels"
 )
 
 // Prune leaves of each group, at each step, the samples only that can be among the Top of all
@@ -30,17 +28,10 @@ func (f *Fragment) Prune(p *Partial) {
 func (f *Fragment) groups(values []Values) [][]int {
 	var groups [][]int
 	number := map[string]int{}
-	names := f.Grouping
-	if f.Without {
-		names = slices.Compact(slices.Sorted(slices.Values(append(slices.Clone(names), labels.MetricName))))
-	}
+	names := f.Names()
 	var key []byte
 	for i := range values {
-		if f.Without {
-			key = values[i].Labels.BytesWithoutLabels(key, names...)
-		} else {
-			key = values[i].Labels.BytesWithLabels(key, names...)
-		}
+		key = f.Key(values[i].Labels, names, key)
 		n, known := number[string(key)]
 		if !known {
 			n = len(groups)
