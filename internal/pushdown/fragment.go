@@ -152,10 +152,15 @@ func (f *Fragment) Names() []string {
 // Key returns what the series of a group, and no others, have in common, given the Names. It
 // overwrites buf.
 func (f *Fragment) Key(ls labels.Labels, names []string, buf []byte) []byte {
-	if f.Without {
+	switch {
+	case f.Without:
 		return ls.BytesWithoutLabels(buf, names...)
+	case len(names) == 1:
+		// A third of the time of the general way.
+		return append(buf[:0], ls.Get(names[0])...)
+	default:
+		return ls.BytesWithLabels(buf, names...)
 	}
-	return ls.BytesWithLabels(buf, names...)
 }
 
 // maxTop is far more than anybody looks at.
