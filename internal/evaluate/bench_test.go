@@ -32,6 +32,17 @@ func (l *list) At() storage.ChunkSeries           { return l.series[l.next-1] }
 func (l *list) Err() error                        { return l.err }
 func (l *list) Warnings() annotations.Annotations { return nil }
 
+// divisible is a list that can be divided.
+type divisible struct{ list }
+
+func (d *divisible) Divide(most int) (parts []storage.ChunkSeriesSet) {
+	for i := range most {
+		parts = append(parts, &list{series: d.series[i*len(d.series)/most : (i+1)*len(d.series)/most], err: d.err})
+	}
+	d.series = nil
+	return parts
+}
+
 // collect reads a set into memory.
 func collect(tb testing.TB, set storage.ChunkSeriesSet) []storage.ChunkSeries {
 	tb.Helper()

@@ -54,10 +54,18 @@ func (r *run) hold(samples int) error {
 	return nil
 }
 
+// Divisible is a set that can be read by several goroutines.
+type Divisible interface {
+	// Divide returns at most so many sets, each for one goroutine, that together hold the
+	// series to come; the set that is divided has none of them any more. It returns nothing if that
+	// does not help.
+	Divide(most int) []storage.ChunkSeriesSet
+}
+
 // Series evaluates a fragment over the series of a set, in whatever order they come, each with
 // other labels. The chunks of a series are ordered by time. Its labels, and the bytes of its
 // chunks, stay valid until Series returns: with more than one worker they are read after the
-// set has moved on. It is the caller's goroutine that reads the set. XOR chunks are decoded from
+// set has moved on. A Divisible set is read by the workers, any other by the caller's goroutine. XOR chunks are decoded from
 // their bytes, as they are sent to other nodes, so that samples of an append that is being
 // committed may count, other than by their iterators. Sets do best not to cut chunks
 // (storage.SelectHints.DisableTrimming), which would encode them anew.
@@ -74,62 +82,71 @@ func (r *run) hold(samples int) error {
 //   - what a worker panicked with. The caller's own goroutine works too where there is no more
 //     than one batch of series, or one worker: whether it may panic is up to the caller.
 func Series(ctx context.Context, set storage.ChunkSeriesSet, o Options) (*pushdown.Partial, error) {
-	r := newRun(o)
-	read := &reader{set: set, mint: r.mint, maxt: r.maxt}
-	first := &batch{}
-	more, err := read.fill(first)
-	if err != nil {
-		return nil, err
-	}
-	evaluate := r.together
-	if !more || o.Workers <= 1 {
-		evaluate = r.alone
-	}
-	part, err := evaluate(ctx, read, first, more)
+	part, err := newRun(o).evaluate(ctx, set)
 	if err == nil && o.Fragment.Top > 0 {
 		o.Fragment.Prune(part)
 	}
 	return part, err
 }
 
-// alone evaluates everything in the caller's goroutine.
-func (r *run) alone(ctx context.Context, read *reader, b *batch, more bool) (*pushdown.Partial, error) {
-	w := newWorker(r)
-	for {
-		if err := w.evaluate(ctx, b); err != nil {
-			return nil, err
-		}
-		if !more {
-			return w.partial(), nil
-		}
-		var err error
-		if more, err = read.fill(b); err != nil {
-			return nil, err
+func (r *run) evaluate(ctx context.Context, set storage.ChunkSeriesSet) (*pushdown.Partial, error) {
+	if d, ok := set.(Divisible); ok && r.Workers > 1 {
+		if parts := d.Divide(r.Workers); len(parts) > 1 {
+			return r.divided(ctx, parts)
 		}
 	}
+	read := r.reader(set)
+	first := &batch{}
+	more, err := read.fill(first)
+	if err != nil {
+		return nil, err
+	}
+	if !more || r.Workers <= 1 {
+		w := newWorker(r)
+		if err := w.finish(ctx, read, first, more); err != nil {
+			return nil, err
+		}
+		return w.partial(), nil
+	}
+	return r.fed(ctx, read, first)
 }
 
-// together has workers evaluate what the caller's goroutine reads. All of them have ended when
-// it returns.
-func (r *run) together(ctx context.Context, read *reader, first *batch, _ bool) (*pushdown.Partial, error) {
+// divided has each worker read a set of its own.
+func (r *run) divided(ctx context.Context, sets []storage.ChunkSeriesSet) (*pushdown.Partial, error) {
+	return r.together(ctx, len(sets), func(ctx context.Context, i int, w *worker) error {
+		return w.finish(ctx, r.reader(sets[i]), &batch{}, true)
+	}, func(context.Context) error { return nil })
+}
+
+// fed has workers evaluate what the caller's goroutine reads.
+func (r *run) fed(ctx context.Context, read *reader, first *batch) (*pushdown.Partial, error) {
+	f := newFeed(r.Workers)
+	return r.together(ctx, r.Workers, func(ctx context.Context, _ int, w *worker) error {
+		return w.drain(ctx, f)
+	}, func(ctx context.Context) error {
+		defer close(f.full) // deferred, as reading may panic
+		return f.feed(ctx, read, first)
+	})
+}
+
+// together has n workers work, and the caller's goroutine meanwhile. All of them have ended when
+// it returns. An error of one ends the others.
+func (r *run) together(ctx context.Context, n int, work func(ctx context.Context, i int, w *worker) error, meanwhile func(ctx context.Context) error) (*pushdown.Partial, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	f := newFeed(r.Workers)
-	workers := make([]*worker, r.Workers)
+	workers := make([]*worker, n)
 	var running sync.WaitGroup
 	for i := range workers {
 		workers[i] = newWorker(r)
 		running.Go(func() {
-			if err := workers[i].drain(ctx, f); err != nil {
+			if err := safely(func() error { return work(ctx, i, workers[i]) }); err != nil {
 				cancel(err)
 			}
 		})
 	}
-	// Deferred, as reading may panic.
 	func() {
 		defer running.Wait()
-		defer close(f.full)
-		if err := f.feed(ctx, read, first); err != nil {
+		if err := meanwhile(ctx); err != nil {
 			cancel(err)
 		}
 	}()
@@ -143,15 +160,33 @@ func (r *run) together(ctx context.Context, read *reader, first *batch, _ bool) 
 	return r.Fragment.Merge(r.Grid, parts)
 }
 
-// drain evaluates what is fed to it. A fault, as where a file that is mapped has been cut or
-// cannot be read, ends the evaluation, not the process.
-func (w *worker) drain(ctx context.Context, f *feed) (err error) {
+// safely makes an error of a panic, and of a fault, as where a file that is mapped has been cut or
+// cannot be read: they end the evaluation, not the process.
+func safely(f func() error) (err error) {
 	debug.SetPanicOnFault(true)
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("evaluate series: panic: %v", p)
 		}
 	}()
+	return f()
+}
+
+// finish evaluates a batch, and what more there may be to read.
+func (w *worker) finish(ctx context.Context, read *reader, b *batch, more bool) error {
+	for {
+		if err := w.evaluate(ctx, b); err != nil || !more {
+			return err
+		}
+		var err error
+		if more, err = read.fill(b); err != nil {
+			return err
+		}
+	}
+}
+
+// drain evaluates what is fed to it.
+func (w *worker) drain(ctx context.Context, f *feed) error {
 	for b := range f.full {
 		if err := w.evaluate(ctx, b); err != nil {
 			return err

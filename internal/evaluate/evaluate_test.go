@@ -155,17 +155,19 @@ func TestSeriesDoesNotDependOnTheNumberOfWorkers(t *testing.T) {
 		o := options(t, text)
 		var want *pushdown.Partial
 		for _, o.Workers = range []int{1, 2, 5} {
-			p, err := Series(t.Context(), &list{series: all}, o)
-			if err != nil {
-				t.Fatal(err)
+			for _, set := range []storage.ChunkSeriesSet{&list{series: all}, &divisible{list{series: all}}} {
+				p, err := Series(t.Context(), set, o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if p, err = o.Fragment.Merge(o.Grid, []*pushdown.Partial{p}); err != nil {
+					t.Fatal(err)
+				}
+				if want == nil {
+					want = p
+				}
+				equalPartials(t, o, p, want)
 			}
-			if p, err = o.Fragment.Merge(o.Grid, []*pushdown.Partial{p}); err != nil {
-				t.Fatal(err)
-			}
-			if want == nil {
-				want = p
-			}
-			equalPartials(t, o, p, want)
 		}
 	}
 }
@@ -274,9 +276,11 @@ func TestSeriesReturnsErrors(t *testing.T) {
 		for _, workers := range []int{1, 3} {
 			o := options(t, "sum(m)")
 			o.Workers = workers
-			again := &list{series: set.series, err: set.err}
-			if _, err := Series(t.Context(), again, o); err == nil || set.err != nil && !errors.Is(err, set.err) {
-				t.Errorf("%s, %d workers: have %v", name, workers, err)
+			again := list{series: set.series, err: set.err}
+			for _, set := range []storage.ChunkSeriesSet{&divisible{again}, &again} {
+				if _, err := Series(t.Context(), set, o); err == nil || again.err != nil && !errors.Is(err, again.err) {
+					t.Errorf("%s, %d workers, a %T: have %v", name, workers, set, err)
+				}
 			}
 		}
 	}
@@ -300,9 +304,11 @@ func TestSeriesHoldsNoMoreThanMaxSamples(t *testing.T) {
 		}
 		for _, o.Workers = range []int{1, 3} {
 			o.MaxSamples = c.most - 1
-			var tooMany promql.ErrTooManySamples
-			if _, err := Series(t.Context(), &list{series: all}, o); !errors.As(err, &tooMany) {
-				t.Errorf("%s, %d workers: have %v", c.text, o.Workers, err)
+			for _, set := range []storage.ChunkSeriesSet{&list{series: all}, &divisible{list{series: all}}} {
+				var tooMany promql.ErrTooManySamples
+				if _, err := Series(t.Context(), set, o); !errors.As(err, &tooMany) {
+					t.Errorf("%s, %d workers, a %T: have %v", c.text, o.Workers, set, err)
+				}
 			}
 		}
 	}
@@ -320,8 +326,10 @@ func TestPanicOfAWorkerIsAnError(t *testing.T) {
 	all[500] = entry(named(500), m)
 	o := options(t, "sum(m)")
 	o.Workers = 3
-	if _, err := Series(t.Context(), &list{series: all}, o); err == nil || !strings.Contains(err.Error(), "fault") {
-		t.Errorf("have %v", err)
+	for _, set := range []storage.ChunkSeriesSet{&list{series: all}, &divisible{list{series: all}}} {
+		if _, err := Series(t.Context(), set, o); err == nil || !strings.Contains(err.Error(), "fault") {
+			t.Errorf("a %T: have %v", set, err)
+		}
 	}
 }
 

@@ -35,6 +35,10 @@ type reader struct {
 	chunks     chunks.Iterator
 }
 
+func (r *run) reader(set storage.ChunkSeriesSet) *reader {
+	return &reader{set: set, mint: r.mint, maxt: r.maxt}
+}
+
 // fill replaces the series of a batch by those of the next ones that have chunks to look at, and
 // tells whether there may be more.
 func (r *reader) fill(b *batch) (more bool, err error) {

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	promstorage "github.com/prometheus/prometheus/storage"
 
+	"github.com/starling-tsdb/starling/internal/evaluate"
 	"github.com/starling-tsdb/starling/internal/expiry"
 	"github.com/starling-tsdb/starling/internal/handoff"
 	"github.com/starling-tsdb/starling/internal/proof"
@@ -196,6 +197,19 @@ func (s *ownSet) Next() bool {
 	}
 	s.err = s.check()
 	return false
+}
+
+// Divide divides what can be divided, unless it is limited.
+func (s *ownSet) Divide(most int) []promstorage.ChunkSeriesSet {
+	d, ok := s.ChunkSeriesSet.(evaluate.Divisible)
+	if !ok || s.limit > 0 {
+		return nil
+	}
+	parts := d.Divide(most)
+	for i, p := range parts {
+		parts[i] = &ownSet{ChunkSeriesSet: p, check: s.check}
+	}
+	return parts
 }
 
 // Err implements storage.ChunkSeriesSet.

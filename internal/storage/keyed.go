@@ -2,6 +2,8 @@ package storage
 
 import (
 	"context"
+	"errors"
+	"io"
 	"sync"
 	"sync/atomic"
 
@@ -44,11 +46,16 @@ func (k *seriesKeys) page(number, series uint64) *keyPage {
 	return p.(*keyPage)
 }
 
-// keyedQuerier reads the head, or the part of it that keep tells if it is set.
+// keyedQuerier reads the head, or the part of it that keep tells if it is set. Not for concurrent use.
 type keyedQuerier struct {
 	promstorage.ChunkQuerier
-	head       *keyedHead
+	head       tsdb.BlockReader
+	keys       *seriesKeys
+	keep       func(key uint64) bool
 	mint, maxt int64
+	// opened are closed with the querier, before what it reads from itself, for which the head
+	// waits before it cuts anything off.
+	opened []io.Closer
 }
 
 // headChunkQuerier is for tsdb.Options.BlockChunkQuerierFunc: the TSDB is asked for its head
@@ -57,74 +64,89 @@ func (k *seriesKeys) headChunkQuerier(b tsdb.BlockReader, mint, maxt int64) (pro
 	if _, ok := b.(*tsdb.Block); ok {
 		return promstorage.NoopChunkedQuerier(), nil
 	}
-	head := &keyedHead{BlockReader: b, keys: k}
-	q, err := tsdb.NewBlockChunkQuerier(head, mint, maxt)
-	return &keyedQuerier{q, head, mint, maxt}, err
+	q, err := tsdb.NewBlockChunkQuerier(b, mint, maxt)
+	if err != nil {
+		return nil, err
+	}
+	return &keyedQuerier{ChunkQuerier: q, head: b, keys: k, mint: mint, maxt: maxt}, nil
+}
+
+// Close implements storage.ChunkQuerier.
+func (q *keyedQuerier) Close() error {
+	var err error
+	for _, c := range q.opened {
+		err = errors.Join(err, c.Close())
+	}
+	return errors.Join(err, q.ChunkQuerier.Close())
 }
 
 // Select implements storage.ChunkQuerier.
 func (q *keyedQuerier) Select(ctx context.Context, sorted bool, hints *promstorage.SelectHints, ms ...*labels.Matcher) promstorage.ChunkSeriesSet {
-	if q.head.keep != nil {
-		q.head.done = ctx
-		own := promstorage.SelectHints{Start: q.mint, End: q.maxt}
-		if hints != nil {
-			own = *hints
-		}
-		// This has the TSDB ask for a shard.
-		own.ShardIndex, own.ShardCount = 0, 1
-		hints = &own
+	if q.keep == nil {
+		return q.ChunkQuerier.Select(ctx, sorted, hints, ms...)
 	}
-	return q.ChunkQuerier.Select(ctx, sorted, hints, ms...)
+	if hints == nil {
+		hints = &promstorage.SelectHints{Start: q.mint, End: q.maxt}
+	}
+	set, err := q.kept(ctx, sorted, hints, ms)
+	if err != nil {
+		return promstorage.ErrChunkSeriesSet(err)
+	}
+	return set
 }
 
-// keyedHead is a head whose one shard is what keep tells.
-type keyedHead struct {
-	tsdb.BlockReader
-	keys *seriesKeys
-	keep func(key uint64) bool
-	// done ends a select. It carries nothing else.
-	done context.Context
+func (q *keyedQuerier) kept(ctx context.Context, sorted bool, hints *promstorage.SelectHints, ms []*labels.Matcher) (promstorage.ChunkSeriesSet, error) {
+	r, err := q.open(hints)
+	if err != nil {
+		return nil, err
+	}
+	p, err := tsdb.PostingsForMatchers(ctx, r.index, ms...)
+	if err != nil {
+		return nil, err
+	}
+	refs, err := q.filter(ctx, r.index, p)
+	if err != nil {
+		return nil, err
+	}
+	deleted, err := q.head.Tombstones()
+	if err != nil {
+		return nil, err
+	}
+	if !sorted && hints.DisableTrimming && deleted.Total() == 0 {
+		return &headSet{headReader: r, querier: q, hints: hints, refs: refs}, nil
+	}
+	p = index.NewListPostings(refs)
+	if sorted {
+		p = r.index.SortedPostings(p)
+	}
+	return tsdb.NewBlockChunkSeriesSet(q.head.Meta().ULID, r.index, r.chunks, deleted, p, hints.Start, hints.End, hints.DisableTrimming), nil
 }
 
-// Index implements tsdb.BlockReader.
-func (h *keyedHead) Index() (tsdb.IndexReader, error) {
-	r, err := h.BlockReader.Index()
-	return &keyedIndex{IndexReader: r, head: h}, err
-}
-
-type keyedIndex struct {
-	tsdb.IndexReader
-	head    *keyedHead
-	builder labels.ScratchBuilder
-}
-
-// ShardedPostings implements tsdb.IndexReader.
-func (r *keyedIndex) ShardedPostings(p index.Postings, _, _ uint64) index.Postings {
+// filter returns the series that keep tells. Those that have left the head are not among them.
+func (q *keyedQuerier) filter(ctx context.Context, r tsdb.IndexReader, p index.Postings) ([]promstorage.SeriesRef, error) {
 	var kept []promstorage.SeriesRef
-	series := r.head.Meta().Stats.NumSeries
 	var page *keyPage
+	var builder labels.ScratchBuilder
+	series := q.head.Meta().Stats.NumSeries
 	for current := ^uint64(0); p.Next(); {
 		ref := p.At()
 		if number := uint64(ref) / keysPerPage; number != current {
-			if r.head.done.Err() != nil {
-				return index.ErrPostings(context.Cause(r.head.done))
+			if ctx.Err() != nil {
+				return nil, context.Cause(ctx)
 			}
-			page, current = r.head.keys.page(number, series), number
+			page, current = q.keys.page(number, series), number
 		}
 		key := page[ref%keysPerPage].Load()
 		if key == 0 {
-			if r.Series(ref, &r.builder, nil) != nil {
-				continue // It has left the head.
+			if r.Series(ref, &builder, nil) != nil {
+				continue
 			}
-			key = r.head.keys.key(r.builder.Labels())
+			key = q.keys.key(builder.Labels())
 			page[ref%keysPerPage].Store(key)
 		}
-		if r.head.keep(key) {
+		if q.keep(key) {
 			kept = append(kept, ref)
 		}
 	}
-	if err := p.Err(); err != nil {
-		return index.ErrPostings(err)
-	}
-	return index.NewListPostings(kept)
+	return kept, p.Err()
 }

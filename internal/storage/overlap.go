@@ -36,7 +36,7 @@ func (s *Store) mergedChunks(mint, maxt int64, keep func(key uint64) bool) (prom
 	if keep != nil {
 		keepLabels := func(ls labels.Labels) bool { return keep(s.opts.Key(ls)) }
 		if head, ok := parts[0].(*keyedQuerier); ok {
-			head.head.keep = keep
+			head.keep = keep
 		} else {
 			// It has late samples, too.
 			parts[0] = keptHead{parts[0], keepLabels}

@@ -7,12 +7,13 @@ import (
 	"testing"
 	"time"
 
+	promstorage "github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 	"github.com/prometheus/prometheus/tsdb/chunks"
 )
 
 // BenchmarkQuerier reads 2000 series of the head, and of the head and four blocks, where
-// nothing overlaps: samples, and chunks.
+// nothing overlaps: samples, chunks, and chunks as a share of the series is read.
 func BenchmarkQuerier(b *testing.B) {
 	for _, hours := range []int{1, 9} {
 		o := benchOptions(b, SyncOff)
@@ -27,9 +28,24 @@ func BenchmarkQuerier(b *testing.B) {
 		}
 		blocks := len(s.db.Blocks())
 		b.Run(fmt.Sprintf("samples/blocks=%d", blocks), func(b *testing.B) { benchSamples(b, s, hours*60*benchSeries) })
-		b.Run(fmt.Sprintf("chunks/blocks=%d", blocks), func(b *testing.B) { benchChunks(b, s, hours*60*benchSeries) })
+		for _, way := range []struct {
+			name  string
+			keep  func(uint64) bool
+			hints *promstorage.SelectHints
+		}{
+			{"chunks", nil, nil},
+			{"chunks of some", func(uint64) bool { return true }, &promstorage.SelectHints{Start: 0, End: allTime, DisableTrimming: true}},
+		} {
+			b.Run(fmt.Sprintf("%s/blocks=%d", way.name, blocks), func(b *testing.B) {
+				benchChunks(b, s, way.keep, way.hints, hours*60*benchSeries)
+			})
+		}
 	}
 }
+
+// allTime is long after all samples, and not so long that the TSDB takes it to meet late ones
+// where there are none.
+const allTime = math.MaxInt64 / 2
 
 func benchSamples(b *testing.B, s *Store, want int) {
 	b.ReportAllocs()
@@ -50,16 +66,16 @@ func benchSamples(b *testing.B, s *Store, want int) {
 	}
 }
 
-func benchChunks(b *testing.B, s *Store, want int) {
+func benchChunks(b *testing.B, s *Store, keep func(uint64) bool, hints *promstorage.SelectHints, want int) {
 	b.ReportAllocs()
 	for b.Loop() {
-		q, err := s.ChunkQuerier(math.MinInt64, math.MaxInt64)
+		q, err := s.ChunkQuerierOf(0, allTime, keep)
 		if err != nil {
 			b.Fatal(err)
 		}
 		n := 0
 		var it chunks.Iterator
-		for set := q.Select(b.Context(), true, nil, everything()); set.Next(); {
+		for set := q.Select(b.Context(), hints == nil, hints, everything()); set.Next(); {
 			for it = set.At().Iterator(it); it.Next(); n += it.At().Chunk.NumSamples() {
 			}
 		}
