@@ -41,9 +41,14 @@ func (g *Guard) BlockQuerier(b *tsdb.Block, mint, maxt int64) (q storage.Querier
 }
 
 // BlockChunkQuerier returns a querier over the chunks of a block.
-func (g *Guard) BlockChunkQuerier(b *tsdb.Block, mint, maxt int64) (q storage.ChunkQuerier, err error) {
+func (g *Guard) BlockChunkQuerier(b *tsdb.Block, mint, maxt int64) (storage.ChunkQuerier, error) {
+	return g.BlockChunkQuerierBy(b, func() (storage.ChunkQuerier, error) { return tsdb.NewBlockChunkQuerier(b, mint, maxt) })
+}
+
+// BlockChunkQuerierBy guards a querier over the chunks of a block, and the opening of it.
+func (g *Guard) BlockChunkQuerierBy(b *tsdb.Block, open func() (storage.ChunkQuerier, error)) (q storage.ChunkQuerier, err error) {
 	note := g.noteOf(b)
-	err = note.do(func() error { q, err = tsdb.NewBlockChunkQuerier(b, mint, maxt); return err })
+	err = note.do(func() error { q, err = open(); return err })
 	if err != nil {
 		return nil, err
 	}

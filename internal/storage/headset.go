@@ -11,36 +11,12 @@ import (
 	"github.com/prometheus/prometheus/util/annotations"
 )
 
-// headReader reads series and chunks of the head. Not for concurrent use.
-type headReader struct {
-	index  tsdb.IndexReader
-	chunks tsdb.ChunkReader
-}
-
-// open opens the head once more. The querier closes what it opens.
-func (q *keyedQuerier) open(hints *promstorage.SelectHints) (headReader, error) {
-	var r headReader
-	var err error
-	if r.index, err = q.head.Index(); err != nil {
-		return headReader{}, err
-	}
-	q.opened = append(q.opened, r.index)
-	if r.chunks, err = q.head.Chunks(); err != nil {
-		return headReader{}, err
-	}
-	q.opened = append(q.opened, r.chunks)
-	if c, ok := r.chunks.(interface{ EnableChunkCache() }); ok && hints.Step > 0 {
-		c.EnableChunkCache()
-	}
-	return r, nil
-}
-
 // headSet reads series of a head that has no deletions, and their chunks as they are, in the
 // order of their numbers. What At returns changes with the next call of Next, its labels and the
 // bytes of its chunks do not. Unlike the TSDB's own set it allocates for the copies of chunks
 // alone. Not for concurrent use, but what it is divided into is.
 type headSet struct {
-	headReader
+	blockReader
 	querier *keyedQuerier
 	hints   *promstorage.SelectHints
 	refs    []promstorage.SeriesRef // those to come
@@ -63,9 +39,9 @@ func (s *headSet) Divide(most int) []promstorage.ChunkSeriesSet {
 	}
 	parts := make([]promstorage.ChunkSeriesSet, n)
 	for i := range parts {
-		part := &headSet{headReader: s.headReader, querier: s.querier, hints: s.hints}
+		part := &headSet{blockReader: s.blockReader, querier: s.querier, hints: s.hints}
 		if i > 0 {
-			part.headReader, part.err = s.querier.open(s.hints)
+			part.blockReader, part.err = s.querier.open(s.hints)
 		}
 		part.refs = s.refs[i*len(s.refs)/n : (i+1)*len(s.refs)/n]
 		parts[i] = part

@@ -10,17 +10,7 @@ import (
 	"github.com/prometheus/prometheus/util/annotations"
 )
 
-// keptBlock leaves series out while a block is read, which has its series in order.
-type keptBlock struct {
-	promstorage.ChunkQuerier
-	keep func(labels.Labels) bool
-}
-
-// Select implements storage.ChunkQuerier.
-func (q keptBlock) Select(ctx context.Context, sorted bool, hints *promstorage.SelectHints, ms ...*labels.Matcher) promstorage.ChunkSeriesSet {
-	return &keptSet{ChunkSeriesSet: q.ChunkQuerier.Select(ctx, sorted, hints, ms...), keep: q.keep, ctx: ctx}
-}
-
+// keptSet leaves series out while a set is read.
 type keptSet struct {
 	promstorage.ChunkSeriesSet
 	keep func(labels.Labels) bool

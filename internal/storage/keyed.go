@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 	"sync/atomic"
@@ -11,13 +12,20 @@ import (
 	promstorage "github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/tsdb/index"
+	"github.com/prometheus/prometheus/tsdb/tombstones"
 )
 
 // Queries of a cluster read a share of the series that a node holds, by a hash of their labels,
-// the key. Keys of series in the head are remembered by the numbers that the TSDB gives series,
-// so that what others serve is left out before anything of it is looked up.
+// the key. Keys are remembered by the numbers that the TSDB gives series in the head, and by where
+// they lie in the index of a block, so that what others serve is left out before anything of it
+// is looked up.
 
-// seriesKeys remembers keys while a TSDB is open: the next one may give numbers anew.
+const keysPerPage = 512
+
+// keyPage has the keys of neighbors. Zero stands for one that is not known.
+type keyPage [keysPerPage]atomic.Uint64
+
+// seriesKeys remembers keys of the head while a TSDB is open: the next one may give numbers anew.
 type seriesKeys struct {
 	key func(labels.Labels) uint64
 	// pages are *keyPage by number. Numbers rise, so pages empty with time, and all of them
@@ -25,11 +33,6 @@ type seriesKeys struct {
 	pages sync.Map
 	count atomic.Int64
 }
-
-const keysPerPage = 512
-
-// keyPage has the keys of neighbors. Zero stands for one that is not known.
-type keyPage [keysPerPage]atomic.Uint64
 
 // spare is how many more pages there may be than series need.
 const spare = 128
@@ -46,12 +49,17 @@ func (k *seriesKeys) page(number, series uint64) *keyPage {
 	return p.(*keyPage)
 }
 
-// keyedQuerier reads the head, or the part of it that keep tells if it is set. Not for concurrent use.
+// keyedQuerier reads the head or a block, or the part of it that keep tells if it is set. Not for
+// concurrent use.
 type keyedQuerier struct {
 	promstorage.ChunkQuerier
-	head       tsdb.BlockReader
-	keys       *seriesKeys
-	keep       func(key uint64) bool
+	from tsdb.BlockReader
+	key  func(labels.Labels) uint64
+	// page returns the page of a number, nil where it is not to be remembered.
+	page func(number uint64) *keyPage
+	keep func(key uint64) bool
+	// open is what a select reads from.
+	open       func(*promstorage.SelectHints) (blockReader, error)
 	mint, maxt int64
 	// opened are closed with the querier, before what it reads from itself, for which the head
 	// waits before it cuts anything off.
@@ -68,7 +76,39 @@ func (k *seriesKeys) headChunkQuerier(b tsdb.BlockReader, mint, maxt int64) (pro
 	if err != nil {
 		return nil, err
 	}
-	return &keyedQuerier{ChunkQuerier: q, head: b, keys: k, mint: mint, maxt: maxt}, nil
+	head := &keyedQuerier{ChunkQuerier: q, from: b, key: k.key, mint: mint, maxt: maxt}
+	head.page = func(number uint64) *keyPage { return k.page(number, b.Meta().Stats.NumSeries) }
+	head.open = head.reopen
+	return head, nil
+}
+
+// blockReader reads series and chunks of the head, not for concurrent use, or of a block.
+type blockReader struct {
+	index   tsdb.IndexReader
+	chunks  tsdb.ChunkReader
+	deleted tombstones.Reader
+}
+
+// reopen opens what the querier reads once more, to be closed with the querier.
+func (q *keyedQuerier) reopen(hints *promstorage.SelectHints) (blockReader, error) {
+	var r blockReader
+	var err error
+	if r.index, err = q.from.Index(); err != nil {
+		return blockReader{}, err
+	}
+	q.opened = append(q.opened, r.index)
+	if r.chunks, err = q.from.Chunks(); err != nil {
+		return blockReader{}, err
+	}
+	q.opened = append(q.opened, r.chunks)
+	if r.deleted, err = q.from.Tombstones(); err != nil {
+		return blockReader{}, err
+	}
+	q.opened = append(q.opened, r.deleted)
+	if c, ok := r.chunks.(interface{ EnableChunkCache() }); ok && hints.Step > 0 {
+		c.EnableChunkCache()
+	}
+	return r, nil
 }
 
 // Close implements storage.ChunkQuerier.
@@ -108,18 +148,14 @@ func (q *keyedQuerier) kept(ctx context.Context, sorted bool, hints *promstorage
 	if err != nil {
 		return nil, err
 	}
-	deleted, err := q.head.Tombstones()
-	if err != nil {
-		return nil, err
-	}
-	if !sorted && hints.DisableTrimming && deleted.Total() == 0 {
-		return &headSet{headReader: r, querier: q, hints: hints, refs: refs}, nil
+	if _, copies := r.chunks.(tsdb.ChunkReaderWithCopy); copies && !sorted && hints.DisableTrimming && r.deleted.Total() == 0 {
+		return &headSet{blockReader: r, querier: q, hints: hints, refs: refs}, nil
 	}
 	p = index.NewListPostings(refs)
 	if sorted {
 		p = r.index.SortedPostings(p)
 	}
-	return tsdb.NewBlockChunkSeriesSet(q.head.Meta().ULID, r.index, r.chunks, deleted, p, hints.Start, hints.End, hints.DisableTrimming), nil
+	return tsdb.NewBlockChunkSeriesSet(q.from.Meta().ULID, r.index, r.chunks, r.deleted, p, hints.Start, hints.End, hints.DisableTrimming), nil
 }
 
 // filter returns the series that keep tells. Those that have left the head are not among them.
@@ -127,22 +163,29 @@ func (q *keyedQuerier) filter(ctx context.Context, r tsdb.IndexReader, p index.P
 	var kept []promstorage.SeriesRef
 	var page *keyPage
 	var builder labels.ScratchBuilder
-	series := q.head.Meta().Stats.NumSeries
 	for current := ^uint64(0); p.Next(); {
 		ref := p.At()
 		if number := uint64(ref) / keysPerPage; number != current {
 			if ctx.Err() != nil {
 				return nil, context.Cause(ctx)
 			}
-			page, current = q.keys.page(number, series), number
+			page, current = q.page(number), number
 		}
-		key := page[ref%keysPerPage].Load()
+		var key uint64
+		if page != nil {
+			key = page[ref%keysPerPage].Load()
+		}
 		if key == 0 {
-			if r.Series(ref, &builder, nil) != nil {
+			switch err := r.Series(ref, &builder, nil); {
+			case errors.Is(err, promstorage.ErrNotFound):
 				continue
+			case err != nil:
+				return nil, fmt.Errorf("get series %d: %w", ref, err)
 			}
-			key = q.keys.key(builder.Labels())
-			page[ref%keysPerPage].Store(key)
+			key = q.key(builder.Labels())
+			if page != nil {
+				page[ref%keysPerPage].Store(key)
+			}
 		}
 		if q.keep(key) {
 			kept = append(kept, ref)

@@ -29,21 +29,23 @@ func (s *Store) merged(mint, maxt int64) (promstorage.Querier, error) {
 
 // mergedChunks is merged for chunks, of the series alone whose keys keep tells unless it is nil.
 func (s *Store) mergedChunks(mint, maxt int64, keep func(key uint64) bool) (promstorage.ChunkQuerier, error) {
-	parts, err := partsOf(s, mint, maxt, s.db.ChunkQuerier, s.guard.BlockChunkQuerier)
+	open := s.guard.BlockChunkQuerier
+	if keep != nil {
+		open = func(b *tsdb.Block, mint, maxt int64) (promstorage.ChunkQuerier, error) {
+			return s.guard.BlockChunkQuerierBy(b, func() (promstorage.ChunkQuerier, error) {
+				return s.blockKeys.chunkQuerier(b, s.db.Blocks, mint, maxt, keep)
+			})
+		}
+	}
+	parts, err := partsOf(s, mint, maxt, s.db.ChunkQuerier, open)
 	if err != nil {
 		return nil, err
 	}
-	if keep != nil {
-		keepLabels := func(ls labels.Labels) bool { return keep(s.opts.Key(ls)) }
-		if head, ok := parts[0].(*keyedQuerier); ok {
-			head.keep = keep
-		} else {
-			// It has late samples, too.
-			parts[0] = keptHead{parts[0], keepLabels}
-		}
-		for i, p := range parts[1:] {
-			parts[1+i] = keptBlock{p, keepLabels}
-		}
+	if head, ok := parts[0].(*keyedQuerier); ok {
+		head.keep = keep
+	} else if keep != nil {
+		// It has late samples, too.
+		parts[0] = keptHead{parts[0], func(ls labels.Labels) bool { return keep(s.opts.Key(ls)) }}
 	}
 	encoding := s.opts.tsdbOptions().FloatChunkEncoding
 	return promstorage.NewMergeChunkQuerier(parts, nil, merge.ChunkSeries(func() chunkenc.Encoding { return encoding })), nil

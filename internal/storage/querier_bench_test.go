@@ -13,7 +13,7 @@ import (
 )
 
 // BenchmarkQuerier reads 2000 series of the head, and of the head and four blocks, where
-// nothing overlaps: samples, chunks, and chunks as a share of the series is read.
+// nothing overlaps: samples, chunks, and chunks of a third of the series.
 func BenchmarkQuerier(b *testing.B) {
 	for _, hours := range []int{1, 9} {
 		o := benchOptions(b, SyncOff)
@@ -34,7 +34,7 @@ func BenchmarkQuerier(b *testing.B) {
 			hints *promstorage.SelectHints
 		}{
 			{"chunks", nil, nil},
-			{"chunks of some", func(uint64) bool { return true }, &promstorage.SelectHints{Start: 0, End: allTime, DisableTrimming: true}},
+			{"chunks of a third", func(key uint64) bool { return key%3 == 0 }, &promstorage.SelectHints{Start: 0, End: allTime, DisableTrimming: true}},
 		} {
 			b.Run(fmt.Sprintf("%s/blocks=%d", way.name, blocks), func(b *testing.B) {
 				benchChunks(b, s, way.keep, way.hints, hours*60*benchSeries)
@@ -79,8 +79,8 @@ func benchChunks(b *testing.B, s *Store, keep func(uint64) bool, hints *promstor
 			for it = set.At().Iterator(it); it.Next(); n += it.At().Chunk.NumSamples() {
 			}
 		}
-		if err := q.Close(); err != nil || n != want {
-			b.Fatalf("%d samples, want %d; %v", n, want, err)
+		if err := q.Close(); err != nil || keep == nil && n != want || n < want/4 {
+			b.Fatalf("%d samples, of %d; %v", n, want, err)
 		}
 	}
 }

@@ -60,12 +60,13 @@ type Store struct {
 	metrics *metrics
 	damage  *damage.Ledger
 	// horizon is what expiry, the rule of it, has come to; raises lets one write it at a time.
-	horizon atomic.Pointer[expiry.Horizon]
-	expiry  expiry.Rule
-	raises  *slots
-	guard   *damage.Guard
-	scrub   *scrub
-	fence   *fence
+	horizon   atomic.Pointer[expiry.Horizon]
+	expiry    expiry.Rule
+	raises    *slots
+	guard     *damage.Guard
+	blockKeys *blockKeys
+	scrub     *scrub
+	fence     *fence
 	// walMetadata mirrors the feature metadata-wal-records.
 	walMetadata bool
 	creator     creator
@@ -127,14 +128,15 @@ func openIn(o Options, hk hooks) (*Store, error) {
 	m := newMetrics(o.Registerer)
 	m.maxSeries.Set(float64(o.MaxSeries))
 	s := &Store{
-		opts:     o,
-		hooks:    hk,
-		stats:    tsdb.NewDBStats(),
-		metrics:  m,
-		fence:    newFence(o.Dir, o.Logger, m.fenced),
-		families: newFamilies(m.metadataDropped),
-		keeper:   newKeeper(),
-		upkeep:   newUpkeep(),
+		opts:      o,
+		hooks:     hk,
+		stats:     tsdb.NewDBStats(),
+		metrics:   m,
+		fence:     newFence(o.Dir, o.Logger, m.fenced),
+		families:  newFamilies(m.metadataDropped),
+		keeper:    newKeeper(),
+		blockKeys: newBlockKeys(o.Key),
+		upkeep:    newUpkeep(),
 
 		walMetadata: slices.Contains(o.Features, "metadata-wal-records"),
 		creations:   newSlots(runtime.GOMAXPROCS(0)),
