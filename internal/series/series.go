@@ -1,5 +1,6 @@
 // Package series is the vocabulary of the write path: what a sender asks to have
-// stored, and what a store answers. It knows nothing of networks, disks or placement.
+// stored, and what a store answers; and of asking which labels the stored series have. It knows
+// nothing of networks, disks or placement.
 package series
 
 import (
