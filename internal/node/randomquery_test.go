@@ -429,12 +429,16 @@ func (r *randomQueries) answer(q randomQuery) (*queryAnswer, bool) {
 // askInTrouble asks while one node after the other is stopped, cut off and started again, and
 // while a fourth one joins.
 func (r *randomQueries) askInTrouble(queries int) {
+	r.inTrouble(queries, func() { r.ask(r.next()) })
+}
+
+func (r *randomQueries) inTrouble(queries int, one func()) {
 	r.Helper()
 	r.net.SetLatency(time.Millisecond)
 	names := slices.Sorted(maps.Keys(r.nodes))
 	ask := func(n int) {
 		for range n {
-			r.ask(r.next())
+			one()
 			<-time.After(time.Duration(r.rng.IntN(300)) * time.Millisecond)
 		}
 	}

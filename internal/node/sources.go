@@ -2,14 +2,12 @@ package node
 
 import (
 	"context"
-	"errors"
 
 	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/metadata"
 	promstorage "github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
-	"github.com/prometheus/prometheus/util/annotations"
 
 	"github.com/starling-tsdb/starling/internal/proof"
 	"github.com/starling-tsdb/starling/internal/pushdown"
@@ -49,35 +47,6 @@ func selection(t *table.Table, req query.SelectRequest) transport.Selection {
 	return transport.Selection{
 		Epoch: t.Epoch, Proof: req.Proof, Mint: req.Mint, Maxt: req.Maxt, Hints: req.Hints, Matchers: req.Matchers, Part: req.Part,
 	}
-}
-
-// LabelNames implements query.Source.
-func (s localSource) LabelNames(ctx context.Context, mint, maxt int64, hints *promstorage.LabelHints, ms ...*labels.Matcher) ([]string, annotations.Annotations, error) {
-	return s.labels(mint, maxt, func(q promstorage.LabelQuerier) ([]string, annotations.Annotations, error) {
-		return q.LabelNames(ctx, hints, ms...)
-	})
-}
-
-// LabelValues implements query.Source.
-func (s localSource) LabelValues(ctx context.Context, name string, mint, maxt int64, hints *promstorage.LabelHints, ms ...*labels.Matcher) ([]string, annotations.Annotations, error) {
-	return s.labels(mint, maxt, func(q promstorage.LabelQuerier) ([]string, annotations.Annotations, error) {
-		return q.LabelValues(ctx, name, hints, ms...)
-	})
-}
-
-func (s localSource) labels(mint, maxt int64, ask func(promstorage.LabelQuerier) ([]string, annotations.Annotations, error)) ([]string, annotations.Annotations, error) {
-	q, err := s.Store.ChunkQuerier(mint, maxt)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer q.Close()
-	values, warnings, err := ask(q)
-	owned := make([]string, len(values))
-	for i, v := range values {
-		// The strings may lie in a mapped block, which goes with the querier.
-		owned[i] = string([]byte(v))
-	}
-	return owned, warnings, err
 }
 
 // Exemplars implements query.Source.
@@ -122,18 +91,6 @@ func (s peerSource) State(ctx context.Context) (proof.State, error) {
 	return s.peer.State(ctx, s.table)
 }
 
-// LabelNames implements query.Source.
-func (s peerSource) LabelNames(ctx context.Context, mint, maxt int64, hints *promstorage.LabelHints, ms ...*labels.Matcher) ([]string, annotations.Annotations, error) {
-	values, warnings, err := s.peer.LabelNames(ctx, s.table, mint, maxt, limitOf(hints), ms)
-	return values, annotate(warnings), err
-}
-
-// LabelValues implements query.Source.
-func (s peerSource) LabelValues(ctx context.Context, name string, mint, maxt int64, hints *promstorage.LabelHints, ms ...*labels.Matcher) ([]string, annotations.Annotations, error) {
-	values, warnings, err := s.peer.LabelValues(ctx, s.table, mint, maxt, name, limitOf(hints), ms)
-	return values, annotate(warnings), err
-}
-
 // Exemplars implements query.Source.
 func (s peerSource) Exemplars(ctx context.Context, start, end int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error) {
 	return s.peer.Exemplars(ctx, s.table, start, end, sets)
@@ -147,19 +104,4 @@ func (s peerSource) Metadata(ctx context.Context, metric string, limit, limitPer
 // Stats implements query.Source.
 func (s peerSource) Stats(ctx context.Context, label string, limit int) (*tsdb.Stats, error) {
 	return s.peer.Stats(ctx, s.table, label, limit)
-}
-
-func limitOf(hints *promstorage.LabelHints) int {
-	if hints == nil {
-		return 0
-	}
-	return hints.Limit
-}
-
-func annotate(warnings []string) annotations.Annotations {
-	var a annotations.Annotations
-	for _, w := range warnings {
-		a.Add(errors.New(w))
-	}
-	return a
 }

@@ -239,8 +239,8 @@ func (r *round[T]) add(rep *reply[T]) error {
 		r.outcomes[rep.node] = hasAnswered
 		return nil
 	}
-	if tooMany, ok := errors.AsType[*TooManyBytesError](rep.err); ok {
-		return tooMany
+	if ofQuery(rep.err) {
+		return rep.err
 	}
 	r.outcomes[rep.node] = hasFailed
 	reason := "error"

@@ -2,7 +2,9 @@ package query
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/prometheus/prometheus/model/exemplar"
@@ -12,7 +14,6 @@ import (
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
-	"github.com/prometheus/prometheus/util/annotations"
 
 	"github.com/starling-tsdb/starling/internal/merge"
 	"github.com/starling-tsdb/starling/internal/proof"
@@ -83,22 +84,24 @@ func (s dbSource) Select(ctx context.Context, req SelectRequest) storage.ChunkSe
 	return closingSet{q.Select(ctx, true, req.Hints, req.Matchers...), q}
 }
 
-func (s dbSource) LabelNames(ctx context.Context, mint, maxt int64, hints *storage.LabelHints, ms ...*labels.Matcher) ([]string, annotations.Annotations, error) {
-	q, err := s.Querier(mint, maxt)
+func (s dbSource) Labels(ctx context.Context, q series.LabelQuery, take func(int64) error) (all []string, err error) {
+	querier, err := s.Querier(q.Mint, q.Maxt)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	defer q.Close()
-	return q.LabelNames(ctx, hints, ms...)
-}
-
-func (s dbSource) LabelValues(ctx context.Context, name string, mint, maxt int64, hints *storage.LabelHints, ms ...*labels.Matcher) ([]string, annotations.Annotations, error) {
-	q, err := s.Querier(mint, maxt)
-	if err != nil {
-		return nil, nil, err
+	defer querier.Close()
+	if q.Name == "" {
+		all, _, err = querier.LabelNames(ctx, nil, slices.Clone(q.Matchers)...)
+	} else {
+		all, _, err = querier.LabelValues(ctx, q.Name, nil, slices.Clone(q.Matchers)...)
 	}
-	defer q.Close()
-	return q.LabelValues(ctx, name, hints, ms...)
+	if q.Limit > 0 {
+		all = all[:min(q.Limit, len(all))]
+	}
+	for _, v := range all {
+		err = errors.Join(err, take(int64(len(v))+series.StringOverhead))
+	}
+	return all, err
 }
 
 func (s dbSource) Exemplars(ctx context.Context, start, end int64, ms [][]*labels.Matcher) ([]exemplar.QueryResult, error) {

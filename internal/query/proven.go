@@ -11,6 +11,7 @@ import (
 
 	"github.com/starling-tsdb/starling/internal/proof"
 	"github.com/starling-tsdb/starling/internal/pushdown"
+	"github.com/starling-tsdb/starling/internal/series"
 	"github.com/starling-tsdb/starling/internal/table"
 )
 
@@ -218,6 +219,9 @@ func ofQuery(err error) bool {
 		return true
 	}
 	if _, tooMany := errors.AsType[promql.ErrTooManySamples](err); tooMany {
+		return true
+	}
+	if _, tooMany := errors.AsType[*series.TooManyLabelsError](err); tooMany {
 		return true
 	}
 	_, unproven := errors.AsType[*pushdown.UnprovenError](err)

@@ -72,63 +72,6 @@ func (r *reader) request(hints *storage.SelectHints, matchers []*labels.Matcher)
 	return SelectRequest{Mint: r.mint, Maxt: r.maxt, Hints: &own, Matchers: matchers}
 }
 
-// LabelNames implements storage.LabelQuerier.
-func (r *reader) LabelNames(ctx context.Context, hints *storage.LabelHints, matchers ...*labels.Matcher) ([]string, annotations.Annotations, error) {
-	return r.union(ctx, "label_names", hints, func(ctx context.Context, s Source, own *storage.LabelHints) ([]string, annotations.Annotations, error) {
-		return s.LabelNames(ctx, r.mint, r.maxt, own, slices.Clone(matchers)...)
-	})
-}
-
-// LabelValues implements storage.LabelQuerier.
-func (r *reader) LabelValues(ctx context.Context, name string, hints *storage.LabelHints, matchers ...*labels.Matcher) ([]string, annotations.Annotations, error) {
-	return r.union(ctx, "label_values", hints, func(ctx context.Context, s Source, own *storage.LabelHints) ([]string, annotations.Annotations, error) {
-		return s.LabelValues(ctx, name, r.mint, r.maxt, own, slices.Clone(matchers)...)
-	})
-}
-
-// union asks all nodes for strings and returns those that any node has, sorted. Each
-// node may stop at the limit, since the first strings of all are among the first of
-// each. As with Prometheus's own queriers the caller asks for one more than it wants
-// and warns if it gets it.
-func (r *reader) union(ctx context.Context, operation string, hints *storage.LabelHints,
-	ask func(context.Context, Source, *storage.LabelHints) ([]string, annotations.Annotations, error),
-) ([]string, annotations.Annotations, error) {
-	var limit storage.LabelHints
-	if hints != nil {
-		limit = *hints
-	}
-	type found struct {
-		strings  []string
-		warnings annotations.Annotations
-	}
-	g, err := gather(ctx, r.f, r.budget, operation, func(ctx context.Context, n Node, sh *share) (found, error) {
-		own := limit
-		strings, warnings, err := ask(ctx, n.Source, &own)
-		if err != nil {
-			return found{}, err
-		}
-		var size int64
-		for _, s := range strings {
-			size += int64(len(s)) + stringOverhead
-		}
-		return found{strings, warnings}, sh.take(size)
-	})
-	if err != nil {
-		return nil, nil, err
-	}
-	var all []string
-	for _, a := range g.answers {
-		all = append(all, a.strings...)
-		g.warnings.Merge(a.warnings)
-	}
-	slices.Sort(all)
-	all = slices.Compact(all)
-	if limit.Limit > 0 && len(all) > limit.Limit {
-		all = all[:limit.Limit]
-	}
-	return all, g.warnings, nil
-}
-
 // querier reads samples.
 type querier struct{ reader }
 

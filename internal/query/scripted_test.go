@@ -17,6 +17,7 @@ import (
 
 	"github.com/starling-tsdb/starling/internal/proof"
 	"github.com/starling-tsdb/starling/internal/pushdown"
+	"github.com/starling-tsdb/starling/internal/series"
 )
 
 var errDown = errors.New("connection refused")
@@ -34,12 +35,8 @@ func (f failing) Evaluate(context.Context, EvaluateRequest) (*pushdown.Partial, 
 	return nil, f.err
 }
 
-func (f failing) LabelNames(context.Context, int64, int64, *storage.LabelHints, ...*labels.Matcher) ([]string, annotations.Annotations, error) {
-	return nil, nil, f.err
-}
-
-func (f failing) LabelValues(context.Context, string, int64, int64, *storage.LabelHints, ...*labels.Matcher) ([]string, annotations.Annotations, error) {
-	return nil, nil, f.err
+func (f failing) Labels(context.Context, series.LabelQuery, func(int64) error) ([]string, error) {
+	return nil, f.err
 }
 
 func (f failing) Exemplars(context.Context, int64, int64, [][]*labels.Matcher) ([]exemplar.QueryResult, error) {

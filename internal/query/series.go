@@ -21,9 +21,6 @@ type milliseconds = int64
 const (
 	minTime = math.MinInt64
 	maxTime = math.MaxInt64
-
-	// stringOverhead is the header of a string.
-	stringOverhead = 16
 )
 
 // selected is the result of a select, merged while it is walked. It waits for the

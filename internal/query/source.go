@@ -9,10 +9,10 @@ import (
 	"github.com/prometheus/prometheus/model/metadata"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
-	"github.com/prometheus/prometheus/util/annotations"
 
 	"github.com/starling-tsdb/starling/internal/proof"
 	"github.com/starling-tsdb/starling/internal/pushdown"
+	"github.com/starling-tsdb/starling/internal/series"
 	"github.com/starling-tsdb/starling/internal/table"
 )
 
@@ -48,12 +48,10 @@ type Source interface {
 	// of the node.
 	Evaluate(ctx context.Context, req EvaluateRequest) (*pushdown.Partial, error)
 
-	// LabelNames returns the label names of matching series in the range, in
-	// milliseconds and inclusive, sorted.
-	LabelNames(ctx context.Context, mint, maxt int64, hints *storage.LabelHints, matchers ...*labels.Matcher) ([]string, annotations.Annotations, error)
-
-	// LabelValues returns the values of one label name, as LabelNames does the names.
-	LabelValues(ctx context.Context, name string, mint, maxt int64, hints *storage.LabelHints, matchers ...*labels.Matcher) ([]string, annotations.Annotations, error)
+	// Labels returns which labels the node knows, all or the first ones. Take is told of the
+	// bytes of the answer before they are held; its error ends the request, which fails with it.
+	// A *series.TooManyLabelsError is an error of the query and not of the node.
+	Labels(ctx context.Context, q series.LabelQuery, take func(bytes int64) error) ([]string, error)
 
 	// Exemplars returns the exemplars in the range of series that match one of the sets.
 	Exemplars(ctx context.Context, start, end int64, matchers [][]*labels.Matcher) ([]exemplar.QueryResult, error)

@@ -192,28 +192,6 @@ type Peer struct {
 	closed bool
 }
 
-// LabelNames returns the peer's label names in [mint, maxt], sorted, and its warnings.
-func (p *Peer) LabelNames(ctx context.Context, t *table.Table, mint, maxt int64, limit int, ms []*labels.Matcher) ([]string, []string, error) {
-	resp, err := p.client.LabelNames(ctx, &peerpb.LabelsRequest{
-		Header: p.header(t), MinTimeMs: mint, MaxTimeMs: maxt, Limit: int64(limit), Matchers: matchersToProto(ms),
-	})
-	if err != nil {
-		return nil, nil, p.fail(ctx, t, err)
-	}
-	return resp.Values, resp.Warnings, nil
-}
-
-// LabelValues returns the peer's values of a label in [mint, maxt], sorted, and its warnings.
-func (p *Peer) LabelValues(ctx context.Context, t *table.Table, mint, maxt int64, name string, limit int, ms []*labels.Matcher) ([]string, []string, error) {
-	resp, err := p.client.LabelValues(ctx, &peerpb.LabelsRequest{
-		Header: p.header(t), MinTimeMs: mint, MaxTimeMs: maxt, Name: []byte(name), Limit: int64(limit), Matchers: matchersToProto(ms),
-	})
-	if err != nil {
-		return nil, nil, p.fail(ctx, t, err)
-	}
-	return resp.Values, resp.Warnings, nil
-}
-
 // Exemplars returns the peer's exemplars of the series that match any of the sets.
 func (p *Peer) Exemplars(ctx context.Context, t *table.Table, start, end int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error) {
 	req := &peerpb.ExemplarsRequest{Header: p.header(t), StartMs: start, EndMs: end}

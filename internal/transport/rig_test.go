@@ -168,7 +168,10 @@ type localReader struct {
 	*tsdb.DB
 	holder   *holder
 	selected Selection // the last one
-	advanced []string
+	// labels, if set, answers what labelQuery is, the last one.
+	labels     func(ctx context.Context, yield func(string) error) error
+	labelQuery series.LabelQuery
+	advanced   []string
 }
 
 func (r *localReader) State() proof.State {
@@ -217,6 +220,27 @@ func (r *localReader) Advance(_ context.Context, peer table.NodeID, session uint
 type closingSet struct {
 	storage.ChunkSeriesSet
 	io.Closer
+}
+
+// Labels are those of the TSDB, or as many as are set.
+func (r *localReader) Labels(ctx context.Context, q series.LabelQuery, yield func(string) error) error {
+	r.labelQuery = q
+	if r.labels != nil {
+		return r.labels(ctx, yield)
+	}
+	querier, err := r.ChunkQuerier(q.Mint, q.Maxt)
+	if err != nil {
+		return err
+	}
+	defer querier.Close()
+	all, _, err := querier.LabelNames(ctx, nil, q.Matchers...)
+	if q.Name != "" {
+		all, _, err = querier.LabelValues(ctx, q.Name, nil, q.Matchers...)
+	}
+	for _, s := range all {
+		err = errors.Join(err, yield(s))
+	}
+	return err
 }
 
 func (r *localReader) Metadata(string, int, int) map[string][]metadata.Metadata {

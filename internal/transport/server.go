@@ -89,7 +89,9 @@ type Reader interface {
 	Evaluate(ctx context.Context, s Selection, fragment string, g pushdown.Grid) (*pushdown.Partial, error)
 	// Sum sums up the series that Select returns, by ranges of keys.
 	Sum(ctx context.Context, s Selection) (*proof.Sums, error)
-	ChunkQuerier(mint, maxt int64) (storage.ChunkQuerier, error)
+	// Labels calls yield with which labels there are, in order and each once. Strings are valid
+	// until yield returns. It fails with yield's error, or a *series.TooManyLabelsError.
+	Labels(ctx context.Context, q series.LabelQuery, yield func(string) error) error
 	ExemplarQuerier(ctx context.Context) (storage.ExemplarQuerier, error)
 	Metadata(family string, limit, limitPerMetric int) map[string][]metadata.Metadata
 	Stats(statsByLabelName string, limit int) (*tsdb.Stats, error)
@@ -269,48 +271,6 @@ func (s *Server) checkSelf(to string) error {
 		return status.Errorf(codes.Unavailable, "node %s answers at this address, the request is meant for %s", s.opts.Self, to)
 	}
 	return nil
-}
-
-// LabelNames implements peerpb.PeerServer.
-func (s *Server) LabelNames(ctx context.Context, req *peerpb.LabelsRequest) (*peerpb.LabelsResponse, error) {
-	return s.labels(ctx, req, func(q storage.LabelQuerier, hints *storage.LabelHints, ms []*labels.Matcher) ([]string, annotations.Annotations, error) {
-		return q.LabelNames(ctx, hints, ms...)
-	})
-}
-
-// LabelValues implements peerpb.PeerServer.
-func (s *Server) LabelValues(ctx context.Context, req *peerpb.LabelsRequest) (*peerpb.LabelsResponse, error) {
-	return s.labels(ctx, req, func(q storage.LabelQuerier, hints *storage.LabelHints, ms []*labels.Matcher) ([]string, annotations.Annotations, error) {
-		return q.LabelValues(ctx, string(req.Name), hints, ms...)
-	})
-}
-
-type labelsFunc func(storage.LabelQuerier, *storage.LabelHints, []*labels.Matcher) ([]string, annotations.Annotations, error)
-
-func (s *Server) labels(_ context.Context, req *peerpb.LabelsRequest, ask labelsFunc) (*peerpb.LabelsResponse, error) {
-	if err := s.check(req.Header); err != nil {
-		return nil, err
-	}
-	matchers, err := matchersFromProto(req.Matchers)
-	if err != nil {
-		return nil, status.Error(codes.InvalidArgument, err.Error())
-	}
-	q, err := s.opts.Reader.ChunkQuerier(req.MinTimeMs, req.MaxTimeMs)
-	if err != nil {
-		return nil, err
-	}
-	defer q.Close()
-	values, warns, err := ask(q, &storage.LabelHints{Limit: int(req.Limit)}, matchers)
-	if err != nil {
-		return nil, err
-	}
-	// The strings may lie in a mapped block: they are copied out when the response is
-	// marshalled, which is after this function. Copy them before the querier closes.
-	owned := make([]string, len(values))
-	for i, v := range values {
-		owned[i] = string([]byte(v))
-	}
-	return &peerpb.LabelsResponse{Values: owned, Warnings: warnings(warns)}, s.check(req.Header)
 }
 
 // Exemplars implements peerpb.PeerServer.

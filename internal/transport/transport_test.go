@@ -87,14 +87,14 @@ func TestEpochsAreReconciled(t *testing.T) {
 		}
 
 		r.local.table = epoch(5)
-		_, _, err = peer.LabelNames(t.Context(), epoch(5), 0, 100, 0, nil)
+		_, err = names(t, peer, epoch(5))
 		if !errors.As(err, &mismatch) {
 			t.Fatalf("read with a newer epoch: %v", err)
 		}
 		if r.remote.Table().Epoch != 5 {
 			t.Error("the peer was not handed the newer table")
 		}
-		if _, _, err = peer.LabelNames(t.Context(), epoch(5), 0, 100, 0, nil); err != nil {
+		if _, err = names(t, peer, epoch(5)); err != nil {
 			t.Errorf("after the hand-over: %v", err)
 		}
 	})
@@ -145,7 +145,7 @@ func TestMatchersNeedNoUTF8(t *testing.T) {
 		if set.Err() != nil || n != 2 {
 			t.Errorf("%d series, %v", n, set.Err())
 		}
-		if _, _, err := r.peers.Peer("remote").LabelValues(t.Context(), epoch(1), 0, 100, "\xff", 0, ms); err != nil {
+		if _, err := r.peers.Peer("remote").Labels(t.Context(), epoch(1), series.LabelQuery{Name: "\xff", Maxt: 100, Matchers: ms}, anything); err != nil {
 			t.Error(err)
 		}
 	})
@@ -203,13 +203,13 @@ func TestDeadPeerFailsFast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		peer := r.peers.Peer("remote")
-		if _, _, err := peer.LabelNames(t.Context(), epoch(1), 0, 1, 0, nil); err != nil {
+		if _, err := names(t, peer, epoch(1)); err != nil {
 			t.Fatal(err)
 		}
 		r.net.Down("10.0.0.2")
 		start := time.Now()
 		for range 10 {
-			if _, _, err := peer.LabelNames(t.Context(), epoch(1), 0, 1, 0, nil); err == nil {
+			if _, err := names(t, peer, epoch(1)); err == nil {
 				t.Fatal("a dead peer answered")
 			}
 		}
@@ -223,18 +223,18 @@ func TestSilentPeerIsNoticed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		peer := r.peers.Peer("remote")
-		if _, _, err := peer.LabelNames(t.Context(), epoch(1), 0, 1, 0, nil); err != nil {
+		if _, err := names(t, peer, epoch(1)); err != nil {
 			t.Fatal(err)
 		}
 		r.net.Partition([]string{"10.0.0.1"}, []string{"10.0.0.2"})
 		start := time.Now()
-		_, _, err := peer.LabelNames(t.Context(), epoch(1), 0, 1, 0, nil)
+		_, err := names(t, peer, epoch(1))
 		if took := time.Since(start); err == nil || took > 20*time.Second {
 			t.Errorf("a request to a silent peer: %v after %s", err, took)
 		}
 		r.net.Heal()
 		time.Sleep(5 * time.Second)
-		if _, _, err := peer.LabelNames(t.Context(), epoch(1), 0, 1, 0, nil); err != nil {
+		if _, err := names(t, peer, epoch(1)); err != nil {
 			t.Errorf("five seconds after the split healed: %v", err)
 		}
 	})

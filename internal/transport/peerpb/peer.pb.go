@@ -2584,9 +2584,11 @@ type LabelsRequest struct {
 	MinTimeMs int64                  `protobuf:"zigzag64,2,opt,name=min_time_ms,json=minTimeMs,proto3" json:"min_time_ms,omitempty"`
 	MaxTimeMs int64                  `protobuf:"zigzag64,3,opt,name=max_time_ms,json=maxTimeMs,proto3" json:"max_time_ms,omitempty"`
 	// name is the label whose values are asked for; unused for label names.
-	Name          []byte     `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
-	Matchers      []*Matcher `protobuf:"bytes,5,rep,name=matchers,proto3" json:"matchers,omitempty"`
-	Limit         int64      `protobuf:"varint,6,opt,name=limit,proto3" json:"limit,omitempty"`
+	Name     []byte     `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	Matchers []*Matcher `protobuf:"bytes,5,rep,name=matchers,proto3" json:"matchers,omitempty"`
+	Limit    int64      `protobuf:"varint,6,opt,name=limit,proto3" json:"limit,omitempty"`
+	// parts says that the answer may come in several messages.
+	Parts         bool `protobuf:"varint,7,opt,name=parts,proto3" json:"parts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2663,10 +2665,18 @@ func (x *LabelsRequest) GetLimit() int64 {
 	return 0
 }
 
+func (x *LabelsRequest) GetParts() bool {
+	if x != nil {
+		return x.Parts
+	}
+	return false
+}
+
 type LabelsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Values        []string               `protobuf:"bytes,1,rep,name=values,proto3" json:"values,omitempty"`
-	Warnings      []string               `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Values []string               `protobuf:"bytes,1,rep,name=values,proto3" json:"values,omitempty"`
+	// limited is why there is no answer: it is too large.
+	Limited       string `protobuf:"bytes,3,opt,name=limited,proto3" json:"limited,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2708,11 +2718,11 @@ func (x *LabelsResponse) GetValues() []string {
 	return nil
 }
 
-func (x *LabelsResponse) GetWarnings() []string {
+func (x *LabelsResponse) GetLimited() string {
 	if x != nil {
-		return x.Warnings
+		return x.Limited
 	}
-	return nil
+	return ""
 }
 
 type MatcherSet struct {
@@ -4057,17 +4067,18 @@ const file_peer_proto_rawDesc = "" +
 	" \x03(\x01R\x0fpositiveBuckets\x12)\n" +
 	"\x10negative_buckets\x18\v \x03(\x01R\x0fnegativeBuckets\x12#\n" +
 	"\rcustom_values\x18\f \x03(\x01R\fcustomValues\x12\x16\n" +
-	"\x06errors\x18\r \x03(\x01R\x06errors\"\xe2\x01\n" +
+	"\x06errors\x18\r \x03(\x01R\x06errors\"\xf8\x01\n" +
 	"\rLabelsRequest\x120\n" +
 	"\x06header\x18\x01 \x01(\v2\x18.starling.peer.v1.HeaderR\x06header\x12\x1e\n" +
 	"\vmin_time_ms\x18\x02 \x01(\x12R\tminTimeMs\x12\x1e\n" +
 	"\vmax_time_ms\x18\x03 \x01(\x12R\tmaxTimeMs\x12\x12\n" +
 	"\x04name\x18\x04 \x01(\fR\x04name\x125\n" +
 	"\bmatchers\x18\x05 \x03(\v2\x19.starling.peer.v1.MatcherR\bmatchers\x12\x14\n" +
-	"\x05limit\x18\x06 \x01(\x03R\x05limit\"D\n" +
+	"\x05limit\x18\x06 \x01(\x03R\x05limit\x12\x14\n" +
+	"\x05parts\x18\a \x01(\bR\x05parts\"H\n" +
 	"\x0eLabelsResponse\x12\x16\n" +
-	"\x06values\x18\x01 \x03(\tR\x06values\x12\x1a\n" +
-	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"C\n" +
+	"\x06values\x18\x01 \x03(\tR\x06values\x12\x18\n" +
+	"\alimited\x18\x03 \x01(\tR\alimitedJ\x04\b\x02\x10\x03\"C\n" +
 	"\n" +
 	"MatcherSet\x125\n" +
 	"\bmatchers\x18\x01 \x03(\v2\x19.starling.peer.v1.MatcherR\bmatchers\"\xa8\x01\n" +
@@ -4148,7 +4159,7 @@ const file_peer_proto_rawDesc = "" +
 	"\x02to\x18\x02 \x01(\tR\x02to\"\x12\n" +
 	"\x10HandoverResponse\"-\n" +
 	"\x11MembershipMessage\x12\x18\n" +
-	"\apayload\x18\x01 \x01(\fR\apayload2\xf2\v\n" +
+	"\apayload\x18\x01 \x01(\fR\apayload2\xf6\v\n" +
 	"\x04Peer\x12H\n" +
 	"\x05Write\x12\x1c.starling.peer.v1.WriteFrame\x1a\x1d.starling.peer.v1.WriteAnswer(\x010\x01\x12E\n" +
 	"\x04Note\x12\x1d.starling.peer.v1.NoteRequest\x1a\x1e.starling.peer.v1.NoteResponse\x12Q\n" +
@@ -4160,10 +4171,10 @@ const file_peer_proto_rawDesc = "" +
 	"\x03Sum\x12\x1f.starling.peer.v1.SelectRequest\x1a!.starling.peer.v1.DigestsResponse\x12N\n" +
 	"\aCompare\x12 .starling.peer.v1.CompareRequest\x1a!.starling.peer.v1.CompareResponse\x12M\n" +
 	"\x06Select\x12\x1f.starling.peer.v1.SelectRequest\x1a .starling.peer.v1.SelectResponse0\x01\x12S\n" +
-	"\bEvaluate\x12!.starling.peer.v1.EvaluateRequest\x1a\".starling.peer.v1.EvaluateResponse0\x01\x12O\n" +
+	"\bEvaluate\x12!.starling.peer.v1.EvaluateRequest\x1a\".starling.peer.v1.EvaluateResponse0\x01\x12Q\n" +
 	"\n" +
-	"LabelNames\x12\x1f.starling.peer.v1.LabelsRequest\x1a .starling.peer.v1.LabelsResponse\x12P\n" +
-	"\vLabelValues\x12\x1f.starling.peer.v1.LabelsRequest\x1a .starling.peer.v1.LabelsResponse\x12T\n" +
+	"LabelNames\x12\x1f.starling.peer.v1.LabelsRequest\x1a .starling.peer.v1.LabelsResponse0\x01\x12R\n" +
+	"\vLabelValues\x12\x1f.starling.peer.v1.LabelsRequest\x1a .starling.peer.v1.LabelsResponse0\x01\x12T\n" +
 	"\tExemplars\x12\".starling.peer.v1.ExemplarsRequest\x1a#.starling.peer.v1.ExemplarsResponse\x12Q\n" +
 	"\bMetadata\x12!.starling.peer.v1.MetadataRequest\x1a\".starling.peer.v1.MetadataResponse\x12H\n" +
 	"\x05Stats\x12\x1e.starling.peer.v1.StatsRequest\x1a\x1f.starling.peer.v1.StatsResponse\x12K\n" +

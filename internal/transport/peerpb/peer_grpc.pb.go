@@ -79,8 +79,10 @@ type PeerClient interface {
 	// Evaluate streams what the receiving node makes of a part of a query, of the series that
 	// Select would stream.
 	Evaluate(ctx context.Context, in *EvaluateRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[EvaluateResponse], error)
-	LabelNames(ctx context.Context, in *LabelsRequest, opts ...grpc.CallOption) (*LabelsResponse, error)
-	LabelValues(ctx context.Context, in *LabelsRequest, opts ...grpc.CallOption) (*LabelsResponse, error)
+	// LabelNames and LabelValues stream what the receiving node knows, in order and each once. To
+	// who does not ask for parts it is one message: nodes of earlier versions expect no stream.
+	LabelNames(ctx context.Context, in *LabelsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LabelsResponse], error)
+	LabelValues(ctx context.Context, in *LabelsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LabelsResponse], error)
 	Exemplars(ctx context.Context, in *ExemplarsRequest, opts ...grpc.CallOption) (*ExemplarsResponse, error)
 	Metadata(ctx context.Context, in *MetadataRequest, opts ...grpc.CallOption) (*MetadataResponse, error)
 	Stats(ctx context.Context, in *StatsRequest, opts ...grpc.CallOption) (*StatsResponse, error)
@@ -240,25 +242,43 @@ func (c *peerClient) Evaluate(ctx context.Context, in *EvaluateRequest, opts ...
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Peer_EvaluateClient = grpc.ServerStreamingClient[EvaluateResponse]
 
-func (c *peerClient) LabelNames(ctx context.Context, in *LabelsRequest, opts ...grpc.CallOption) (*LabelsResponse, error) {
+func (c *peerClient) LabelNames(ctx context.Context, in *LabelsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LabelsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(LabelsResponse)
-	err := c.cc.Invoke(ctx, Peer_LabelNames_FullMethodName, in, out, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Peer_ServiceDesc.Streams[4], Peer_LabelNames_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
-	return out, nil
+	x := &grpc.GenericClientStream[LabelsRequest, LabelsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
 }
 
-func (c *peerClient) LabelValues(ctx context.Context, in *LabelsRequest, opts ...grpc.CallOption) (*LabelsResponse, error) {
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peer_LabelNamesClient = grpc.ServerStreamingClient[LabelsResponse]
+
+func (c *peerClient) LabelValues(ctx context.Context, in *LabelsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LabelsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(LabelsResponse)
-	err := c.cc.Invoke(ctx, Peer_LabelValues_FullMethodName, in, out, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Peer_ServiceDesc.Streams[5], Peer_LabelValues_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
-	return out, nil
+	x := &grpc.GenericClientStream[LabelsRequest, LabelsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
 }
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peer_LabelValuesClient = grpc.ServerStreamingClient[LabelsResponse]
 
 func (c *peerClient) Exemplars(ctx context.Context, in *ExemplarsRequest, opts ...grpc.CallOption) (*ExemplarsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -351,8 +371,10 @@ type PeerServer interface {
 	// Evaluate streams what the receiving node makes of a part of a query, of the series that
 	// Select would stream.
 	Evaluate(*EvaluateRequest, grpc.ServerStreamingServer[EvaluateResponse]) error
-	LabelNames(context.Context, *LabelsRequest) (*LabelsResponse, error)
-	LabelValues(context.Context, *LabelsRequest) (*LabelsResponse, error)
+	// LabelNames and LabelValues stream what the receiving node knows, in order and each once. To
+	// who does not ask for parts it is one message: nodes of earlier versions expect no stream.
+	LabelNames(*LabelsRequest, grpc.ServerStreamingServer[LabelsResponse]) error
+	LabelValues(*LabelsRequest, grpc.ServerStreamingServer[LabelsResponse]) error
 	Exemplars(context.Context, *ExemplarsRequest) (*ExemplarsResponse, error)
 	Metadata(context.Context, *MetadataRequest) (*MetadataResponse, error)
 	Stats(context.Context, *StatsRequest) (*StatsResponse, error)
@@ -405,11 +427,11 @@ func (UnimplementedPeerServer) Select(*SelectRequest, grpc.ServerStreamingServer
 func (UnimplementedPeerServer) Evaluate(*EvaluateRequest, grpc.ServerStreamingServer[EvaluateResponse]) error {
 	return status.Error(codes.Unimplemented, "method Evaluate not implemented")
 }
-func (UnimplementedPeerServer) LabelNames(context.Context, *LabelsRequest) (*LabelsResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method LabelNames not implemented")
+func (UnimplementedPeerServer) LabelNames(*LabelsRequest, grpc.ServerStreamingServer[LabelsResponse]) error {
+	return status.Error(codes.Unimplemented, "method LabelNames not implemented")
 }
-func (UnimplementedPeerServer) LabelValues(context.Context, *LabelsRequest) (*LabelsResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method LabelValues not implemented")
+func (UnimplementedPeerServer) LabelValues(*LabelsRequest, grpc.ServerStreamingServer[LabelsResponse]) error {
+	return status.Error(codes.Unimplemented, "method LabelValues not implemented")
 }
 func (UnimplementedPeerServer) Exemplars(context.Context, *ExemplarsRequest) (*ExemplarsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Exemplars not implemented")
@@ -616,41 +638,27 @@ func _Peer_Evaluate_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Peer_EvaluateServer = grpc.ServerStreamingServer[EvaluateResponse]
 
-func _Peer_LabelNames_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(LabelsRequest)
-	if err := dec(in); err != nil {
-		return nil, err
+func _Peer_LabelNames_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(LabelsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
 	}
-	if interceptor == nil {
-		return srv.(PeerServer).LabelNames(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{
-		Server:     srv,
-		FullMethod: Peer_LabelNames_FullMethodName,
-	}
-	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(PeerServer).LabelNames(ctx, req.(*LabelsRequest))
-	}
-	return interceptor(ctx, in, info, handler)
+	return srv.(PeerServer).LabelNames(m, &grpc.GenericServerStream[LabelsRequest, LabelsResponse]{ServerStream: stream})
 }
 
-func _Peer_LabelValues_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(LabelsRequest)
-	if err := dec(in); err != nil {
-		return nil, err
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peer_LabelNamesServer = grpc.ServerStreamingServer[LabelsResponse]
+
+func _Peer_LabelValues_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(LabelsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
 	}
-	if interceptor == nil {
-		return srv.(PeerServer).LabelValues(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{
-		Server:     srv,
-		FullMethod: Peer_LabelValues_FullMethodName,
-	}
-	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(PeerServer).LabelValues(ctx, req.(*LabelsRequest))
-	}
-	return interceptor(ctx, in, info, handler)
+	return srv.(PeerServer).LabelValues(m, &grpc.GenericServerStream[LabelsRequest, LabelsResponse]{ServerStream: stream})
 }
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peer_LabelValuesServer = grpc.ServerStreamingServer[LabelsResponse]
 
 func _Peer_Exemplars_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ExemplarsRequest)
@@ -796,14 +804,6 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Peer_Compare_Handler,
 		},
 		{
-			MethodName: "LabelNames",
-			Handler:    _Peer_LabelNames_Handler,
-		},
-		{
-			MethodName: "LabelValues",
-			Handler:    _Peer_LabelValues_Handler,
-		},
-		{
 			MethodName: "Exemplars",
 			Handler:    _Peer_Exemplars_Handler,
 		},
@@ -848,6 +848,16 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Evaluate",
 			Handler:       _Peer_Evaluate_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "LabelNames",
+			Handler:       _Peer_LabelNames_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "LabelValues",
+			Handler:       _Peer_LabelValues_Handler,
 			ServerStreams: true,
 		},
 	},
