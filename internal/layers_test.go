@@ -15,7 +15,7 @@ import (
 const module = "github.com/starling-tsdb/starling/internal/"
 
 // vocabulary may be imported by everybody: it is what packages talk to each other in.
-var vocabulary = []string{"series", "table", "partial", "proof", "expiry", "pushdown"}
+var vocabulary = []string{"series", "table", "partial", "proof", "expiry", "pushdown", "spent"}
 
 // layers says, for each package, which others it may import beside the vocabulary. A
 // package that is not listed is a mistake: say here where it belongs.
@@ -26,6 +26,7 @@ var layers = map[string]struct {
 	"series":           {nil, "the vocabulary knows nothing"},
 	"table":            {nil, "the table's state machine is pure"},
 	"partial":          {nil, "the vocabulary knows nothing"},
+	"spent":            {nil, "the vocabulary knows nothing"},
 	"proof":            {nil, "who serves a query is a pure function"},
 	"merge":            {nil, "which value is answered is a pure function, the same in reads, compaction and imports"},
 	"expiry":           {nil, "what is expired is a pure function"},

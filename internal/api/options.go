@@ -81,6 +81,8 @@ type Sources struct {
 // Info is what a node tells about itself.
 type Info struct {
 	Cluster Cluster
+	// NodeName says how a node is called, from what this one knows. Optional: by its ID alone.
+	NodeName func(id string) NodeName
 	// BlockMetas lists the blocks of this node. Optional: none are shown.
 	BlockMetas func() ([]tsdb.BlockMeta, error)
 	// WALReplay tells how far this node's replay of its log is. Optional: the replay is
@@ -183,6 +185,9 @@ func (o *Options) fill() error {
 	}
 	if o.Sources.Parser == nil {
 		o.Sources.Parser = NewParser(parser.Options{ExperimentalDurationExpr: true})
+	}
+	if o.Info.NodeName == nil {
+		o.Info.NodeName = func(string) NodeName { return NodeName{} }
 	}
 	if o.Info.BlockMetas == nil {
 		o.Info.BlockMetas = func() ([]tsdb.BlockMeta, error) { return []tsdb.BlockMeta{}, nil }

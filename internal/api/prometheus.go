@@ -59,7 +59,7 @@ func (a *API) prometheusRouter() *route.Router {
 		func() (<-chan notifications.Notification, func(), bool) { return nil, nil, false },
 		o.Gatherer,
 		o.Registerer,
-		renderStats,
+		a.renderStats,
 		false, remoteapi.MessageTypes{}, // Remote write.
 		false, false, false, // OTLP.
 		false,

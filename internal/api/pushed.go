@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/prometheus/util/annotations"
 
 	"github.com/starling-tsdb/starling/internal/pushdown"
+	"github.com/starling-tsdb/starling/internal/spent"
 )
 
 // Evaluator evaluates a fragment of a query where its series are. An error that is an
@@ -73,10 +74,10 @@ func (e *pushingEngine) plan(q storage.Queryable, opts promql.QueryOpts, qs stri
 	}
 	p := &pushed{
 		engine: e, fragments: plan.Fragments, queryable: q, start: start, end: end, interval: interval,
-		stats: make([]FragmentStats, len(plan.Fragments)),
+		stats: make([]FragmentStats, len(plan.Fragments)), whole: explainedSelectors(plan.Whole),
 	}
 	for i, f := range plan.Fragments {
-		p.stats[i].Text = f.Trimmed()
+		p.stats[i].Text, p.stats[i].Reads = f.Trimmed(), []ReadStats{}
 	}
 	lookback := e.lookback
 	if opts != nil && opts.LookbackDelta() > 0 {
@@ -103,6 +104,8 @@ type pushed struct {
 	// spared are the samples that were looked at for the fragments, beyond those of their
 	// answers.
 	spared atomic.Int64
+	// whole are the selectors that are in no fragment.
+	whole []ExplainedSelector
 
 	mu sync.Mutex
 	// stats are those of the fragments, in their order.
@@ -127,7 +130,7 @@ func (q pushedQuery) Exec(ctx context.Context) *promql.Result {
 	res := q.Query.Exec(ctx)
 	q.Stats().Samples.TotalSamples += q.pushed.spared.Swap(0)
 	if wanted := wantedStats(ctx); wanted != nil {
-		wanted.fragments = q.pushed.told()
+		wanted.fragments, wanted.whole = q.pushed.told(), q.pushed.whole
 	}
 	if whole, ok := errors.AsType[*wholeError](res.Err); ok {
 		res.Err = whole.error
@@ -176,6 +179,10 @@ func (p *pushed) evaluate(ctx context.Context, fragment int) ([]promql.Series, a
 	f, began := p.fragments[fragment], time.Now()
 	stats := FragmentStats{Text: f.Trimmed(), Evaluated: evaluatedInParts}
 	outcome := "parts"
+	var reads *spent.Query
+	if spent.Of(ctx) != nil {
+		ctx, reads = spent.With(ctx)
+	}
 	series, warnings, err := p.evaluateInParts(ctx, f, &stats)
 	if unproven, ok := errors.AsType[*pushdown.UnprovenError](err); ok {
 		stats.Evaluated, stats.Reason, outcome = evaluatedWhole, unproven.Reason, "whole"
@@ -185,7 +192,7 @@ func (p *pushed) evaluate(ctx context.Context, fragment int) ([]promql.Series, a
 		outcome = "failed"
 	}
 	p.engine.outcomes.WithLabelValues(outcome).Inc()
-	stats.Series, stats.Seconds = len(series), time.Since(began).Seconds()
+	stats.Series, stats.Seconds, stats.Reads = len(series), time.Since(began).Seconds(), readStats(reads)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stats[fragment] = stats

@@ -7,6 +7,8 @@ import (
 
 	"github.com/prometheus/prometheus/util/stats"
 	v1 "github.com/prometheus/prometheus/web/api/v1"
+
+	"github.com/starling-tsdb/starling/internal/spent"
 )
 
 // Values of FragmentStats.Evaluated.
@@ -28,6 +30,9 @@ type FragmentStats struct {
 	// the answer.
 	Samples int64 `json:"samples"`
 	Series  int   `json:"series"`
+	// Reads are what it read of the nodes: one of its parts and, if it was evaluated whole, one of each
+	// selector.
+	Reads []ReadStats `json:"reads"`
 }
 
 // statsAll is the value of the parameter "stats" that asks for everything.
@@ -38,6 +43,10 @@ const statsAll = "all"
 type statsRequest struct {
 	param     string
 	fragments []FragmentStats
+	// whole are the selectors that are in no fragment.
+	whole []ExplainedSelector
+	// spent is what the query takes beside its fragments, nil unless everything is asked for.
+	spent *spent.Query
 }
 
 type statsKey struct{}
@@ -60,25 +69,53 @@ func (r *statsRequest) warning() error {
 func withStats(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if param := r.FormValue("stats"); param != "" {
-			r = r.WithContext(context.WithValue(r.Context(), statsKey{}, &statsRequest{param: param}))
+			wanted := &statsRequest{param: param}
+			ctx := context.WithValue(r.Context(), statsKey{}, wanted)
+			if param == statsAll {
+				ctx, wanted.spent = spent.With(ctx)
+			}
+			r = r.WithContext(ctx)
 		}
 		next(w, r)
 	}
 }
 
-// queryStats are Prometheus's statistics, with those of fragments beside them.
+// queryStats are Prometheus's statistics, with those of fragments and nodes beside them.
 type queryStats struct {
 	stats.BuiltinStats
+	distributedStats
+}
+
+// distributedStats tell what became of a query in the cluster.
+type distributedStats struct {
 	Fragments []FragmentStats `json:"fragments"`
+	// Whole are the selectors whose series are read as stored, and why; Selectors what that took.
+	Whole     []ExplainedSelector `json:"whole"`
+	Selectors []ReadStats         `json:"selectors"`
+	Read      ReadTotals          `json:"read"`
+}
+
+// distributed renders what there is to tell.
+func (r *statsRequest) distributed(name func(id string) NodeName) distributedStats {
+	d := distributedStats{
+		Fragments: append([]FragmentStats{}, r.fragments...), Whole: append([]ExplainedSelector{}, r.whole...), Selectors: readStats(r.spent),
+	}
+	d.Read.add(d.Selectors)
+	nameNodes(d.Selectors, name)
+	for _, f := range d.Fragments {
+		d.Read.add(f.Reads)
+		nameNodes(f.Reads, name)
+	}
+	return d
 }
 
 // renderStats is a v1.StatsRenderer: Prometheus's own, and with stats=all what became of the
-// fragments, if there are any.
-func renderStats(ctx context.Context, s *stats.Statistics, param string) stats.QueryStats {
+// query in the cluster.
+func (a *API) renderStats(ctx context.Context, s *stats.Statistics, param string) stats.QueryStats {
 	rendered := v1.DefaultStatsRenderer(ctx, s, param)
 	wanted := wantedStats(ctx)
-	if rendered == nil || param != statsAll || wanted == nil || len(wanted.fragments) == 0 {
+	if rendered == nil || param != statsAll || wanted == nil {
 		return rendered
 	}
-	return &queryStats{rendered.Builtin(), wanted.fragments}
+	return &queryStats{rendered.Builtin(), wanted.distributed(a.opts.Info.NodeName)}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
@@ -69,12 +70,17 @@ func (r reader) Evaluate(ctx context.Context, sel transport.Selection, fragment 
 // evaluate evaluates a fragment over the series that a selection of it leaves. They are not
 // sorted: nothing depends on their order.
 func (r reader) evaluate(ctx context.Context, sel transport.Selection, f *pushdown.Fragment, g pushdown.Grid) (_ *pushdown.Partial, err error) {
+	came := time.Now()
 	end, err := r.node.evaluations.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer end()
+	turn := time.Now()
 	set, err := r.selected(ctx, sel, false)
+	if sel.Spent != nil {
+		defer func() { noteEvaluation(sel.Spent, set, turn.Sub(came), turn) }()
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -70,6 +70,7 @@ func (n *Node) openFrontend(built *teardown) error {
 		Writes: writes,
 		Info: api.Info{
 			Cluster:    status{n},
+			NodeName:   n.nodeName,
 			BlockMetas: n.store.BlockMetas,
 			Flags:      n.opts.Flags,
 			Version:    prometheusVersion(),

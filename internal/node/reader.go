@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
 	promstorage "github.com/prometheus/prometheus/storage"
@@ -59,6 +60,7 @@ func (r reader) selected(ctx context.Context, sel transport.Selection, sorted bo
 	if err != nil {
 		return nil, err
 	}
+	began := time.Now()
 	set := &ownSet{check: func() error { _, err := r.at(sel); return err }}
 	hints := sel.Hints
 	var keep func(key uint64) bool
@@ -83,6 +85,9 @@ func (r reader) selected(ctx context.Context, sel transport.Selection, sorted bo
 			promstorage.ChunkSeriesSet
 			io.Closer
 		}{r.node.giver.Pace(ctx, sel.Part.Node, set), set}, nil
+	}
+	if sel.Spent != nil {
+		return newMeasuredSet(set, sel.Spent, time.Since(began)), nil
 	}
 	return set, nil
 }

@@ -45,7 +45,7 @@ func (s localSource) Evaluate(ctx context.Context, req query.EvaluateRequest) (*
 
 func selection(t *table.Table, req query.SelectRequest) transport.Selection {
 	return transport.Selection{
-		Epoch: t.Epoch, Proof: req.Proof, Mint: req.Mint, Maxt: req.Maxt, Hints: req.Hints, Matchers: req.Matchers, Part: req.Part,
+		Epoch: t.Epoch, Proof: req.Proof, Mint: req.Mint, Maxt: req.Maxt, Hints: req.Hints, Matchers: req.Matchers, Part: req.Part, Spent: req.Spent,
 	}
 }
 

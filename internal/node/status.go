@@ -111,6 +111,16 @@ func (n *Node) nodeStatus() []api.NodeStatus {
 	return nodes
 }
 
+// nodeName is how the status of the cluster calls a node.
+func (n *Node) nodeName(id string) api.NodeName {
+	for _, m := range n.cluster.Members() {
+		if string(m.ID) == id {
+			return api.NodeName{Name: m.Name, Address: m.RPC}
+		}
+	}
+	return api.NodeName{}
+}
+
 func (n *Node) transitionStatus(p *placed, reports map[table.NodeID]transport.Report) *api.TransitionStatus {
 	tr := p.table.Transition
 	if tr == nil {

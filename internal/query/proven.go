@@ -38,8 +38,11 @@ var (
 // selected reads series: each from one owner, if the view allows that, and from all nodes if
 // not.
 func (f *Fanout) selected(ctx context.Context, b *budget, req SelectRequest) (gathered[answer], error) {
+	ended := req.note(ctx, selectorText(req.Matchers))
+	defer ended()
+	ask := noted(f.readAll, req.read, func(a answer) int { return len(a.series) })
 	return measured(f, "select", func(view View) (gathered[answer], error) {
-		return readServing(ctx, f, view, b, req, f.readAll, false)
+		return readServing(ctx, f, view, b, req, ask, false)
 	})
 }
 
@@ -89,7 +92,9 @@ type stated struct {
 func proven[T any](ctx context.Context, f *Fanout, view View, b *budget, req SelectRequest, ask asking[T], alone bool) (gathered[T], error) {
 	failed := map[table.NodeID]error{}
 	for n := 1; ; n++ {
+		began := time.Now()
 		states, err := gatherAttempts(ctx, f, view, b, patience{stateTimeout, stateGrace}, f.askState(req.span(), failed))
+		req.read.Proved(time.Since(began))
 		if err != nil {
 			return gathered[T]{warnings: states.warnings}, err
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/starling-tsdb/starling/internal/proof"
 	"github.com/starling-tsdb/starling/internal/pushdown"
 	"github.com/starling-tsdb/starling/internal/series"
+	"github.com/starling-tsdb/starling/internal/spent"
 	"github.com/starling-tsdb/starling/internal/table"
 )
 
@@ -75,6 +76,12 @@ type SelectRequest struct {
 	Proof *proof.Proof
 	// Part, if set, leaves only what a node copies.
 	Part *proof.Part
+	// Spent, if set, is where the source notes what the answer takes, before it is complete: the
+	// bytes that came, and what the owner measured.
+	Spent *spent.Node
+
+	// read, if set, is what the request is part of.
+	read *spent.Read
 }
 
 // EvaluateRequest asks for what a fragment makes of series.

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/prometheus/util/annotations"
 	"google.golang.org/grpc"
 
+	"github.com/starling-tsdb/starling/internal/spent"
 	"github.com/starling-tsdb/starling/internal/table"
 	"github.com/starling-tsdb/starling/internal/transport/peerpb"
 )
@@ -28,7 +29,7 @@ func (p *Peer) Select(ctx context.Context, t *table.Table, sel Selection) storag
 	if err != nil {
 		set.end(err)
 	}
-	set.stream = stream
+	set.stream, set.spent = stream, sel.Spent
 	return set
 }
 
@@ -36,6 +37,7 @@ func (p *Peer) selectionToProto(t *table.Table, sel Selection) *peerpb.SelectReq
 	return &peerpb.SelectRequest{
 		Header: p.header(t), MinTimeMs: sel.Mint, MaxTimeMs: sel.Maxt,
 		Matchers: matchersToProto(sel.Matchers), Hints: hintsToProto(sel.Hints), Proof: proofToProto(sel.Proof), Part: partToProto(sel.Part), Encoded: sel.Encoded,
+		Measure: sel.Spent != nil,
 	}
 }
 
@@ -52,6 +54,9 @@ type StreamedSet struct {
 	start   time.Time
 	stream  grpc.ServerStreamingClient[peerpb.SelectResponse]
 	builder labels.ScratchBuilder
+
+	// spent, if set, is where what comes is noted.
+	spent *spent.Node
 
 	frame    []*peerpb.ChunkedSeries
 	current  *storage.ChunkSeriesEntry
@@ -110,6 +115,7 @@ func (s *StreamedSet) pop() *peerpb.ChunkedSeries {
 			break
 		}
 		s.frame = resp.Series
+		received(s.spent, resp)
 		for _, w := range resp.Warnings {
 			s.warnings.Add(errors.New(w))
 		}

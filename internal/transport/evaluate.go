@@ -80,6 +80,9 @@ func (p *Peer) evaluate(ctx context.Context, req *peerpb.EvaluateRequest, e *Eva
 			return part, nil
 		case err != nil:
 			return nil, err
+		}
+		received(e.Spent, resp)
+		switch {
 		case resp.Unproven != "":
 			return nil, &queryError{&pushdown.UnprovenError{Reason: resp.Unproven}}
 		case resp.Limited != "":
@@ -192,23 +195,23 @@ func (s *Server) Evaluate(req *peerpb.EvaluateRequest, stream grpc.ServerStreami
 	var limited promql.ErrTooManySamples
 	switch {
 	case errors.As(err, &unproven):
-		return stream.Send(&peerpb.EvaluateResponse{Unproven: unproven.Reason})
+		return stream.Send(&peerpb.EvaluateResponse{Unproven: unproven.Reason, Spent: spentToProto(sel.Spent)})
 	case errors.As(err, &limited):
-		return stream.Send(&peerpb.EvaluateResponse{Limited: string(limited)})
+		return stream.Send(&peerpb.EvaluateResponse{Limited: string(limited), Spent: spentToProto(sel.Spent)})
 	case err != nil:
 		return err
 	}
-	return sendPartial(part, stream)
+	return sendPartial(part, stream, spentToProto(sel.Spent))
 }
 
 // sendPartial sends messages of about frameBytes.
-func sendPartial(part *pushdown.Partial, stream grpc.ServerStreamingServer[peerpb.EvaluateResponse]) error {
+func sendPartial(part *pushdown.Partial, stream grpc.ServerStreamingServer[peerpb.EvaluateResponse], measured *peerpb.Spent) error {
 	next, size := &peerpb.EvaluateResponse{}, 0
 	for i := range part.Values {
 		v := &part.Values[i]
 		histograms := int(v.HistogramBytes())
 		if histograms > maxHistogramBytes {
-			return stream.Send(&peerpb.EvaluateResponse{Unproven: "histograms of many steps"})
+			return stream.Send(&peerpb.EvaluateResponse{Unproven: "histograms of many steps", Spent: measured})
 		}
 		next.Values = append(next.Values, valuesToProto(v))
 		size += int(v.Labels.ByteSize()) + len(v.N) + 8*(len(v.V)+len(v.C)) + histograms
@@ -219,6 +222,6 @@ func sendPartial(part *pushdown.Partial, stream grpc.ServerStreamingServer[peerp
 			next, size = &peerpb.EvaluateResponse{}, 0
 		}
 	}
-	next.Samples, next.Found = part.Samples, part.Found
+	next.Samples, next.Found, next.Spent = part.Samples, part.Found, measured
 	return stream.Send(next)
 }

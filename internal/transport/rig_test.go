@@ -24,6 +24,7 @@ import (
 	"github.com/starling-tsdb/starling/internal/pushdown"
 	"github.com/starling-tsdb/starling/internal/series"
 	"github.com/starling-tsdb/starling/internal/simnet"
+	"github.com/starling-tsdb/starling/internal/spent"
 	"github.com/starling-tsdb/starling/internal/table"
 )
 
@@ -171,7 +172,9 @@ type localReader struct {
 	// labels, if set, answers what labelQuery is, the last one.
 	labels     func(ctx context.Context, yield func(string) error) error
 	labelQuery series.LabelQuery
-	advanced   []string
+	// spent is what requests that ask for it took.
+	spent    *spent.Owner
+	advanced []string
 }
 
 func (r *localReader) State() proof.State {
@@ -182,6 +185,7 @@ func (r *localReader) State() proof.State {
 
 func (r *localReader) Select(ctx context.Context, s Selection) (SeriesSet, error) {
 	r.selected = s
+	r.measure(s)
 	q, err := r.ChunkQuerier(s.Mint, s.Maxt)
 	if err != nil {
 		return nil, err
@@ -191,10 +195,18 @@ func (r *localReader) Select(ctx context.Context, s Selection) (SeriesSet, error
 
 func (r *localReader) Evaluate(ctx context.Context, s Selection, fragment string, g pushdown.Grid) (*pushdown.Partial, error) {
 	r.selected, r.fragment, r.grid = s, fragment, g
+	r.measure(s)
 	if r.evaluating != nil {
 		r.evaluating(ctx)
 	}
 	return r.part, r.partErr
+}
+
+// measure notes what is set, unless that is nothing.
+func (r *localReader) measure(s Selection) {
+	if s.Spent != nil {
+		s.Spent.Owner = r.spent
+	}
 }
 
 // Sum has something in the first range and in the last one.

@@ -27,6 +27,7 @@ import (
 	"github.com/starling-tsdb/starling/internal/proof"
 	"github.com/starling-tsdb/starling/internal/pushdown"
 	"github.com/starling-tsdb/starling/internal/series"
+	"github.com/starling-tsdb/starling/internal/spent"
 	"github.com/starling-tsdb/starling/internal/table"
 	"github.com/starling-tsdb/starling/internal/transport/peerpb"
 )
@@ -67,6 +68,9 @@ type Selection struct {
 	Part *proof.Part
 	// Encoded is set if not samples are to be summed up, but chunks as they are encoded.
 	Encoded bool
+	// Spent, if set, is where who reads notes what it measures, before its answer is complete, and
+	// who asks a peer what comes.
+	Spent *spent.Node
 }
 
 // SeriesSet is what a node answers. It is closed when nobody reads from it any more.

@@ -71,7 +71,7 @@ func (s *Server) HandOff(req *peerpb.HandOffRequest, stream grpc.ServerStreaming
 	if err := stream.Send(&peerpb.SelectResponse{Window: &peerpb.Window{Session: w.Session, SinceMs: w.Since, UntilMs: w.Until}}); err != nil {
 		return err
 	}
-	return sendSeries(set, stream, false)
+	return sendSeries(set, stream, false, nil)
 }
 
 // Advance implements peerpb.PeerServer.

@@ -6,6 +6,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/starling-tsdb/starling/internal/spent"
 	"github.com/starling-tsdb/starling/internal/transport/peerpb"
 )
 
@@ -23,7 +24,7 @@ func (s *Server) Select(req *peerpb.SelectRequest, stream grpc.ServerStreamingSe
 		return err
 	}
 	defer set.Close()
-	return sendSeries(set, stream, labelsOnly(req.Hints))
+	return sendSeries(set, stream, labelsOnly(req.Hints), sel.Spent)
 }
 
 func selectionFromProto(req *peerpb.SelectRequest) (Selection, error) {
@@ -34,6 +35,7 @@ func selectionFromProto(req *peerpb.SelectRequest) (Selection, error) {
 	return Selection{
 		Epoch: req.Header.GetEpoch(), Proof: proofFromProto(req.Proof),
 		Mint: req.MinTimeMs, Maxt: req.MaxTimeMs, Hints: hintsFromProto(req.Hints), Matchers: matchers, Part: partFromProto(req.Part), Encoded: req.Encoded,
+		Spent: spentOf(req.Measure),
 	}, nil
 }
 
@@ -48,7 +50,7 @@ type frames struct {
 }
 
 func (f *frames) flush() error {
-	if len(f.next.Series)+len(f.next.Warnings) == 0 {
+	if len(f.next.Series)+len(f.next.Warnings) == 0 && f.next.Spent == nil {
 		return nil
 	}
 	err := f.stream.Send(f.next)
@@ -56,7 +58,7 @@ func (f *frames) flush() error {
 	return err
 }
 
-func sendSeries(set storage.ChunkSeriesSet, stream grpc.ServerStreamingServer[peerpb.SelectResponse], labelsOnly bool) error {
+func sendSeries(set storage.ChunkSeriesSet, stream grpc.ServerStreamingServer[peerpb.SelectResponse], labelsOnly bool, measured *spent.Node) error {
 	f := &frames{stream: stream, next: &peerpb.SelectResponse{}}
 	for set.Next() {
 		if err := stream.Context().Err(); err != nil {
@@ -69,7 +71,7 @@ func sendSeries(set storage.ChunkSeriesSet, stream grpc.ServerStreamingServer[pe
 	if err := set.Err(); err != nil {
 		return err
 	}
-	f.next.Warnings = warnings(set.Warnings())
+	f.next.Warnings, f.next.Spent = warnings(set.Warnings()), spentToProto(measured)
 	return f.flush()
 }
 

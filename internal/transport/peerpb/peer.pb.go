@@ -1841,7 +1841,9 @@ type SelectRequest struct {
 	// part is set if a node asks for what it is to copy.
 	Part *Part `protobuf:"bytes,7,opt,name=part,proto3" json:"part,omitempty"`
 	// encoded is set if not samples are to be summed up, but chunks as they are encoded.
-	Encoded       bool `protobuf:"varint,8,opt,name=encoded,proto3" json:"encoded,omitempty"`
+	Encoded bool `protobuf:"varint,8,opt,name=encoded,proto3" json:"encoded,omitempty"`
+	// measure asks for what the request takes.
+	Measure       bool `protobuf:"varint,9,opt,name=measure,proto3" json:"measure,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1932,6 +1934,13 @@ func (x *SelectRequest) GetEncoded() bool {
 	return false
 }
 
+func (x *SelectRequest) GetMeasure() bool {
+	if x != nil {
+		return x.Measure
+	}
+	return false
+}
+
 // Part is what a node copies, of the series that it owns.
 type Part struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1996,19 +2005,99 @@ func (x *Part) GetRanges() uint64 {
 	return 0
 }
 
+// Spent is what a node measured of a request that asked for it, in nanoseconds: its wait for its
+// turn, the reading of series and chunks, and the rest until the answer was complete.
+type Spent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	WaitingNs     int64                  `protobuf:"varint,1,opt,name=waiting_ns,json=waitingNs,proto3" json:"waiting_ns,omitempty"`
+	ReadingNs     int64                  `protobuf:"varint,2,opt,name=reading_ns,json=readingNs,proto3" json:"reading_ns,omitempty"`
+	EvaluatingNs  int64                  `protobuf:"varint,3,opt,name=evaluating_ns,json=evaluatingNs,proto3" json:"evaluating_ns,omitempty"`
+	Series        int64                  `protobuf:"varint,4,opt,name=series,proto3" json:"series,omitempty"`
+	Samples       int64                  `protobuf:"varint,5,opt,name=samples,proto3" json:"samples,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Spent) Reset() {
+	*x = Spent{}
+	mi := &file_peer_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Spent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Spent) ProtoMessage() {}
+
+func (x *Spent) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Spent.ProtoReflect.Descriptor instead.
+func (*Spent) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *Spent) GetWaitingNs() int64 {
+	if x != nil {
+		return x.WaitingNs
+	}
+	return 0
+}
+
+func (x *Spent) GetReadingNs() int64 {
+	if x != nil {
+		return x.ReadingNs
+	}
+	return 0
+}
+
+func (x *Spent) GetEvaluatingNs() int64 {
+	if x != nil {
+		return x.EvaluatingNs
+	}
+	return 0
+}
+
+func (x *Spent) GetSeries() int64 {
+	if x != nil {
+		return x.Series
+	}
+	return 0
+}
+
+func (x *Spent) GetSamples() int64 {
+	if x != nil {
+		return x.Samples
+	}
+	return 0
+}
+
 type SelectResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Series   []*ChunkedSeries       `protobuf:"bytes,1,rep,name=series,proto3" json:"series,omitempty"`
 	Warnings []string               `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	// window is set in the first message of a hand-off, if there is anything to hand off.
-	Window        *Window `protobuf:"bytes,3,opt,name=window,proto3" json:"window,omitempty"`
+	Window *Window `protobuf:"bytes,3,opt,name=window,proto3" json:"window,omitempty"`
+	// spent is in the last message of a query that asked for it.
+	Spent         *Spent `protobuf:"bytes,4,opt,name=spent,proto3" json:"spent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SelectResponse) Reset() {
 	*x = SelectResponse{}
-	mi := &file_peer_proto_msgTypes[29]
+	mi := &file_peer_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2020,7 +2109,7 @@ func (x *SelectResponse) String() string {
 func (*SelectResponse) ProtoMessage() {}
 
 func (x *SelectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[29]
+	mi := &file_peer_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2033,7 +2122,7 @@ func (x *SelectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SelectResponse.ProtoReflect.Descriptor instead.
 func (*SelectResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{29}
+	return file_peer_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SelectResponse) GetSeries() []*ChunkedSeries {
@@ -2057,6 +2146,13 @@ func (x *SelectResponse) GetWindow() *Window {
 	return nil
 }
 
+func (x *SelectResponse) GetSpent() *Spent {
+	if x != nil {
+		return x.Spent
+	}
+	return nil
+}
+
 type ChunkedSeries struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// labels holds name, value, name, value…, sorted by name.
@@ -2071,7 +2167,7 @@ type ChunkedSeries struct {
 
 func (x *ChunkedSeries) Reset() {
 	*x = ChunkedSeries{}
-	mi := &file_peer_proto_msgTypes[30]
+	mi := &file_peer_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2083,7 +2179,7 @@ func (x *ChunkedSeries) String() string {
 func (*ChunkedSeries) ProtoMessage() {}
 
 func (x *ChunkedSeries) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[30]
+	mi := &file_peer_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2096,7 +2192,7 @@ func (x *ChunkedSeries) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChunkedSeries.ProtoReflect.Descriptor instead.
 func (*ChunkedSeries) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{30}
+	return file_peer_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ChunkedSeries) GetLabels() []string {
@@ -2132,7 +2228,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_peer_proto_msgTypes[31]
+	mi := &file_peer_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2144,7 +2240,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[31]
+	mi := &file_peer_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2157,7 +2253,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{31}
+	return file_peer_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Chunk) GetMinTimeMs() int64 {
@@ -2203,7 +2299,7 @@ type EvaluateRequest struct {
 
 func (x *EvaluateRequest) Reset() {
 	*x = EvaluateRequest{}
-	mi := &file_peer_proto_msgTypes[32]
+	mi := &file_peer_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2215,7 +2311,7 @@ func (x *EvaluateRequest) String() string {
 func (*EvaluateRequest) ProtoMessage() {}
 
 func (x *EvaluateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[32]
+	mi := &file_peer_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2228,7 +2324,7 @@ func (x *EvaluateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvaluateRequest.ProtoReflect.Descriptor instead.
 func (*EvaluateRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{32}
+	return file_peer_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *EvaluateRequest) GetSelect() *SelectRequest {
@@ -2283,15 +2379,17 @@ type EvaluateResponse struct {
 	Found   bool  `protobuf:"varint,3,opt,name=found,proto3" json:"found,omitempty"`
 	// unproven is why the fragment has to be evaluated in another way, limited why it cannot be.
 	// Nothing else counts then.
-	Unproven      string `protobuf:"bytes,4,opt,name=unproven,proto3" json:"unproven,omitempty"`
-	Limited       string `protobuf:"bytes,5,opt,name=limited,proto3" json:"limited,omitempty"`
+	Unproven string `protobuf:"bytes,4,opt,name=unproven,proto3" json:"unproven,omitempty"`
+	Limited  string `protobuf:"bytes,5,opt,name=limited,proto3" json:"limited,omitempty"`
+	// spent is in the last message, if it was asked for.
+	Spent         *Spent `protobuf:"bytes,6,opt,name=spent,proto3" json:"spent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *EvaluateResponse) Reset() {
 	*x = EvaluateResponse{}
-	mi := &file_peer_proto_msgTypes[33]
+	mi := &file_peer_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2303,7 +2401,7 @@ func (x *EvaluateResponse) String() string {
 func (*EvaluateResponse) ProtoMessage() {}
 
 func (x *EvaluateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[33]
+	mi := &file_peer_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2316,7 +2414,7 @@ func (x *EvaluateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvaluateResponse.ProtoReflect.Descriptor instead.
 func (*EvaluateResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{33}
+	return file_peer_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *EvaluateResponse) GetValues() []*Values {
@@ -2354,6 +2452,13 @@ func (x *EvaluateResponse) GetLimited() string {
 	return ""
 }
 
+func (x *EvaluateResponse) GetSpent() *Spent {
+	if x != nil {
+		return x.Spent
+	}
+	return nil
+}
+
 // Values are those of one group of series.
 type Values struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -2371,7 +2476,7 @@ type Values struct {
 
 func (x *Values) Reset() {
 	*x = Values{}
-	mi := &file_peer_proto_msgTypes[34]
+	mi := &file_peer_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2383,7 +2488,7 @@ func (x *Values) String() string {
 func (*Values) ProtoMessage() {}
 
 func (x *Values) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[34]
+	mi := &file_peer_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2396,7 +2501,7 @@ func (x *Values) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Values.ProtoReflect.Descriptor instead.
 func (*Values) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{34}
+	return file_peer_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Values) GetLabels() []string {
@@ -2459,7 +2564,7 @@ type FloatHistogram struct {
 
 func (x *FloatHistogram) Reset() {
 	*x = FloatHistogram{}
-	mi := &file_peer_proto_msgTypes[35]
+	mi := &file_peer_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2471,7 +2576,7 @@ func (x *FloatHistogram) String() string {
 func (*FloatHistogram) ProtoMessage() {}
 
 func (x *FloatHistogram) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[35]
+	mi := &file_peer_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2484,7 +2589,7 @@ func (x *FloatHistogram) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FloatHistogram.ProtoReflect.Descriptor instead.
 func (*FloatHistogram) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{35}
+	return file_peer_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *FloatHistogram) GetStep() uint32 {
@@ -2595,7 +2700,7 @@ type LabelsRequest struct {
 
 func (x *LabelsRequest) Reset() {
 	*x = LabelsRequest{}
-	mi := &file_peer_proto_msgTypes[36]
+	mi := &file_peer_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2607,7 +2712,7 @@ func (x *LabelsRequest) String() string {
 func (*LabelsRequest) ProtoMessage() {}
 
 func (x *LabelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[36]
+	mi := &file_peer_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2620,7 +2725,7 @@ func (x *LabelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LabelsRequest.ProtoReflect.Descriptor instead.
 func (*LabelsRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{36}
+	return file_peer_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *LabelsRequest) GetHeader() *Header {
@@ -2683,7 +2788,7 @@ type LabelsResponse struct {
 
 func (x *LabelsResponse) Reset() {
 	*x = LabelsResponse{}
-	mi := &file_peer_proto_msgTypes[37]
+	mi := &file_peer_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2695,7 +2800,7 @@ func (x *LabelsResponse) String() string {
 func (*LabelsResponse) ProtoMessage() {}
 
 func (x *LabelsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[37]
+	mi := &file_peer_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2708,7 +2813,7 @@ func (x *LabelsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LabelsResponse.ProtoReflect.Descriptor instead.
 func (*LabelsResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{37}
+	return file_peer_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *LabelsResponse) GetValues() []string {
@@ -2734,7 +2839,7 @@ type MatcherSet struct {
 
 func (x *MatcherSet) Reset() {
 	*x = MatcherSet{}
-	mi := &file_peer_proto_msgTypes[38]
+	mi := &file_peer_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2746,7 +2851,7 @@ func (x *MatcherSet) String() string {
 func (*MatcherSet) ProtoMessage() {}
 
 func (x *MatcherSet) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[38]
+	mi := &file_peer_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2759,7 +2864,7 @@ func (x *MatcherSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MatcherSet.ProtoReflect.Descriptor instead.
 func (*MatcherSet) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{38}
+	return file_peer_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *MatcherSet) GetMatchers() []*Matcher {
@@ -2781,7 +2886,7 @@ type ExemplarsRequest struct {
 
 func (x *ExemplarsRequest) Reset() {
 	*x = ExemplarsRequest{}
-	mi := &file_peer_proto_msgTypes[39]
+	mi := &file_peer_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2793,7 +2898,7 @@ func (x *ExemplarsRequest) String() string {
 func (*ExemplarsRequest) ProtoMessage() {}
 
 func (x *ExemplarsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[39]
+	mi := &file_peer_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2806,7 +2911,7 @@ func (x *ExemplarsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExemplarsRequest.ProtoReflect.Descriptor instead.
 func (*ExemplarsRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{39}
+	return file_peer_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ExemplarsRequest) GetHeader() *Header {
@@ -2846,7 +2951,7 @@ type ExemplarsResponse struct {
 
 func (x *ExemplarsResponse) Reset() {
 	*x = ExemplarsResponse{}
-	mi := &file_peer_proto_msgTypes[40]
+	mi := &file_peer_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2858,7 +2963,7 @@ func (x *ExemplarsResponse) String() string {
 func (*ExemplarsResponse) ProtoMessage() {}
 
 func (x *ExemplarsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[40]
+	mi := &file_peer_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2871,7 +2976,7 @@ func (x *ExemplarsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExemplarsResponse.ProtoReflect.Descriptor instead.
 func (*ExemplarsResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{40}
+	return file_peer_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ExemplarsResponse) GetResults() []*ExemplarsResponse_Result {
@@ -2893,7 +2998,7 @@ type MetadataRequest struct {
 
 func (x *MetadataRequest) Reset() {
 	*x = MetadataRequest{}
-	mi := &file_peer_proto_msgTypes[41]
+	mi := &file_peer_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2905,7 +3010,7 @@ func (x *MetadataRequest) String() string {
 func (*MetadataRequest) ProtoMessage() {}
 
 func (x *MetadataRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[41]
+	mi := &file_peer_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2918,7 +3023,7 @@ func (x *MetadataRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetadataRequest.ProtoReflect.Descriptor instead.
 func (*MetadataRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{41}
+	return file_peer_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *MetadataRequest) GetHeader() *Header {
@@ -2958,7 +3063,7 @@ type MetadataResponse struct {
 
 func (x *MetadataResponse) Reset() {
 	*x = MetadataResponse{}
-	mi := &file_peer_proto_msgTypes[42]
+	mi := &file_peer_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2970,7 +3075,7 @@ func (x *MetadataResponse) String() string {
 func (*MetadataResponse) ProtoMessage() {}
 
 func (x *MetadataResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[42]
+	mi := &file_peer_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2983,7 +3088,7 @@ func (x *MetadataResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetadataResponse.ProtoReflect.Descriptor instead.
 func (*MetadataResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{42}
+	return file_peer_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *MetadataResponse) GetMetadata() []*FamilyMetadata {
@@ -3004,7 +3109,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_peer_proto_msgTypes[43]
+	mi := &file_peer_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3016,7 +3121,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[43]
+	mi := &file_peer_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3029,7 +3134,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{43}
+	return file_peer_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *StatsRequest) GetHeader() *Header {
@@ -3069,7 +3174,7 @@ type StatsResponse struct {
 
 func (x *StatsResponse) Reset() {
 	*x = StatsResponse{}
-	mi := &file_peer_proto_msgTypes[44]
+	mi := &file_peer_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3081,7 +3186,7 @@ func (x *StatsResponse) String() string {
 func (*StatsResponse) ProtoMessage() {}
 
 func (x *StatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[44]
+	mi := &file_peer_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3094,7 +3199,7 @@ func (x *StatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
 func (*StatsResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{44}
+	return file_peer_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *StatsResponse) GetNumSeries() uint64 {
@@ -3162,7 +3267,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_peer_proto_msgTypes[45]
+	mi := &file_peer_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3174,7 +3279,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[45]
+	mi := &file_peer_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3187,7 +3292,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{45}
+	return file_peer_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ReportRequest) GetHeader() *Header {
@@ -3222,7 +3327,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_peer_proto_msgTypes[46]
+	mi := &file_peer_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3234,7 +3339,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[46]
+	mi := &file_peer_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3247,7 +3352,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{46}
+	return file_peer_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ReportResponse) GetSeries() uint64 {
@@ -3325,7 +3430,7 @@ type Extent struct {
 
 func (x *Extent) Reset() {
 	*x = Extent{}
-	mi := &file_peer_proto_msgTypes[47]
+	mi := &file_peer_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3337,7 +3442,7 @@ func (x *Extent) String() string {
 func (*Extent) ProtoMessage() {}
 
 func (x *Extent) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[47]
+	mi := &file_peer_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3350,7 +3455,7 @@ func (x *Extent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extent.ProtoReflect.Descriptor instead.
 func (*Extent) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{47}
+	return file_peer_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Extent) GetMinMs() int64 {
@@ -3398,7 +3503,7 @@ type Copying struct {
 
 func (x *Copying) Reset() {
 	*x = Copying{}
-	mi := &file_peer_proto_msgTypes[48]
+	mi := &file_peer_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3410,7 +3515,7 @@ func (x *Copying) String() string {
 func (*Copying) ProtoMessage() {}
 
 func (x *Copying) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[48]
+	mi := &file_peer_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3423,7 +3528,7 @@ func (x *Copying) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Copying.ProtoReflect.Descriptor instead.
 func (*Copying) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{48}
+	return file_peer_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Copying) GetBegan() uint64 {
@@ -3506,7 +3611,7 @@ type HandoverRequest struct {
 
 func (x *HandoverRequest) Reset() {
 	*x = HandoverRequest{}
-	mi := &file_peer_proto_msgTypes[49]
+	mi := &file_peer_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3518,7 +3623,7 @@ func (x *HandoverRequest) String() string {
 func (*HandoverRequest) ProtoMessage() {}
 
 func (x *HandoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[49]
+	mi := &file_peer_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3531,7 +3636,7 @@ func (x *HandoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandoverRequest.ProtoReflect.Descriptor instead.
 func (*HandoverRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{49}
+	return file_peer_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *HandoverRequest) GetTable() []byte {
@@ -3556,7 +3661,7 @@ type HandoverResponse struct {
 
 func (x *HandoverResponse) Reset() {
 	*x = HandoverResponse{}
-	mi := &file_peer_proto_msgTypes[50]
+	mi := &file_peer_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3568,7 +3673,7 @@ func (x *HandoverResponse) String() string {
 func (*HandoverResponse) ProtoMessage() {}
 
 func (x *HandoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[50]
+	mi := &file_peer_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3581,7 +3686,7 @@ func (x *HandoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandoverResponse.ProtoReflect.Descriptor instead.
 func (*HandoverResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{50}
+	return file_peer_proto_rawDescGZIP(), []int{51}
 }
 
 type MembershipMessage struct {
@@ -3593,7 +3698,7 @@ type MembershipMessage struct {
 
 func (x *MembershipMessage) Reset() {
 	*x = MembershipMessage{}
-	mi := &file_peer_proto_msgTypes[51]
+	mi := &file_peer_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3605,7 +3710,7 @@ func (x *MembershipMessage) String() string {
 func (*MembershipMessage) ProtoMessage() {}
 
 func (x *MembershipMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[51]
+	mi := &file_peer_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3618,7 +3723,7 @@ func (x *MembershipMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembershipMessage.ProtoReflect.Descriptor instead.
 func (*MembershipMessage) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{51}
+	return file_peer_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *MembershipMessage) GetPayload() []byte {
@@ -3640,7 +3745,7 @@ type Proof_Node struct {
 
 func (x *Proof_Node) Reset() {
 	*x = Proof_Node{}
-	mi := &file_peer_proto_msgTypes[52]
+	mi := &file_peer_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3652,7 +3757,7 @@ func (x *Proof_Node) String() string {
 func (*Proof_Node) ProtoMessage() {}
 
 func (x *Proof_Node) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[52]
+	mi := &file_peer_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3701,7 +3806,7 @@ type ExemplarsResponse_Item struct {
 
 func (x *ExemplarsResponse_Item) Reset() {
 	*x = ExemplarsResponse_Item{}
-	mi := &file_peer_proto_msgTypes[53]
+	mi := &file_peer_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3713,7 +3818,7 @@ func (x *ExemplarsResponse_Item) String() string {
 func (*ExemplarsResponse_Item) ProtoMessage() {}
 
 func (x *ExemplarsResponse_Item) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[53]
+	mi := &file_peer_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3726,7 +3831,7 @@ func (x *ExemplarsResponse_Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExemplarsResponse_Item.ProtoReflect.Descriptor instead.
 func (*ExemplarsResponse_Item) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{40, 0}
+	return file_peer_proto_rawDescGZIP(), []int{41, 0}
 }
 
 func (x *ExemplarsResponse_Item) GetLabels() []string {
@@ -3767,7 +3872,7 @@ type ExemplarsResponse_Result struct {
 
 func (x *ExemplarsResponse_Result) Reset() {
 	*x = ExemplarsResponse_Result{}
-	mi := &file_peer_proto_msgTypes[54]
+	mi := &file_peer_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3779,7 +3884,7 @@ func (x *ExemplarsResponse_Result) String() string {
 func (*ExemplarsResponse_Result) ProtoMessage() {}
 
 func (x *ExemplarsResponse_Result) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[54]
+	mi := &file_peer_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3792,7 +3897,7 @@ func (x *ExemplarsResponse_Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExemplarsResponse_Result.ProtoReflect.Descriptor instead.
 func (*ExemplarsResponse_Result) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{40, 1}
+	return file_peer_proto_rawDescGZIP(), []int{41, 1}
 }
 
 func (x *ExemplarsResponse_Result) GetSeriesLabels() []string {
@@ -3819,7 +3924,7 @@ type StatsResponse_Count struct {
 
 func (x *StatsResponse_Count) Reset() {
 	*x = StatsResponse_Count{}
-	mi := &file_peer_proto_msgTypes[55]
+	mi := &file_peer_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3831,7 +3936,7 @@ func (x *StatsResponse_Count) String() string {
 func (*StatsResponse_Count) ProtoMessage() {}
 
 func (x *StatsResponse_Count) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[55]
+	mi := &file_peer_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3844,7 +3949,7 @@ func (x *StatsResponse_Count) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse_Count.ProtoReflect.Descriptor instead.
 func (*StatsResponse_Count) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{44, 0}
+	return file_peer_proto_rawDescGZIP(), []int{45, 0}
 }
 
 func (x *StatsResponse_Count) GetName() string {
@@ -4003,7 +4108,7 @@ const file_peer_proto_rawDesc = "" +
 	"\vshard_index\x18\n" +
 	" \x01(\x04R\n" +
 	"shardIndex\x12)\n" +
-	"\x10disable_trimming\x18\v \x01(\bR\x0fdisableTrimming\"\xdc\x02\n" +
+	"\x10disable_trimming\x18\v \x01(\bR\x0fdisableTrimming\"\xf6\x02\n" +
 	"\rSelectRequest\x120\n" +
 	"\x06header\x18\x01 \x01(\v2\x18.starling.peer.v1.HeaderR\x06header\x12\x1e\n" +
 	"\vmin_time_ms\x18\x02 \x01(\x12R\tminTimeMs\x12\x1e\n" +
@@ -4012,15 +4117,25 @@ const file_peer_proto_rawDesc = "" +
 	"\x05hints\x18\x05 \x01(\v2\x17.starling.peer.v1.HintsR\x05hints\x12-\n" +
 	"\x05proof\x18\x06 \x01(\v2\x17.starling.peer.v1.ProofR\x05proof\x12*\n" +
 	"\x04part\x18\a \x01(\v2\x16.starling.peer.v1.PartR\x04part\x12\x18\n" +
-	"\aencoded\x18\b \x01(\bR\aencoded\"J\n" +
+	"\aencoded\x18\b \x01(\bR\aencoded\x12\x18\n" +
+	"\ameasure\x18\t \x01(\bR\ameasure\"J\n" +
 	"\x04Part\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06gained\x18\x02 \x01(\bR\x06gained\x12\x16\n" +
-	"\x06ranges\x18\x03 \x01(\x06R\x06ranges\"\x97\x01\n" +
+	"\x06ranges\x18\x03 \x01(\x06R\x06ranges\"\x9c\x01\n" +
+	"\x05Spent\x12\x1d\n" +
+	"\n" +
+	"waiting_ns\x18\x01 \x01(\x03R\twaitingNs\x12\x1d\n" +
+	"\n" +
+	"reading_ns\x18\x02 \x01(\x03R\treadingNs\x12#\n" +
+	"\revaluating_ns\x18\x03 \x01(\x03R\fevaluatingNs\x12\x16\n" +
+	"\x06series\x18\x04 \x01(\x03R\x06series\x12\x18\n" +
+	"\asamples\x18\x05 \x01(\x03R\asamples\"\xc6\x01\n" +
 	"\x0eSelectResponse\x127\n" +
 	"\x06series\x18\x01 \x03(\v2\x1f.starling.peer.v1.ChunkedSeriesR\x06series\x12\x1a\n" +
 	"\bwarnings\x18\x02 \x03(\tR\bwarnings\x120\n" +
-	"\x06window\x18\x03 \x01(\v2\x18.starling.peer.v1.WindowR\x06window\"l\n" +
+	"\x06window\x18\x03 \x01(\v2\x18.starling.peer.v1.WindowR\x06window\x12-\n" +
+	"\x05spent\x18\x04 \x01(\v2\x17.starling.peer.v1.SpentR\x05spent\"l\n" +
 	"\rChunkedSeries\x12\x16\n" +
 	"\x06labels\x18\x01 \x03(\tR\x06labels\x12/\n" +
 	"\x06chunks\x18\x02 \x03(\v2\x17.starling.peer.v1.ChunkR\x06chunks\x12\x12\n" +
@@ -4037,13 +4152,14 @@ const file_peer_proto_rawDesc = "" +
 	"\x06end_ms\x18\x04 \x01(\x12R\x05endMs\x12\x17\n" +
 	"\astep_ms\x18\x05 \x01(\x12R\x06stepMs\x12\x1f\n" +
 	"\vlookback_ms\x18\x06 \x01(\x12R\n" +
-	"lookbackMs\"\xaa\x01\n" +
+	"lookbackMs\"\xd9\x01\n" +
 	"\x10EvaluateResponse\x120\n" +
 	"\x06values\x18\x01 \x03(\v2\x18.starling.peer.v1.ValuesR\x06values\x12\x18\n" +
 	"\asamples\x18\x02 \x01(\x03R\asamples\x12\x14\n" +
 	"\x05found\x18\x03 \x01(\bR\x05found\x12\x1a\n" +
 	"\bunproven\x18\x04 \x01(\tR\bunproven\x12\x18\n" +
-	"\alimited\x18\x05 \x01(\tR\alimited\"\xa6\x01\n" +
+	"\alimited\x18\x05 \x01(\tR\alimited\x12-\n" +
+	"\x05spent\x18\x06 \x01(\v2\x17.starling.peer.v1.SpentR\x05spent\"\xa6\x01\n" +
 	"\x06Values\x12\x16\n" +
 	"\x06labels\x18\x01 \x03(\tR\x06labels\x12\x16\n" +
 	"\x06counts\x18\x02 \x03(\x04R\x06counts\x12\x12\n" +
@@ -4196,7 +4312,7 @@ func file_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
+var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
 var file_peer_proto_goTypes = []any{
 	(Refusal_Reason)(0),              // 0: starling.peer.v1.Refusal.Reason
 	(Matcher_Type)(0),                // 1: starling.peer.v1.Matcher.Type
@@ -4229,33 +4345,34 @@ var file_peer_proto_goTypes = []any{
 	(*Hints)(nil),                    // 28: starling.peer.v1.Hints
 	(*SelectRequest)(nil),            // 29: starling.peer.v1.SelectRequest
 	(*Part)(nil),                     // 30: starling.peer.v1.Part
-	(*SelectResponse)(nil),           // 31: starling.peer.v1.SelectResponse
-	(*ChunkedSeries)(nil),            // 32: starling.peer.v1.ChunkedSeries
-	(*Chunk)(nil),                    // 33: starling.peer.v1.Chunk
-	(*EvaluateRequest)(nil),          // 34: starling.peer.v1.EvaluateRequest
-	(*EvaluateResponse)(nil),         // 35: starling.peer.v1.EvaluateResponse
-	(*Values)(nil),                   // 36: starling.peer.v1.Values
-	(*FloatHistogram)(nil),           // 37: starling.peer.v1.FloatHistogram
-	(*LabelsRequest)(nil),            // 38: starling.peer.v1.LabelsRequest
-	(*LabelsResponse)(nil),           // 39: starling.peer.v1.LabelsResponse
-	(*MatcherSet)(nil),               // 40: starling.peer.v1.MatcherSet
-	(*ExemplarsRequest)(nil),         // 41: starling.peer.v1.ExemplarsRequest
-	(*ExemplarsResponse)(nil),        // 42: starling.peer.v1.ExemplarsResponse
-	(*MetadataRequest)(nil),          // 43: starling.peer.v1.MetadataRequest
-	(*MetadataResponse)(nil),         // 44: starling.peer.v1.MetadataResponse
-	(*StatsRequest)(nil),             // 45: starling.peer.v1.StatsRequest
-	(*StatsResponse)(nil),            // 46: starling.peer.v1.StatsResponse
-	(*ReportRequest)(nil),            // 47: starling.peer.v1.ReportRequest
-	(*ReportResponse)(nil),           // 48: starling.peer.v1.ReportResponse
-	(*Extent)(nil),                   // 49: starling.peer.v1.Extent
-	(*Copying)(nil),                  // 50: starling.peer.v1.Copying
-	(*HandoverRequest)(nil),          // 51: starling.peer.v1.HandoverRequest
-	(*HandoverResponse)(nil),         // 52: starling.peer.v1.HandoverResponse
-	(*MembershipMessage)(nil),        // 53: starling.peer.v1.MembershipMessage
-	(*Proof_Node)(nil),               // 54: starling.peer.v1.Proof.Node
-	(*ExemplarsResponse_Item)(nil),   // 55: starling.peer.v1.ExemplarsResponse.Item
-	(*ExemplarsResponse_Result)(nil), // 56: starling.peer.v1.ExemplarsResponse.Result
-	(*StatsResponse_Count)(nil),      // 57: starling.peer.v1.StatsResponse.Count
+	(*Spent)(nil),                    // 31: starling.peer.v1.Spent
+	(*SelectResponse)(nil),           // 32: starling.peer.v1.SelectResponse
+	(*ChunkedSeries)(nil),            // 33: starling.peer.v1.ChunkedSeries
+	(*Chunk)(nil),                    // 34: starling.peer.v1.Chunk
+	(*EvaluateRequest)(nil),          // 35: starling.peer.v1.EvaluateRequest
+	(*EvaluateResponse)(nil),         // 36: starling.peer.v1.EvaluateResponse
+	(*Values)(nil),                   // 37: starling.peer.v1.Values
+	(*FloatHistogram)(nil),           // 38: starling.peer.v1.FloatHistogram
+	(*LabelsRequest)(nil),            // 39: starling.peer.v1.LabelsRequest
+	(*LabelsResponse)(nil),           // 40: starling.peer.v1.LabelsResponse
+	(*MatcherSet)(nil),               // 41: starling.peer.v1.MatcherSet
+	(*ExemplarsRequest)(nil),         // 42: starling.peer.v1.ExemplarsRequest
+	(*ExemplarsResponse)(nil),        // 43: starling.peer.v1.ExemplarsResponse
+	(*MetadataRequest)(nil),          // 44: starling.peer.v1.MetadataRequest
+	(*MetadataResponse)(nil),         // 45: starling.peer.v1.MetadataResponse
+	(*StatsRequest)(nil),             // 46: starling.peer.v1.StatsRequest
+	(*StatsResponse)(nil),            // 47: starling.peer.v1.StatsResponse
+	(*ReportRequest)(nil),            // 48: starling.peer.v1.ReportRequest
+	(*ReportResponse)(nil),           // 49: starling.peer.v1.ReportResponse
+	(*Extent)(nil),                   // 50: starling.peer.v1.Extent
+	(*Copying)(nil),                  // 51: starling.peer.v1.Copying
+	(*HandoverRequest)(nil),          // 52: starling.peer.v1.HandoverRequest
+	(*HandoverResponse)(nil),         // 53: starling.peer.v1.HandoverResponse
+	(*MembershipMessage)(nil),        // 54: starling.peer.v1.MembershipMessage
+	(*Proof_Node)(nil),               // 55: starling.peer.v1.Proof.Node
+	(*ExemplarsResponse_Item)(nil),   // 56: starling.peer.v1.ExemplarsResponse.Item
+	(*ExemplarsResponse_Result)(nil), // 57: starling.peer.v1.ExemplarsResponse.Result
+	(*StatsResponse_Count)(nil),      // 58: starling.peer.v1.StatsResponse.Count
 }
 var file_peer_proto_depIdxs = []int32{
 	2,  // 0: starling.peer.v1.WriteFrame.header:type_name -> starling.peer.v1.Header
@@ -4278,7 +4395,7 @@ var file_peer_proto_depIdxs = []int32{
 	16, // 17: starling.peer.v1.DigestsRequest.window:type_name -> starling.peer.v1.TimeRange
 	2,  // 18: starling.peer.v1.CompareRequest.header:type_name -> starling.peer.v1.Header
 	16, // 19: starling.peer.v1.CompareRequest.range:type_name -> starling.peer.v1.TimeRange
-	54, // 20: starling.peer.v1.Proof.nodes:type_name -> starling.peer.v1.Proof.Node
+	55, // 20: starling.peer.v1.Proof.nodes:type_name -> starling.peer.v1.Proof.Node
 	0,  // 21: starling.peer.v1.Refusal.reason:type_name -> starling.peer.v1.Refusal.Reason
 	1,  // 22: starling.peer.v1.Matcher.type:type_name -> starling.peer.v1.Matcher.Type
 	2,  // 23: starling.peer.v1.SelectRequest.header:type_name -> starling.peer.v1.Header
@@ -4286,72 +4403,74 @@ var file_peer_proto_depIdxs = []int32{
 	28, // 25: starling.peer.v1.SelectRequest.hints:type_name -> starling.peer.v1.Hints
 	25, // 26: starling.peer.v1.SelectRequest.proof:type_name -> starling.peer.v1.Proof
 	30, // 27: starling.peer.v1.SelectRequest.part:type_name -> starling.peer.v1.Part
-	32, // 28: starling.peer.v1.SelectResponse.series:type_name -> starling.peer.v1.ChunkedSeries
+	33, // 28: starling.peer.v1.SelectResponse.series:type_name -> starling.peer.v1.ChunkedSeries
 	18, // 29: starling.peer.v1.SelectResponse.window:type_name -> starling.peer.v1.Window
-	33, // 30: starling.peer.v1.ChunkedSeries.chunks:type_name -> starling.peer.v1.Chunk
-	29, // 31: starling.peer.v1.EvaluateRequest.select:type_name -> starling.peer.v1.SelectRequest
-	36, // 32: starling.peer.v1.EvaluateResponse.values:type_name -> starling.peer.v1.Values
-	37, // 33: starling.peer.v1.Values.histograms:type_name -> starling.peer.v1.FloatHistogram
-	2,  // 34: starling.peer.v1.LabelsRequest.header:type_name -> starling.peer.v1.Header
-	27, // 35: starling.peer.v1.LabelsRequest.matchers:type_name -> starling.peer.v1.Matcher
-	27, // 36: starling.peer.v1.MatcherSet.matchers:type_name -> starling.peer.v1.Matcher
-	2,  // 37: starling.peer.v1.ExemplarsRequest.header:type_name -> starling.peer.v1.Header
-	40, // 38: starling.peer.v1.ExemplarsRequest.sets:type_name -> starling.peer.v1.MatcherSet
-	56, // 39: starling.peer.v1.ExemplarsResponse.results:type_name -> starling.peer.v1.ExemplarsResponse.Result
-	2,  // 40: starling.peer.v1.MetadataRequest.header:type_name -> starling.peer.v1.Header
-	4,  // 41: starling.peer.v1.MetadataResponse.metadata:type_name -> starling.peer.v1.FamilyMetadata
-	2,  // 42: starling.peer.v1.StatsRequest.header:type_name -> starling.peer.v1.Header
-	57, // 43: starling.peer.v1.StatsResponse.series_by_metric:type_name -> starling.peer.v1.StatsResponse.Count
-	57, // 44: starling.peer.v1.StatsResponse.values_by_label:type_name -> starling.peer.v1.StatsResponse.Count
-	57, // 45: starling.peer.v1.StatsResponse.memory_by_label:type_name -> starling.peer.v1.StatsResponse.Count
-	57, // 46: starling.peer.v1.StatsResponse.series_by_label_pair:type_name -> starling.peer.v1.StatsResponse.Count
-	2,  // 47: starling.peer.v1.ReportRequest.header:type_name -> starling.peer.v1.Header
-	50, // 48: starling.peer.v1.ReportResponse.copying:type_name -> starling.peer.v1.Copying
-	49, // 49: starling.peer.v1.ReportResponse.extents:type_name -> starling.peer.v1.Extent
-	55, // 50: starling.peer.v1.ExemplarsResponse.Result.exemplars:type_name -> starling.peer.v1.ExemplarsResponse.Item
-	5,  // 51: starling.peer.v1.Peer.Write:input_type -> starling.peer.v1.WriteFrame
-	9,  // 52: starling.peer.v1.Peer.Note:input_type -> starling.peer.v1.NoteRequest
-	11, // 53: starling.peer.v1.Peer.Withdraw:input_type -> starling.peer.v1.WithdrawRequest
-	13, // 54: starling.peer.v1.Peer.State:input_type -> starling.peer.v1.StateRequest
-	17, // 55: starling.peer.v1.Peer.HandOff:input_type -> starling.peer.v1.HandOffRequest
-	19, // 56: starling.peer.v1.Peer.Advance:input_type -> starling.peer.v1.AdvanceRequest
-	21, // 57: starling.peer.v1.Peer.Digests:input_type -> starling.peer.v1.DigestsRequest
-	29, // 58: starling.peer.v1.Peer.Sum:input_type -> starling.peer.v1.SelectRequest
-	23, // 59: starling.peer.v1.Peer.Compare:input_type -> starling.peer.v1.CompareRequest
-	29, // 60: starling.peer.v1.Peer.Select:input_type -> starling.peer.v1.SelectRequest
-	34, // 61: starling.peer.v1.Peer.Evaluate:input_type -> starling.peer.v1.EvaluateRequest
-	38, // 62: starling.peer.v1.Peer.LabelNames:input_type -> starling.peer.v1.LabelsRequest
-	38, // 63: starling.peer.v1.Peer.LabelValues:input_type -> starling.peer.v1.LabelsRequest
-	41, // 64: starling.peer.v1.Peer.Exemplars:input_type -> starling.peer.v1.ExemplarsRequest
-	43, // 65: starling.peer.v1.Peer.Metadata:input_type -> starling.peer.v1.MetadataRequest
-	45, // 66: starling.peer.v1.Peer.Stats:input_type -> starling.peer.v1.StatsRequest
-	47, // 67: starling.peer.v1.Peer.Report:input_type -> starling.peer.v1.ReportRequest
-	51, // 68: starling.peer.v1.Peer.Handover:input_type -> starling.peer.v1.HandoverRequest
-	53, // 69: starling.peer.v1.Peer.Membership:input_type -> starling.peer.v1.MembershipMessage
-	6,  // 70: starling.peer.v1.Peer.Write:output_type -> starling.peer.v1.WriteAnswer
-	10, // 71: starling.peer.v1.Peer.Note:output_type -> starling.peer.v1.NoteResponse
-	12, // 72: starling.peer.v1.Peer.Withdraw:output_type -> starling.peer.v1.WithdrawResponse
-	14, // 73: starling.peer.v1.Peer.State:output_type -> starling.peer.v1.StateResponse
-	31, // 74: starling.peer.v1.Peer.HandOff:output_type -> starling.peer.v1.SelectResponse
-	20, // 75: starling.peer.v1.Peer.Advance:output_type -> starling.peer.v1.AdvanceResponse
-	22, // 76: starling.peer.v1.Peer.Digests:output_type -> starling.peer.v1.DigestsResponse
-	22, // 77: starling.peer.v1.Peer.Sum:output_type -> starling.peer.v1.DigestsResponse
-	24, // 78: starling.peer.v1.Peer.Compare:output_type -> starling.peer.v1.CompareResponse
-	31, // 79: starling.peer.v1.Peer.Select:output_type -> starling.peer.v1.SelectResponse
-	35, // 80: starling.peer.v1.Peer.Evaluate:output_type -> starling.peer.v1.EvaluateResponse
-	39, // 81: starling.peer.v1.Peer.LabelNames:output_type -> starling.peer.v1.LabelsResponse
-	39, // 82: starling.peer.v1.Peer.LabelValues:output_type -> starling.peer.v1.LabelsResponse
-	42, // 83: starling.peer.v1.Peer.Exemplars:output_type -> starling.peer.v1.ExemplarsResponse
-	44, // 84: starling.peer.v1.Peer.Metadata:output_type -> starling.peer.v1.MetadataResponse
-	46, // 85: starling.peer.v1.Peer.Stats:output_type -> starling.peer.v1.StatsResponse
-	48, // 86: starling.peer.v1.Peer.Report:output_type -> starling.peer.v1.ReportResponse
-	52, // 87: starling.peer.v1.Peer.Handover:output_type -> starling.peer.v1.HandoverResponse
-	53, // 88: starling.peer.v1.Peer.Membership:output_type -> starling.peer.v1.MembershipMessage
-	70, // [70:89] is the sub-list for method output_type
-	51, // [51:70] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	31, // 30: starling.peer.v1.SelectResponse.spent:type_name -> starling.peer.v1.Spent
+	34, // 31: starling.peer.v1.ChunkedSeries.chunks:type_name -> starling.peer.v1.Chunk
+	29, // 32: starling.peer.v1.EvaluateRequest.select:type_name -> starling.peer.v1.SelectRequest
+	37, // 33: starling.peer.v1.EvaluateResponse.values:type_name -> starling.peer.v1.Values
+	31, // 34: starling.peer.v1.EvaluateResponse.spent:type_name -> starling.peer.v1.Spent
+	38, // 35: starling.peer.v1.Values.histograms:type_name -> starling.peer.v1.FloatHistogram
+	2,  // 36: starling.peer.v1.LabelsRequest.header:type_name -> starling.peer.v1.Header
+	27, // 37: starling.peer.v1.LabelsRequest.matchers:type_name -> starling.peer.v1.Matcher
+	27, // 38: starling.peer.v1.MatcherSet.matchers:type_name -> starling.peer.v1.Matcher
+	2,  // 39: starling.peer.v1.ExemplarsRequest.header:type_name -> starling.peer.v1.Header
+	41, // 40: starling.peer.v1.ExemplarsRequest.sets:type_name -> starling.peer.v1.MatcherSet
+	57, // 41: starling.peer.v1.ExemplarsResponse.results:type_name -> starling.peer.v1.ExemplarsResponse.Result
+	2,  // 42: starling.peer.v1.MetadataRequest.header:type_name -> starling.peer.v1.Header
+	4,  // 43: starling.peer.v1.MetadataResponse.metadata:type_name -> starling.peer.v1.FamilyMetadata
+	2,  // 44: starling.peer.v1.StatsRequest.header:type_name -> starling.peer.v1.Header
+	58, // 45: starling.peer.v1.StatsResponse.series_by_metric:type_name -> starling.peer.v1.StatsResponse.Count
+	58, // 46: starling.peer.v1.StatsResponse.values_by_label:type_name -> starling.peer.v1.StatsResponse.Count
+	58, // 47: starling.peer.v1.StatsResponse.memory_by_label:type_name -> starling.peer.v1.StatsResponse.Count
+	58, // 48: starling.peer.v1.StatsResponse.series_by_label_pair:type_name -> starling.peer.v1.StatsResponse.Count
+	2,  // 49: starling.peer.v1.ReportRequest.header:type_name -> starling.peer.v1.Header
+	51, // 50: starling.peer.v1.ReportResponse.copying:type_name -> starling.peer.v1.Copying
+	50, // 51: starling.peer.v1.ReportResponse.extents:type_name -> starling.peer.v1.Extent
+	56, // 52: starling.peer.v1.ExemplarsResponse.Result.exemplars:type_name -> starling.peer.v1.ExemplarsResponse.Item
+	5,  // 53: starling.peer.v1.Peer.Write:input_type -> starling.peer.v1.WriteFrame
+	9,  // 54: starling.peer.v1.Peer.Note:input_type -> starling.peer.v1.NoteRequest
+	11, // 55: starling.peer.v1.Peer.Withdraw:input_type -> starling.peer.v1.WithdrawRequest
+	13, // 56: starling.peer.v1.Peer.State:input_type -> starling.peer.v1.StateRequest
+	17, // 57: starling.peer.v1.Peer.HandOff:input_type -> starling.peer.v1.HandOffRequest
+	19, // 58: starling.peer.v1.Peer.Advance:input_type -> starling.peer.v1.AdvanceRequest
+	21, // 59: starling.peer.v1.Peer.Digests:input_type -> starling.peer.v1.DigestsRequest
+	29, // 60: starling.peer.v1.Peer.Sum:input_type -> starling.peer.v1.SelectRequest
+	23, // 61: starling.peer.v1.Peer.Compare:input_type -> starling.peer.v1.CompareRequest
+	29, // 62: starling.peer.v1.Peer.Select:input_type -> starling.peer.v1.SelectRequest
+	35, // 63: starling.peer.v1.Peer.Evaluate:input_type -> starling.peer.v1.EvaluateRequest
+	39, // 64: starling.peer.v1.Peer.LabelNames:input_type -> starling.peer.v1.LabelsRequest
+	39, // 65: starling.peer.v1.Peer.LabelValues:input_type -> starling.peer.v1.LabelsRequest
+	42, // 66: starling.peer.v1.Peer.Exemplars:input_type -> starling.peer.v1.ExemplarsRequest
+	44, // 67: starling.peer.v1.Peer.Metadata:input_type -> starling.peer.v1.MetadataRequest
+	46, // 68: starling.peer.v1.Peer.Stats:input_type -> starling.peer.v1.StatsRequest
+	48, // 69: starling.peer.v1.Peer.Report:input_type -> starling.peer.v1.ReportRequest
+	52, // 70: starling.peer.v1.Peer.Handover:input_type -> starling.peer.v1.HandoverRequest
+	54, // 71: starling.peer.v1.Peer.Membership:input_type -> starling.peer.v1.MembershipMessage
+	6,  // 72: starling.peer.v1.Peer.Write:output_type -> starling.peer.v1.WriteAnswer
+	10, // 73: starling.peer.v1.Peer.Note:output_type -> starling.peer.v1.NoteResponse
+	12, // 74: starling.peer.v1.Peer.Withdraw:output_type -> starling.peer.v1.WithdrawResponse
+	14, // 75: starling.peer.v1.Peer.State:output_type -> starling.peer.v1.StateResponse
+	32, // 76: starling.peer.v1.Peer.HandOff:output_type -> starling.peer.v1.SelectResponse
+	20, // 77: starling.peer.v1.Peer.Advance:output_type -> starling.peer.v1.AdvanceResponse
+	22, // 78: starling.peer.v1.Peer.Digests:output_type -> starling.peer.v1.DigestsResponse
+	22, // 79: starling.peer.v1.Peer.Sum:output_type -> starling.peer.v1.DigestsResponse
+	24, // 80: starling.peer.v1.Peer.Compare:output_type -> starling.peer.v1.CompareResponse
+	32, // 81: starling.peer.v1.Peer.Select:output_type -> starling.peer.v1.SelectResponse
+	36, // 82: starling.peer.v1.Peer.Evaluate:output_type -> starling.peer.v1.EvaluateResponse
+	40, // 83: starling.peer.v1.Peer.LabelNames:output_type -> starling.peer.v1.LabelsResponse
+	40, // 84: starling.peer.v1.Peer.LabelValues:output_type -> starling.peer.v1.LabelsResponse
+	43, // 85: starling.peer.v1.Peer.Exemplars:output_type -> starling.peer.v1.ExemplarsResponse
+	45, // 86: starling.peer.v1.Peer.Metadata:output_type -> starling.peer.v1.MetadataResponse
+	47, // 87: starling.peer.v1.Peer.Stats:output_type -> starling.peer.v1.StatsResponse
+	49, // 88: starling.peer.v1.Peer.Report:output_type -> starling.peer.v1.ReportResponse
+	53, // 89: starling.peer.v1.Peer.Handover:output_type -> starling.peer.v1.HandoverResponse
+	54, // 90: starling.peer.v1.Peer.Membership:output_type -> starling.peer.v1.MembershipMessage
+	72, // [72:91] is the sub-list for method output_type
+	53, // [53:72] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_peer_proto_init() }
@@ -4365,7 +4484,7 @@ func file_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peer_proto_rawDesc), len(file_peer_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   56,
+			NumMessages:   57,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

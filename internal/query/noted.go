@@ -1,0 +1,64 @@
+package query
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/promql/parser"
+
+	"github.com/starling-tsdb/starling/internal/spent"
+)
+
+// note has what the request takes noted, if the context of its query says that somebody wants to
+// know. Who calls it calls what it returns when the read has ended. A read of series has a selector.
+func (r *SelectRequest) note(ctx context.Context, selector func() string) (ended func()) {
+	wanted := spent.Of(ctx)
+	if wanted == nil {
+		return func() {}
+	}
+	r.read = wanted.Begin(selector())
+	began := time.Now()
+	return func() { r.read.Ended(time.Since(began)) }
+}
+
+// selectorText is how PromQL has matchers.
+func selectorText(ms []*labels.Matcher) func() string {
+	return func() string {
+		s := parser.VectorSelector{LabelMatchers: ms}
+		for _, m := range ms {
+			if m.Name == labels.MetricName && m.Type == labels.MatchEqual {
+				s.Name = m.Value
+			}
+		}
+		return s.String()
+	}
+}
+
+// noSelector is of parts of queries, which have a text of their own.
+func noSelector() string { return "" }
+
+// noted notes what each node takes that is asked, in a read that may be nil. Rows says how many
+// an answer has.
+func noted[T any](ask asking[T], read *spent.Read, rows func(T) int) asking[T] {
+	if read == nil {
+		return ask
+	}
+	return func(req SelectRequest) question[T] {
+		return func(ctx context.Context, n Node, sh *share) (T, error) {
+			node := &spent.Node{ID: n.ID}
+			own := req
+			own.Spent = node
+			began := time.Now()
+			answer, err := ask(own)(ctx, n, sh)
+			node.Took = time.Since(began)
+			if err != nil {
+				node.Failed = err.Error()
+			} else {
+				node.Series = int64(rows(answer))
+			}
+			read.Answered(*node)
+			return answer, err
+		}
+	}
+}
