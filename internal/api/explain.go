@@ -7,6 +7,8 @@ import (
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/promql/parser"
+	"github.com/prometheus/prometheus/util/annotations"
+	"github.com/prometheus/prometheus/util/stats"
 
 	"github.com/starling-tsdb/starling/internal/pushdown"
 )
@@ -21,6 +23,8 @@ type Explanation struct {
 	Rest      string              `json:"rest"`
 	Fragments []ExplainedFragment `json:"fragments"`
 	Whole     []ExplainedSelector `json:"whole"`
+	// Stats are those of the query if it was run, as its answer would have them.
+	Stats stats.QueryStats `json:"stats,omitempty"`
 }
 
 // ExplainedFragment is what the owners of its series evaluate.
@@ -116,12 +120,24 @@ func promDuration(ms int64) string {
 	return d.String()
 }
 
-// explain serves /api/v1/query_explain.
-func (a *API) explain(w http.ResponseWriter, r *http.Request) {
-	explanation, err := a.opts.Sources.Engine.Explain(r.FormValue("query"))
-	if err != nil {
-		a.answerError(w, badData{fmt.Errorf("invalid parameter \"query\": %w", err)})
-		return
+// explain serves /api/v1/query_explain. With stats=all it has queries answer the query, too, and
+// tells what that took.
+func (a *API) explain(queries http.Handler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		explanation, err := a.opts.Sources.Engine.Explain(r.FormValue("query"))
+		if err != nil {
+			a.answerError(w, badData{fmt.Errorf("invalid parameter \"query\": %w", err)})
+			return
+		}
+		var warnings annotations.Annotations
+		if r.FormValue("stats") == statsAll {
+			run := runQuery(queries, r)
+			if run.stats == nil {
+				run.forward(w)
+				return
+			}
+			explanation.Stats, warnings = run.stats, run.warnings
+		}
+		a.answer(w, r, explanation, warnings)
 	}
-	a.answer(w, r, explanation, nil)
 }

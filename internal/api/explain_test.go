@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"reflect"
+	"strings"
 	"testing"
 )
 
@@ -66,5 +68,70 @@ func TestExplainRefuses(t *testing.T) {
 				t.Errorf("%q: got %d %q, want %q", query, got.status, got.body, want.body)
 			}
 		}
+	}
+}
+
+// TestExplainRuns checks that stats=all tells what the query takes, and that a query which cannot be
+// answered is answered as such.
+func TestExplainRuns(t *testing.T) {
+	f := newPushingFixture(t, nil, nil)
+	const query = "sum(rate(http_requests_total[1m]))"
+	for _, tt := range []struct{ path, params string }{
+		{"/api/v1/query", "time=1699999990"},
+		{"/api/v1/query_range", "start=1699999900&end=1699999990&step=10"},
+	} {
+		form := "query=" + url.QueryEscape(query) + "&stats=all&" + tt.params
+		for _, method := range []string{http.MethodGet, http.MethodPost} {
+			var res response
+			if method == http.MethodGet {
+				res = f.get("/api/v1/query_explain?" + form)
+			} else {
+				values, err := url.ParseQuery(form)
+				if err != nil {
+					t.Fatal(err)
+				}
+				res = f.do(method, "/api/v1/query_explain", values, nil)
+			}
+			type told struct {
+				Fragments []FragmentStats
+				Samples   struct{ TotalQueryableSamples int64 }
+			}
+			var got struct {
+				Query     string
+				Fragments []ExplainedFragment
+				Result    any
+				Stats     *told
+			}
+			var want struct{ Stats *told }
+			if err := json.Unmarshal(res.envelope(t).Data, &got); err != nil || res.status != http.StatusOK {
+				t.Fatalf("%v, %d %q", err, res.status, res.body)
+			}
+			if err := json.Unmarshal(f.get(tt.path+"?"+form).envelope(t).Data, &want); err != nil {
+				t.Fatal(err)
+			}
+			if got.Query != query || len(got.Fragments) != 1 || got.Result != nil || got.Stats == nil {
+				t.Fatalf("%s %s: %q", method, tt.path, res.body)
+			}
+			for _, s := range []*told{got.Stats, want.Stats} {
+				s.Fragments[0].Seconds = 0
+			}
+			if !reflect.DeepEqual(got.Stats, want.Stats) || got.Stats.Samples.TotalQueryableSamples == 0 {
+				t.Errorf("%s %s: %+v, the query tells %+v", method, tt.path, got.Stats, want.Stats)
+			}
+		}
+	}
+	for _, params := range []string{"time=x", "start=1&end=2&step=0", "start=1", "start=1&end=1e9&step=1"} {
+		path := "/query?"
+		if params != "time=x" {
+			path = "/query_range?"
+		}
+		form := "query=up&stats=all&" + params
+		got, want := f.get("/api/v1/query_explain?"+form), f.get("/api/v1"+path+form)
+		if got.status != http.StatusBadRequest || got.body != want.body {
+			t.Errorf("%s: %d %q, want %q", params, got.status, got.body, want.body)
+		}
+	}
+	if got := f.get("/api/v1/query_explain?query=up&stats=true"); got.status != http.StatusOK || strings.Contains(got.body, "stats") {
+		t.Errorf("%d %q", got.status, got.body)
 	}
 }

@@ -173,6 +173,14 @@ func TestPartialResponse(t *testing.T) {
 	}
 }
 
+// TestPartialExplanation checks the same of a query that is run to be explained.
+func TestPartialExplanation(t *testing.T) {
+	f := newLenientFixture(t)
+	const path = "/api/v1/query_explain?query=up&stats=all"
+	f.checkPartial(path, f.get(path), http.StatusServiceUnavailable)
+	f.checkPartial(path, f.get(path+"&partial_response=true"), http.StatusOK)
+}
+
 func (f *fixture) checkPartial(what string, res response, want int) {
 	f.t.Helper()
 	if res.status != want {

@@ -23,7 +23,8 @@ func (a *API) routes() http.Handler {
 		return httputil.CompressionHandler{Handler: h}.ServeHTTP
 	}
 
-	mux.Handle(apiPrefix+"/", http.StripPrefix(apiPrefix, a.prometheusRouter()))
+	prometheus := a.prometheusRouter()
+	mux.Handle(apiPrefix+"/", http.StripPrefix(apiPrefix, prometheus))
 	get(apiPrefix+"/cluster", a.cluster)
 	for op := range commands {
 		path := apiPrefix + "/cluster/" + op
@@ -33,7 +34,7 @@ func (a *API) routes() http.Handler {
 	handle("POST "+apiPrefix+"/cluster/repair", apiPrefix+"/cluster/repair", a.administered(a.repair))
 	get(apiPrefix+"/cluster/recover", a.planRecovery)
 	handle("POST "+apiPrefix+"/cluster/recover", apiPrefix+"/cluster/recover", a.administered(a.recover))
-	explain := a.read(readPath{form: true}, a.explain)
+	explain := a.read(readPath{form: true}, a.explain(prometheus))
 	get(apiPrefix+"/query_explain", explain)
 	handle("POST "+apiPrefix+"/query_explain", apiPrefix+"/query_explain", explain)
 	get(apiPrefix+"/metadata", a.read(readPath{turns: a.readTurns}, a.whenServing(compressed(a.metadata))))

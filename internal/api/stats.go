@@ -117,5 +117,9 @@ func (a *API) renderStats(ctx context.Context, s *stats.Statistics, param string
 	if rendered == nil || param != statsAll || wanted == nil {
 		return rendered
 	}
-	return &queryStats{rendered.Builtin(), wanted.distributed(a.opts.Info.NodeName)}
+	told := &queryStats{rendered.Builtin(), wanted.distributed(a.opts.Info.NodeName)}
+	if run := runOf(ctx); run != nil {
+		run.stats = told
+	}
+	return told
 }

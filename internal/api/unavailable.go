@@ -100,5 +100,8 @@ func (q query) Exec(ctx context.Context) *promql.Result {
 	if warning := wantedStats(ctx).warning(); warning != nil && res.Err == nil {
 		res.Warnings = res.Warnings.Add(warning)
 	}
+	if run := runOf(ctx); run != nil {
+		run.warnings = res.Warnings
+	}
 	return res
 }

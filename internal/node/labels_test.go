@@ -191,7 +191,8 @@ func TestLabelsEndInTime(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := m[0].http.Do(req); err == nil {
+			if resp, err := m[0].http.Do(req); err == nil {
+				resp.Body.Close()
 				t.Errorf("%s: an answer", path)
 			}
 			cancel()

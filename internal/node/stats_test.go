@@ -86,7 +86,7 @@ func checkNodes(t *testing.T, asked *member, r api.ReadStats) {
 func TestStatsOfNodes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := statsFlock(t)
-		for _, path := range []string{"/api/v1/query", "/api/v1/query_range"} {
+		for _, path := range []string{"/api/v1/query", "/api/v1/query_range", "/api/v1/query_explain"} {
 			now := fmt.Sprint(time.Now().Unix())
 			params := []string{"time", now, "start", now, "end", now, "step", "10"}
 			s := m[0].stats(path, "sum(rate(m[5m])) + on () group_left () quantile(0.5, m)", params...)
