@@ -1,6 +1,7 @@
 package node
 
 import (
+	"io"
 	"sync/atomic"
 	"time"
 
@@ -8,51 +9,89 @@ import (
 	promstorage "github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb/chunks"
 
+	"github.com/starling-tsdb/starling/internal/evaluate"
 	"github.com/starling-tsdb/starling/internal/spent"
 	"github.com/starling-tsdb/starling/internal/transport"
 )
 
-// measuredSet counts what is read of this node's series, and the time that takes. At its end
-// it notes that.
-type measuredSet struct {
-	transport.SeriesSet
-	node                     *spent.Node
+// measure is what is read of this node's series, and the time that takes.
+type measure struct {
 	reading, series, samples atomic.Int64
+	// readers is how many goroutines read at the same time.
+	readers int64
+}
+
+func (m *measure) since(began time.Time) { m.reading.Add(int64(time.Since(began)) / m.readers) }
+
+// read is what was read so far.
+func (m *measure) read() *spent.Owner {
+	return &spent.Owner{Reading: time.Duration(m.reading.Load()), Series: m.series.Load(), Samples: m.samples.Load()}
+}
+
+// measuredSet measures what is read of a set. At its end it notes that.
+type measuredSet struct {
+	measuredPart
+	io.Closer
+	node *spent.Node
 }
 
 // newMeasuredSet measures a set that took some time to be opened.
 func newMeasuredSet(set transport.SeriesSet, node *spent.Node, opened time.Duration) *measuredSet {
-	s := &measuredSet{SeriesSet: set, node: node}
-	s.reading.Store(int64(opened))
-	return s
+	m := &measure{readers: 1}
+	m.reading.Store(int64(opened))
+	return &measuredSet{measuredPart{set, m}, set, node}
 }
-
-// measured is what was read so far.
-func (s *measuredSet) measured() *spent.Owner {
-	return &spent.Owner{Reading: time.Duration(s.reading.Load()), Series: s.series.Load(), Samples: s.samples.Load()}
-}
-
-func (s *measuredSet) since(began time.Time) { s.reading.Add(int64(time.Since(began))) }
 
 // Next implements storage.ChunkSeriesSet.
 func (s *measuredSet) Next() bool {
+	more := s.measuredPart.Next()
+	if !more {
+		s.node.Owner = s.read()
+	}
+	return more
+}
+
+// Divide divides what can be divided, and measures each part.
+func (s *measuredSet) Divide(most int) []promstorage.ChunkSeriesSet {
+	d, ok := s.ChunkSeriesSet.(evaluate.Divisible)
+	if !ok {
+		return nil
+	}
 	began := time.Now()
-	more := s.SeriesSet.Next()
+	parts := d.Divide(most)
+	s.since(began)
+	for i, p := range parts {
+		parts[i] = measuredPart{p, s.measure}
+	}
+	s.readers = int64(max(1, len(parts)))
+	return parts
+}
+
+// measuredPart is what one goroutine reads.
+type measuredPart struct {
+	promstorage.ChunkSeriesSet
+	*measure
+}
+
+// Next implements storage.ChunkSeriesSet.
+func (s measuredPart) Next() bool {
+	began := time.Now()
+	more := s.ChunkSeriesSet.Next()
 	s.since(began)
 	if more {
 		s.series.Add(1)
-	} else {
-		s.node.Owner = s.measured()
 	}
 	return more
 }
 
 // At implements storage.ChunkSeriesSet.
-func (s *measuredSet) At() promstorage.ChunkSeries { return measuredSeries{s.SeriesSet.At(), s} }
+func (s measuredPart) At() promstorage.ChunkSeries {
+	return measuredSeries{s.ChunkSeriesSet.At(), s.measure}
+}
 
 type measuredSeries struct {
 	series promstorage.ChunkSeries
-	set    *measuredSet
+	*measure
 }
 
 // Labels implements storage.ChunkSeries.
@@ -61,18 +100,18 @@ func (s measuredSeries) Labels() labels.Labels { return s.series.Labels() }
 // Iterator implements storage.ChunkSeries.
 func (s measuredSeries) Iterator(reuse chunks.Iterator) chunks.Iterator {
 	began := time.Now()
-	defer s.set.since(began)
+	defer s.since(began)
 	it, ok := reuse.(*measuredIterator)
 	if !ok {
 		it = &measuredIterator{}
 	}
-	it.Iterator, it.set = s.series.Iterator(it.Iterator), s.set
+	it.Iterator, it.measure = s.series.Iterator(it.Iterator), s.measure
 	return it
 }
 
 type measuredIterator struct {
 	chunks.Iterator
-	set *measuredSet
+	*measure
 }
 
 // Next implements chunks.Iterator.
@@ -81,10 +120,10 @@ func (it *measuredIterator) Next() bool {
 	more := it.Iterator.Next()
 	if more {
 		if c := it.At().Chunk; c != nil {
-			it.set.samples.Add(int64(c.NumSamples()))
+			it.samples.Add(int64(c.NumSamples()))
 		}
 	}
-	it.set.since(began)
+	it.since(began)
 	return more
 }
 
@@ -93,7 +132,7 @@ func (it *measuredIterator) Next() bool {
 func noteEvaluation(node *spent.Node, set transport.SeriesSet, waiting time.Duration, turn time.Time) {
 	owner := &spent.Owner{}
 	if s, ok := set.(*measuredSet); ok {
-		owner = s.measured()
+		owner = s.read()
 	}
 	owner.Waiting = waiting
 	owner.Evaluating = max(0, time.Since(turn)-owner.Reading)
