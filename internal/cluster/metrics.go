@@ -83,7 +83,7 @@ var (
 	hasLeaderDesc = prometheus.NewDesc("starling_cluster_raft_has_leader",
 		"1 if this node knows a leader of Raft.", nil, nil)
 	termDesc = prometheus.NewDesc("starling_cluster_raft_term",
-		"Raft's term.", nil, nil)
+		"Raft's term, which grows with each election.", nil, nil)
 	appliedDesc = prometheus.NewDesc("starling_cluster_raft_applied_index",
 		"Last entry of Raft's log that this node has applied.", nil, nil)
 )

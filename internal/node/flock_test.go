@@ -38,6 +38,8 @@ type flock struct {
 	web func(*config.Web)
 	// query, if set, changes the settings of queries.
 	query func(*config.Query)
+	// registry, if set, makes the registries of nodes.
+	registry func() Registry
 	// features are those of --enable-feature.
 	features []string
 	nodes    map[string]*member
@@ -105,8 +107,13 @@ func (f *flock) start(name, ip string, change func(*config.Cluster)) *member {
 	if f.query != nil {
 		f.query(&c.Query)
 	}
+	var registry Registry
+	if f.registry != nil {
+		registry = f.registry()
+	}
 	n, err := New(Options{
-		Config: c, Network: host{f.net.Host(ip), name}, Tune: f.tune, HandleBytes: f.handleBytes, Logger: slog.New(slog.DiscardHandler),
+		Registry: registry,
+		Config:   c, Network: host{f.net.Host(ip), name}, Tune: f.tune, HandleBytes: f.handleBytes, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		f.Fatal(err)

@@ -69,16 +69,25 @@ type Options struct {
 	Network Network
 	// Tune, if set, may change how the store is opened. Tests use it for samples of 1970.
 	Tune func(*storage.Options)
+	// Registry takes and shows the metrics; nil for one of the node's own. Tests hand in one that
+	// tells what was registered.
+	Registry Registry
 	// HandleBytes bounds the memory of the series that are remembered by the bytes of their
 	// labels. 0 stands for what fits GOMEMLIMIT.
 	HandleBytes int64
+}
+
+// Registry is where metrics are registered and shown.
+type Registry interface {
+	prometheus.Registerer
+	prometheus.Gatherer
 }
 
 // Node is one member of a cluster: the whole program but for flags and signals.
 type Node struct {
 	opts     Options
 	logger   *slog.Logger
-	registry *prometheus.Registry
+	registry Registry
 	stopping atomic.Bool
 	// session tells this run of the node from others, in proofs.
 	session uint64
@@ -126,7 +135,10 @@ func New(opts Options) (*Node, error) {
 	if opts.Network == nil {
 		opts.Network = machine{}
 	}
-	n := &Node{opts: opts, logger: opts.Logger, registry: prometheus.NewRegistry(), session: rand.Uint64()}
+	if opts.Registry == nil {
+		opts.Registry = prometheus.NewRegistry()
+	}
+	n := &Node{opts: opts, logger: opts.Logger, registry: opts.Registry, session: rand.Uint64()}
 	n.registry.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),

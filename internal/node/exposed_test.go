@@ -1,0 +1,225 @@
+package node
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+
+	"github.com/starling-tsdb/starling/internal/config"
+	"github.com/starling-tsdb/starling/internal/table"
+)
+
+// openRegistry tells what was registered with it.
+type openRegistry struct {
+	*prometheus.Registry
+
+	mu         sync.Mutex
+	collectors []prometheus.Collector
+}
+
+// Register implements prometheus.Registerer.
+func (r *openRegistry) Register(c prometheus.Collector) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.collectors = append(r.collectors, c)
+	return r.Registry.Register(c)
+}
+
+// MustRegister implements prometheus.Registerer.
+func (r *openRegistry) MustRegister(collectors ...prometheus.Collector) {
+	for _, c := range collectors {
+		if err := r.Register(c); err != nil {
+			panic(err)
+		}
+	}
+}
+
+// exposed is what nodes show at /metrics, by name of the metric.
+type exposed struct {
+	families map[string]*dto.MetricFamily
+	labels   map[string]map[string]bool
+	// values of labels, for those that are not made up.
+	values map[[2]string]map[string]bool
+	// described are the names that collectors say they may show.
+	described map[string]bool
+}
+
+// add takes families in. Values of labels count as real ones unless they are made up.
+func (e *exposed) add(families []*dto.MetricFamily, madeUp bool) {
+	for _, f := range families {
+		name := f.GetName()
+		e.families[name] = f
+		if e.labels[name] == nil {
+			e.labels[name] = map[string]bool{}
+		}
+		for _, m := range f.Metric {
+			for _, l := range m.Label {
+				e.labels[name][l.GetName()] = true
+				key := [2]string{name, l.GetName()}
+				if e.values[key] == nil {
+					e.values[key] = map[string]bool{}
+				}
+				if !madeUp {
+					e.values[key][l.GetValue()] = true
+				}
+			}
+		}
+	}
+}
+
+// scrape asks a node's /metrics.
+func (e *exposed) scrape(m *member) {
+	m.flock.Helper()
+	got := m.get("/metrics")
+	if got.code != http.StatusOK {
+		m.flock.Fatalf("/metrics of %s: %+v", m.name, got)
+	}
+	parser := expfmt.NewTextParser(model.LegacyValidation)
+	families, err := parser.TextToMetricFamilies(strings.NewReader(got.text + "\n"))
+	if err != nil {
+		m.flock.Fatal(err)
+	}
+	e.add(slices.Collect(maps.Values(families)), false)
+}
+
+// fqName is how a description, which has no other way to say it, spells its name.
+var fqName = regexp.MustCompile(`^Desc\{fqName: "([^"]+)"`)
+
+// complete adds what nothing has happened yet for: vectors without children, of which it
+// makes one.
+func (e *exposed) complete(t testing.TB, registries []*openRegistry) {
+	t.Helper()
+	for _, r := range registries {
+		childless := prometheus.NewRegistry()
+		for _, c := range r.collectors {
+			for d := range described(c) {
+				name := fqName.FindStringSubmatch(d.String())
+				if name == nil {
+					t.Fatalf("no name in %s", d)
+				}
+				e.described[name[1]] = true
+			}
+			if child := childOf(c); child != nil {
+				if err := childless.Register(c); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		families, err := childless.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.add(families, true)
+	}
+	for name := range e.described {
+		if e.families[name] == nil && strings.HasPrefix(name, "starling_") {
+			t.Errorf("%s is described but never seen: have what makes it appear happen in this test", name)
+		}
+	}
+}
+
+func described(c prometheus.Collector) <-chan *prometheus.Desc {
+	descs := make(chan *prometheus.Desc)
+	go func() { c.Describe(descs); close(descs) }()
+	return descs
+}
+
+// childOf has a vector make a child, whatever its labels; nil if c is no vector.
+func childOf(c prometheus.Collector) any {
+	make1 := func(values []string) (any, error) { return nil, nil }
+	switch v := c.(type) {
+	case *prometheus.CounterVec:
+		make1 = func(values []string) (any, error) { return v.GetMetricWithLabelValues(values...) }
+	case *prometheus.GaugeVec:
+		make1 = func(values []string) (any, error) { return v.GetMetricWithLabelValues(values...) }
+	case *prometheus.HistogramVec:
+		make1 = func(values []string) (any, error) { return v.GetMetricWithLabelValues(values...) }
+	case *prometheus.SummaryVec:
+		make1 = func(values []string) (any, error) { return v.GetMetricWithLabelValues(values...) }
+	}
+	const enough = 10
+	for n := range enough {
+		if child, err := make1(slices.Repeat([]string{"any"}, n)); err == nil {
+			return child
+		}
+	}
+	return nil
+}
+
+// watchFlock runs three nodes and a fourth, has happen what operators watch for, and returns
+// all metrics that nodes can show.
+func watchFlock(t *testing.T) *exposed {
+	e := &exposed{
+		families: map[string]*dto.MetricFamily{}, labels: map[string]map[string]bool{},
+		values: map[[2]string]map[string]bool{}, described: map[string]bool{},
+	}
+	synctest.Test(t, func(t *testing.T) {
+		f := newFlock(t)
+		var registries []*openRegistry
+		f.registry = func() Registry {
+			r := &openRegistry{Registry: prometheus.NewRegistry()}
+			registries = append(registries, r)
+			return r
+		}
+		f.query = func(q *config.Query) { q.VerifyPushdown = 1 }
+		scrapeAll := func() {
+			for _, m := range f.nodes {
+				e.scrape(m)
+			}
+		}
+		write := func(want int) {
+			t.Helper()
+			if code := f.nodes["a"].write("m", 1, 2, 3); code != want {
+				t.Fatalf("write: %d", code)
+			}
+			if code := f.nodes["a"].writeAt("m", time.Now().Add(-time.Hour), 1, 2, 3); code != want {
+				t.Fatalf("write: %d", code)
+			}
+		}
+		f.fresh("a", "b", "c")
+		write(http.StatusNoContent)
+		f.nodes["a"].query("sum(rate(m[5m]))")
+		f.nodes["b"].query("m / m")
+		scrapeAll()
+
+		f.net.Partition([]string{ip(1), ip(2)}, []string{ip(3)})
+		write(http.StatusNoContent)
+		e.scrape(f.nodes["a"]) // c is only late
+		f.eventually(time.Minute, "a gap", func() error {
+			if len(f.nodes["a"].gaps.Status()) == 0 {
+				return fmt.Errorf("none is open")
+			}
+			return nil
+		})
+		scrapeAll()
+		f.net.Heal()
+		f.caughtUp(time.Minute)
+
+		d := f.start("d", ip(4), func(c *config.Cluster) { c.Join = seeds(3) })
+		f.eventuallyEvery(20*time.Millisecond, time.Minute, "a window is copied", func() error {
+			if e.scrape(d); e.families["starling_transition_copied_until_timestamp_seconds"] == nil {
+				return fmt.Errorf("no time until which it has copied")
+			}
+			return nil
+		})
+		scrapeAll()
+		f.settled(4)
+		f.nodes["a"].propose(table.Command{Kind: table.Leave, Nodes: []table.NodeID{d.cluster.Self()}})
+		f.nodes["a"].query("sum(m)")
+		scrapeAll()
+		e.complete(t, registries)
+	})
+	return e
+}
