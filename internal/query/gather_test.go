@@ -486,7 +486,7 @@ starling_query_divergent_series_total 1
 # HELP starling_query_fanout_node_failures_total Answers of single nodes that a read had to do without, by reason.
 # TYPE starling_query_fanout_node_failures_total counter
 starling_query_fanout_node_failures_total{reason="error"} 1
-# HELP starling_query_fanout_requests_total Reads asked of all nodes, by operation and outcome.
+# HELP starling_query_fanout_requests_total Reads asked of all nodes, by operation and outcome: complete, partial as the client allowed, incomplete, more than the limit of a query, unproven (a fragment that is read as series instead), canceled, error.
 # TYPE starling_query_fanout_requests_total counter
 starling_query_fanout_requests_total{operation="select",outcome="complete"} 1
 `

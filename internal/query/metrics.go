@@ -6,6 +6,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	"github.com/prometheus/prometheus/promql"
+
+	"github.com/starling-tsdb/starling/internal/pushdown"
 )
 
 type metrics struct {
@@ -22,7 +25,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	return &metrics{
 		requests: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "starling_query_fanout_requests_total",
-			Help: "Reads asked of all nodes, by operation and outcome.",
+			Help: "Reads asked of all nodes, by operation and outcome: complete, partial as the client allowed, incomplete, more than the limit of a query, unproven (a fragment that is read as series instead), canceled, error.",
 		}, []string{"operation", "outcome"}),
 		nodeFailures: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "starling_query_fanout_node_failures_total",
@@ -57,6 +60,10 @@ func result(err error, partial bool) string {
 		return "complete"
 	case errors.As(err, &incomplete):
 		return "incomplete"
+	case errors.As(err, new(*TooManyBytesError)), errors.As(err, new(promql.ErrTooManySamples)):
+		return "limit"
+	case errors.As(err, new(*pushdown.UnprovenError)):
+		return "unproven"
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return "canceled"
 	default:
