@@ -99,7 +99,7 @@ func NewWriteHandlers(opts WriteOptions) *WriteHandlers {
 		opts:    opts,
 		gate:    gate,
 		bodies:  sync.Pool{New: func() any { return new([]byte) }},
-		metrics: newWriteMetrics(opts.Registerer, gate),
+		metrics: newWriteMetrics(opts.Registerer, gate, opts.MaxInflightBytes),
 	}
 }
 
@@ -399,12 +399,16 @@ type writeMetrics struct {
 	duration  *prometheus.HistogramVec
 }
 
-func newWriteMetrics(reg prometheus.Registerer, gate *receive.Gate) writeMetrics {
+func newWriteMetrics(reg prometheus.Registerer, gate *receive.Gate, limit int64) writeMetrics {
 	f := promauto.With(reg)
 	f.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "starling_write_inflight_bytes",
 		Help: "Memory reserved for write requests in progress.",
 	}, func() float64 { return float64(gate.Held()) })
+	f.NewGauge(prometheus.GaugeOpts{
+		Name: "starling_write_inflight_limit_bytes",
+		Help: "Memory that write requests in progress may have together; what needs more is answered 503.",
+	}).Set(float64(limit))
 	return writeMetrics{
 		requests: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "starling_write_requests_total",

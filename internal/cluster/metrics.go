@@ -72,6 +72,8 @@ type stateCollector struct{ c *Cluster }
 var (
 	membersDesc = prometheus.NewDesc("starling_cluster_members",
 		"Nodes of the table and of gossip, this one included, by what gossip says of them.", []string{"state"}, nil)
+	infoDesc = prometheus.NewDesc("starling_cluster_node_info",
+		"1, with the ID of this node, by which other metrics name it, its name and its zone.", []string{"id", "name", "zone"}, nil)
 	epochDesc = prometheus.NewDesc("starling_cluster_epoch",
 		"Epoch of the table this node has adopted, 0 if none.", nil, nil)
 	slotDesc = prometheus.NewDesc("starling_cluster_slot",
@@ -90,7 +92,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (s *stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{membersDesc, epochDesc, slotDesc, healthDesc, leaderDesc, hasLeaderDesc, termDesc, appliedDesc} {
+	for _, d := range []*prometheus.Desc{membersDesc, infoDesc, epochDesc, slotDesc, healthDesc, leaderDesc, hasLeaderDesc, termDesc, appliedDesc} {
 		ch <- d
 	}
 }
@@ -106,6 +108,7 @@ func (s *stateCollector) Collect(ch chan<- prometheus.Metric) {
 		states[m.State]++
 		if m.ID == s.c.Self() {
 			slot = m.Slot
+			gauge(infoDesc, 1, string(m.ID), m.Name, m.Zone)
 		}
 	}
 	for state, n := range states {

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"regexp"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -42,8 +43,26 @@ var sections = []struct {
 // TestMetrics starts nodes and compares all that they show with what is written of it.
 func TestMetrics(t *testing.T) {
 	e := watchFlock(t)
+	t.Run("settings", func(t *testing.T) { compareSettings(t, e) })
 	t.Run("names and help", func(t *testing.T) { lint(t, e) })
 	t.Run(metricsPage, func(t *testing.T) { comparePage(t, e) })
+}
+
+// compareSettings compares the metrics of what a node was told with that.
+func compareSettings(t *testing.T, e *exposed) {
+	limit := e.families["starling_write_inflight_limit_bytes"].Metric[0].GetGauge().GetValue()
+	if want := writeBytes(debug.SetMemoryLimit(-1)); limit != float64(want) {
+		t.Errorf("write requests may have %v bytes, and the metric says %v", want, limit)
+	}
+	const info = "starling_cluster_node_info"
+	if names := slices.Sorted(maps.Keys(e.values[[2]string{info, "name"}])); !slices.Equal(names, []string{"a", "b", "c", "d"}) {
+		t.Errorf("%s names %v", info, names)
+	}
+	for peer := range e.values[[2]string{"starling_gaps_open", "peer"}] {
+		if !e.values[[2]string{info, "id"}][peer] {
+			t.Errorf("%s does not know the peer %s of a gap", info, peer)
+		}
+	}
 }
 
 // ours returns the names of Starling's own metrics, sorted.

@@ -58,6 +58,15 @@ func (n *Node) missing() []string {
 	return missing
 }
 
+// reached returns which nodes gossip reaches, this one among them.
+func (n *Node) reached() func(table.NodeID) bool {
+	alive := map[table.NodeID]bool{n.cluster.Self(): true}
+	for _, m := range n.cluster.Members() {
+		alive[m.ID] = alive[m.ID] || m.State == cluster.Alive
+	}
+	return func(id table.NodeID) bool { return alive[id] }
+}
+
 // status renders the cluster as this node sees it.
 type status struct{ n *Node }
 

@@ -9,11 +9,19 @@ import (
 	"github.com/starling-tsdb/starling/internal/table"
 )
 
-// transitionCollector shows how copies are placed, and how far a transition is, as far as this
-// node knows without asking others.
+// transitionCollector shows whether this node is ready, how copies are placed, and how far a
+// transition is, as far as the node knows without asking others.
 type transitionCollector struct{ n *Node }
 
 var (
+	nodeReadyDesc = prometheus.NewDesc("starling_ready",
+		"1 if /-/ready is 200.", nil, nil)
+	copiesDesc = prometheus.NewDesc("starling_placement_copies",
+		"Copies of each series: the replication factor, or the number of nodes if that is less.", nil, nil)
+	quorumDesc = prometheus.NewDesc("starling_placement_write_quorum",
+		"Owners that have to confirm a write.", nil, nil)
+	missingDesc = prometheus.NewDesc("starling_placement_missing_copies",
+		"How many copies of one series may lie on nodes that gossip does not reach or that were given up: the most there are of any series, by zones.", nil, nil)
 	crowdedDesc = prometheus.NewDesc("starling_placement_crowded_ratio",
 		"About which part of the series have copies in fewer zones than they could, because a zone has too few nodes.", nil, nil)
 	phaseDesc = prometheus.NewDesc("starling_transition_phase",
@@ -38,20 +46,24 @@ var (
 
 // Describe implements prometheus.Collector.
 func (transitionCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{crowdedDesc, phaseDesc, beganDesc, sinceDesc, awaitedDesc, waitingDesc, pausedDesc, readyDesc, untilDesc, leftDesc} {
+	for _, d := range []*prometheus.Desc{nodeReadyDesc, copiesDesc, quorumDesc, missingDesc, crowdedDesc, phaseDesc, beganDesc, sinceDesc, awaitedDesc, waitingDesc, pausedDesc, readyDesc, untilDesc, leftDesc} {
 		ch <- d
 	}
 }
 
 // Collect implements prometheus.Collector.
 func (c transitionCollector) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	gauge(nodeReadyDesc, oneIf(c.n.ready() == nil))
 	p := c.n.placed.Load()
 	if p == nil {
 		return
 	}
-	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
-	}
+	gauge(copiesDesc, float64(p.reading.Copies()))
+	gauge(quorumDesc, float64(p.reading.WriteQuorum()))
+	gauge(missingDesc, float64(p.missingCopies(c.n.reached())))
 	gauge(crowdedDesc, p.reading.crowded)
 	var now table.Transition
 	if p.table.Transition != nil {
@@ -83,6 +95,19 @@ func (c transitionCollector) Collect(ch chan<- prometheus.Metric) {
 		gauge(untilDesc, float64(progress.Until)/1000)
 		gauge(leftDesc, max(0, time.Since(time.UnixMilli(progress.Until)).Seconds()))
 	}
+}
+
+// missingCopies returns how many copies of one series may lie on nodes that are not reached or
+// were given up, by whichever assignment has more of them.
+func (p *placed) missingCopies(reached func(table.NodeID) bool) int {
+	most := 0
+	for _, a := range p.writing {
+		most = max(most, a.mostCopies(func(slot int) bool {
+			node := a.Slots[slot].Node
+			return node != "" && !reached(node)
+		}))
+	}
+	return most
 }
 
 func oneIf(b bool) float64 {

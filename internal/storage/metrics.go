@@ -22,7 +22,34 @@ type metrics struct {
 	limit           prometheus.Counter
 	maxSeries       prometheus.Gauge
 	metadataDropped prometheus.Counter
+	disk            diskMetrics
 	blockMetrics
+}
+
+// diskMetrics are of the file system that the store lies on.
+type diskMetrics struct{ free, size, reserve prometheus.Gauge }
+
+func newDiskMetrics(f promauto.Factory) diskMetrics {
+	return diskMetrics{
+		free: f.NewGauge(prometheus.GaugeOpts{
+			Name: "starling_storage_disk_free_bytes",
+			Help: "Free space of the file system of --storage.tsdb.path, as users without privileges see it; 0 if it does not tell.",
+		}),
+		size: f.NewGauge(prometheus.GaugeOpts{
+			Name: "starling_storage_disk_size_bytes",
+			Help: "Size of the file system of --storage.tsdb.path; 0 if it does not tell.",
+		}),
+		reserve: f.NewGauge(prometheus.GaugeOpts{
+			Name: "starling_storage_disk_reserve_bytes",
+			Help: "Free space below which appends are refused.",
+		}),
+	}
+}
+
+func (m *diskMetrics) show(u usage) {
+	m.free.Set(float64(u.free))
+	m.size.Set(float64(u.total))
+	m.reserve.Set(float64(u.reserve()))
 }
 
 // blockMetrics are those of the blocks that the store writes itself.
@@ -91,6 +118,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Name: "starling_storage_metadata_dropped_total",
 			Help: "Metadata entries that were not kept because the metadata store is full.",
 		}),
+		disk:         newDiskMetrics(f),
 		blockMetrics: newBlockMetrics(f),
 	}
 }

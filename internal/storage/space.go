@@ -65,6 +65,7 @@ func (s *Store) watchSpace() {
 	if err != nil {
 		return // as it was: a disk that fails is noticed by what it does to the logs
 	}
+	s.metrics.disk.show(u)
 	if full := u.full(s.keeper.full); full != s.keeper.full {
 		s.keeper.full, s.keeper.settled = full, false
 		if full {

@@ -73,6 +73,11 @@ func TestDiskFull(t *testing.T) {
 			if v := gauge(t, reg, "starling_storage_fenced disk_full"); v != map[bool]float64{true: 1}[full] {
 				t.Errorf("metric: %v", v)
 			}
+			for name, want := range map[string]uint64{"free": free.Load(), "size": 1 << 41, "reserve": maxReserve} {
+				if v := gauge(t, reg, "starling_storage_disk_"+name+"_bytes"); v != float64(want) {
+					t.Errorf("%s: the metric is %v, want %d", name, v, want)
+				}
+			}
 			if got := read(t, s); len(got) != 1 {
 				t.Errorf("stored: %v", got)
 			}
