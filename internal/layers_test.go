@@ -63,6 +63,7 @@ var layers = map[string]struct {
 	"faults/overlay":      {nil, "it changes text"},
 	"faults/wire":         {nil, "it carries packets"},
 	"model":               {nil, "it is all tests, of the rules that others keep"},
+	"watch":               {nil, "it watches nodes by what they show to anybody"},
 	"acceptance":          {nil, "it tests from a user's view"},
 	"acceptance/external": {nil, "it knows nothing of this program"},
 	"acceptance/workload": {nil, "it is a program of its own"},

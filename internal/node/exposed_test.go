@@ -49,11 +49,18 @@ func (r *openRegistry) MustRegister(collectors ...prometheus.Collector) {
 // exposed is what nodes show at /metrics, by name of the metric.
 type exposed struct {
 	families map[string]*dto.MetricFamily
-	labels   map[string]map[string]bool
+	labels   map[string]labelSet
 	// values of labels, for those that are not made up.
-	values map[[2]string]map[string]bool
+	values map[[2]string]labelSet
 	// described are the names that collectors say they may show.
 	described map[string]bool
+}
+
+func newExposed() *exposed {
+	return &exposed{
+		families: map[string]*dto.MetricFamily{}, labels: map[string]labelSet{},
+		values: map[[2]string]labelSet{}, described: map[string]bool{},
+	}
 }
 
 // add takes families in. Values of labels count as real ones unless they are made up.
@@ -62,14 +69,14 @@ func (e *exposed) add(families []*dto.MetricFamily, madeUp bool) {
 		name := f.GetName()
 		e.families[name] = f
 		if e.labels[name] == nil {
-			e.labels[name] = map[string]bool{}
+			e.labels[name] = labelSet{}
 		}
 		for _, m := range f.Metric {
 			for _, l := range m.Label {
 				e.labels[name][l.GetName()] = true
 				key := [2]string{name, l.GetName()}
 				if e.values[key] == nil {
-					e.values[key] = map[string]bool{}
+					e.values[key] = labelSet{}
 				}
 				if !madeUp {
 					e.values[key][l.GetValue()] = true
@@ -161,10 +168,7 @@ func childOf(c prometheus.Collector) any {
 // watchFlock runs three nodes and a fourth, has happen what operators watch for, and returns
 // all metrics that nodes can show.
 func watchFlock(t *testing.T) *exposed {
-	e := &exposed{
-		families: map[string]*dto.MetricFamily{}, labels: map[string]map[string]bool{},
-		values: map[[2]string]map[string]bool{}, described: map[string]bool{},
-	}
+	e := newExposed()
 	synctest.Test(t, func(t *testing.T) {
 		f := newFlock(t)
 		var registries []*openRegistry
@@ -204,8 +208,22 @@ func watchFlock(t *testing.T) *exposed {
 			return nil
 		})
 		scrapeAll()
+
+		f.net.Partition([]string{ip(1)}, []string{ip(2), ip(3)})
+		write(http.StatusServiceUnavailable)
+		if got := f.nodes["a"].query("m"); got.code != http.StatusServiceUnavailable {
+			t.Errorf("a query of a node that is cut off: %+v", got)
+		}
+		scrapeAll()
 		f.net.Heal()
 		f.caughtUp(time.Minute)
+		if code := f.nodes["a"].writeAt("m", time.Now().Add(time.Hour), 1); code != http.StatusBadRequest {
+			t.Errorf("a write of the future: %d", code)
+		}
+		if code := f.nodes["a"].write("", 1); code != http.StatusBadRequest {
+			t.Errorf("a write without a name: %d", code)
+		}
+		f.nodes["a"].get("/api/v1/query_range?query=m&start=0&end=1&step=1")
 
 		d := f.start("d", ip(4), func(c *config.Cluster) { c.Join = seeds(3) })
 		f.eventuallyEvery(20*time.Millisecond, time.Minute, "a window is copied", func() error {

@@ -45,6 +45,7 @@ func TestMetrics(t *testing.T) {
 	e := watchFlock(t)
 	t.Run("settings", func(t *testing.T) { compareSettings(t, e) })
 	t.Run("names and help", func(t *testing.T) { lint(t, e) })
+	t.Run("rules and dashboards", func(t *testing.T) { compareWatched(t, e) })
 	t.Run(metricsPage, func(t *testing.T) { comparePage(t, e) })
 }
 
