@@ -73,7 +73,9 @@ var (
 	membersDesc = prometheus.NewDesc("starling_cluster_members",
 		"Nodes of the table and of gossip, this one included, by what gossip says of them.", []string{"state"}, nil)
 	infoDesc = prometheus.NewDesc("starling_cluster_node_info",
-		"1, with the ID of this node, by which other metrics name it, its name and its zone.", []string{"id", "name", "zone"}, nil)
+		"1, with the ID, the name and the zone of this node.", []string{"id", "name", "zone"}, nil)
+	aliveDesc = prometheus.NewDesc("starling_cluster_member_alive",
+		"Whether gossip reaches a node of the table or one that gossip knows, this one included: 1, or 0.", []string{"id", "name", "zone"}, nil)
 	epochDesc = prometheus.NewDesc("starling_cluster_epoch",
 		"Epoch of the table this node has adopted, 0 if none.", nil, nil)
 	slotDesc = prometheus.NewDesc("starling_cluster_slot",
@@ -92,7 +94,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (s *stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{membersDesc, infoDesc, epochDesc, slotDesc, healthDesc, leaderDesc, hasLeaderDesc, termDesc, appliedDesc} {
+	for _, d := range []*prometheus.Desc{membersDesc, infoDesc, aliveDesc, epochDesc, slotDesc, healthDesc, leaderDesc, hasLeaderDesc, termDesc, appliedDesc} {
 		ch <- d
 	}
 }
@@ -106,6 +108,7 @@ func (s *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	slot := -1
 	for _, m := range s.c.Members() {
 		states[m.State]++
+		gauge(aliveDesc, boolean(m.State == Alive), string(m.ID), m.Name, m.Zone)
 		if m.ID == s.c.Self() {
 			slot = m.Slot
 			gauge(infoDesc, 1, string(m.ID), m.Name, m.Zone)
