@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -74,16 +75,23 @@ func (e *exposed) add(families []*dto.MetricFamily, madeUp bool) {
 		for _, m := range f.Metric {
 			for _, l := range m.Label {
 				e.labels[name][l.GetName()] = true
-				key := [2]string{name, l.GetName()}
-				if e.values[key] == nil {
-					e.values[key] = labelSet{}
-				}
 				if !madeUp {
-					e.values[key][l.GetValue()] = true
+					e.see(name, l.GetName(), l.GetValue())
 				}
+			}
+			for _, q := range m.GetSummary().GetQuantile() {
+				e.see(name, model.QuantileLabel, fmt.Sprint(q.GetQuantile()))
 			}
 		}
 	}
+}
+
+func (e *exposed) see(name, label, value string) {
+	key := [2]string{name, label}
+	if e.values[key] == nil {
+		e.values[key] = labelSet{}
+	}
+	e.values[key][value] = true
 }
 
 // scrape asks a node's /metrics.
@@ -178,66 +186,91 @@ func watchFlock(t *testing.T) *exposed {
 			return r
 		}
 		f.query = func(q *config.Query) { q.VerifyPushdown = 1 }
-		scrapeAll := func() {
-			for _, m := range f.nodes {
-				e.scrape(m)
-			}
-		}
-		write := func(want int) {
-			t.Helper()
-			if code := f.nodes["a"].write("m", 1, 2, 3); code != want {
-				t.Fatalf("write: %d", code)
-			}
-			if code := f.nodes["a"].writeAt("m", time.Now().Add(-time.Hour), 1, 2, 3); code != want {
-				t.Fatalf("write: %d", code)
-			}
-		}
 		f.fresh("a", "b", "c")
-		write(http.StatusNoContent)
+		f.wantWritten(http.StatusNoContent)
 		f.nodes["a"].query("sum(rate(m[5m]))")
 		f.nodes["b"].query("m / m")
-		scrapeAll()
-
-		f.net.Partition([]string{ip(1), ip(2)}, []string{ip(3)})
-		write(http.StatusNoContent)
-		e.scrape(f.nodes["a"]) // c is only late
-		f.eventually(time.Minute, "a gap", func() error {
-			if len(f.nodes["a"].gaps.Status()) == 0 {
-				return fmt.Errorf("none is open")
-			}
-			return nil
-		})
-		scrapeAll()
-
-		f.net.Partition([]string{ip(1)}, []string{ip(2), ip(3)})
-		write(http.StatusServiceUnavailable)
-		if got := f.nodes["a"].query("m"); got.code != http.StatusServiceUnavailable {
-			t.Errorf("a query of a node that is cut off: %+v", got)
-		}
-		scrapeAll()
-		f.net.Heal()
-		f.caughtUp(time.Minute)
-		if code := f.nodes["a"].writeAt("m", time.Now().Add(time.Hour), 1); code != http.StatusBadRequest {
-			t.Errorf("a write of the future: %d", code)
-		}
-		if code := f.nodes["a"].write("", 1); code != http.StatusBadRequest {
-			t.Errorf("a write without a name: %d", code)
-		}
-		f.nodes["a"].get("/api/v1/query_range?query=m&start=0&end=1&step=1")
-
-		d := f.start("d", ip(4), func(c *config.Cluster) { c.Join = seeds(3) })
-		f.eventuallyEvery(20*time.Millisecond, time.Minute, "a window is copied", func() error {
-			if e.scrape(d); e.families["starling_transition_copied_until_timestamp_seconds"] == nil {
-				return fmt.Errorf("no time until which it has copied")
-			}
-			return nil
-		})
-		scrapeAll()
-		f.settled(4)
-		f.nodes["a"].propose(table.Command{Kind: table.Leave, Nodes: []table.NodeID{d.cluster.Self()}})
-		f.nodes["a"].query("sum(m)")
-		scrapeAll()
+		e.scrapeAll(f)
+		e.cutOff(f)
+		e.refuse(f)
+		e.move(f)
 		e.complete(t, registries)
 	})
 	return e
+}
+
+func (e *exposed) scrapeAll(f *flock) {
+	f.Helper()
+	for _, m := range f.nodes {
+		e.scrape(m)
+	}
+}
+
+// wantWritten writes samples of now and of an hour ago through the node a.
+func (f *flock) wantWritten(code int) {
+	f.Helper()
+	for _, at := range []time.Time{time.Now(), time.Now().Add(-time.Hour)} {
+		if got := f.nodes["a"].writeAt("m", at, 1, 2, 3); got != code {
+			f.Errorf("a write is answered %d, want %d", got, code)
+		}
+	}
+}
+
+// cutOff has the node c be cut off from a, and then b, too.
+func (e *exposed) cutOff(f *flock) {
+	f.Helper()
+	a := f.nodes["a"]
+	f.net.Partition([]string{ip(1), ip(2)}, []string{ip(3)})
+	f.wantWritten(http.StatusNoContent)
+	e.scrape(a) // c is only late
+	f.eventually(time.Minute, "a gap", func() error {
+		if len(a.gaps.Status()) == 0 {
+			return errors.New("none is open")
+		}
+		return nil
+	})
+	e.scrapeAll(f)
+
+	f.net.Partition([]string{ip(1)}, []string{ip(2), ip(3)})
+	f.wantWritten(http.StatusServiceUnavailable)
+	if got := a.query("m"); got.code != http.StatusServiceUnavailable {
+		f.Errorf("a query of a node that is cut off: %+v", got)
+	}
+	if got := a.query("m", "partial_response", "true"); got.code != http.StatusOK {
+		f.Errorf("a partial query of a node that is cut off: %+v", got)
+	}
+	e.scrapeAll(f)
+	f.net.Heal()
+	f.caughtUp(time.Minute)
+}
+
+// refuse sends what nobody takes.
+func (e *exposed) refuse(f *flock) {
+	f.Helper()
+	a := f.nodes["a"]
+	if code := a.writeAt("m", time.Now().Add(time.Hour), 1); code != http.StatusBadRequest {
+		f.Errorf("a write of the future: %d", code)
+	}
+	if code := a.write("", 1); code != http.StatusBadRequest {
+		f.Errorf("a write without a name: %d", code)
+	}
+	a.get("/api/v1/query_range?query=m&start=0&end=1&step=1")
+	e.scrapeAll(f)
+}
+
+// move has a fourth node join and leave.
+func (e *exposed) move(f *flock) {
+	f.Helper()
+	d := f.start("d", ip(4), func(c *config.Cluster) { c.Join = seeds(3) })
+	f.eventuallyEvery(20*time.Millisecond, time.Minute, "a window is copied", func() error {
+		if e.scrape(d); e.families["starling_transition_copied_until_timestamp_seconds"] == nil {
+			return errors.New("no time until which it has copied")
+		}
+		return nil
+	})
+	e.scrapeAll(f)
+	f.settled(4)
+	f.nodes["a"].propose(table.Command{Kind: table.Leave, Nodes: []table.NodeID{d.cluster.Self()}})
+	f.nodes["a"].query("sum(m)")
+	e.scrapeAll(f)
 }

@@ -53,7 +53,7 @@ func compareWatched(t *testing.T, e *exposed) {
 		t.Fatal(err)
 	}
 	a := &asked{exposed: e, recorded: map[string]labelSet{}}
-	for _, q := range rules {
+	for _, q := range append(rules, watch.Dashboards()...) {
 		a.compare(q)
 	}
 	for _, m := range a.mistakes {
@@ -86,25 +86,20 @@ func (a *asked) labelsOf(expr parser.Expr) labelSet {
 	case *parser.VectorSelector:
 		return a.selected(e)
 	case *parser.AggregateExpr:
-		inner := a.labelsOf(e.Expr)
-		if e.Without {
-			return inner
-		}
-		a.want(inner, e.Grouping, "groups by")
-		return setOf(e.Grouping...)
+		return a.aggregated(e)
 	case *parser.BinaryExpr:
 		left, right := a.labelsOf(e.LHS), a.labelsOf(e.RHS)
 		if m := e.VectorMatching; m != nil && m.On {
 			a.want(left, m.MatchingLabels, "matches on")
 			a.want(right, m.MatchingLabels, "matches on")
 		}
-		if m := e.VectorMatching; m != nil {
-			both := maps.Clone(left)
-			maps.Copy(both, right)
-			a.want(both, m.Include, "takes over")
-			for _, l := range m.Include {
-				left[l] = true
-			}
+		if e.VectorMatching == nil { // one of them is a number
+			maps.Copy(left, right)
+			return left
+		}
+		a.want(right, e.VectorMatching.Include, "takes over")
+		for _, l := range e.VectorMatching.Include {
+			left[l] = true
 		}
 		return left
 	case *parser.Call:
@@ -115,6 +110,22 @@ func (a *asked) labelsOf(expr parser.Expr) labelSet {
 		maps.Copy(all, a.labelsOf(child.(parser.Expr)))
 	}
 	return all
+}
+
+// aggregated returns the labels of what an aggregation gives.
+func (a *asked) aggregated(e *parser.AggregateExpr) labelSet {
+	have := a.labelsOf(e.Expr)
+	if !e.Without {
+		a.want(have, e.Grouping, "groups by")
+	}
+	if e.Without || e.Op == parser.TOPK || e.Op == parser.BOTTOMK {
+		return have
+	}
+	have = setOf(e.Grouping...)
+	if made, ok := e.Param.(*parser.StringLiteral); ok { // of count_values
+		have[made.Val] = true
+	}
+	return have
 }
 
 // called returns the labels of what a function gives.
@@ -196,7 +207,7 @@ func (a *asked) lookUp(name string) (family string, have labelSet) {
 		return name, have
 	}
 	if f := a.families[name]; f != nil && f.GetType() != dto.MetricType_HISTOGRAM {
-		have := maps.Clone(labelSet(a.labels[name]))
+		have := maps.Clone(a.labels[name])
 		if f.GetType() == dto.MetricType_SUMMARY {
 			have["quantile"] = true
 		}
@@ -208,7 +219,7 @@ func (a *asked) lookUp(name string) (family string, have labelSet) {
 		if !ok || f == nil {
 			continue
 		}
-		have := maps.Clone(labelSet(a.labels[family]))
+		have := maps.Clone(a.labels[family])
 		switch {
 		case f.GetType() == dto.MetricType_HISTOGRAM:
 			have["le"] = suffix == "_bucket"
@@ -234,6 +245,10 @@ func TestMistakesOfQueries(t *testing.T) {
 		`label_replace(waits_sum, "id", "$1", "peer", "(.+)")`:               "",
 		`max by (id) (label_replace(waits_sum, "id", "$1", "peer", "(.+)"))`: "",
 		`min_over_time(sum by (peer) (waits_count)[1h:5m])`:                  "",
+		`max by (peer) (topk by (job) (1, waits_sum))`:                       "",
+		`sum by (value) (count_values("value", waits_sum))`:                  "",
+		`60 - sum by (peer) (waits_sum) / on (peer) waits_count`:             "",
+		`waits_sum * on (peer) group_left (id) waits_count`:                  "takes over label id",
 		`waits`:                   "asks for",
 		`wait_sum`:                "asks for",
 		`rate(waits_sum[5m]`:      "parsed",

@@ -1,0 +1,137 @@
+package watch
+
+// queryHandlers are the routes of queries; those of dashboards and rules come in by them.
+const queryHandlers = `handler=~"/api/v1/query|/api/v1/query_range"`
+
+// refusedWrites and refusedQueries are the parts of requests that are answered 503; nothing if
+// there are no requests.
+const (
+	refusedWrites  = `(sum(rate(starling_write_requests_total{sel, code="503"}[$__rate_interval])) or vector(0)) / (sum(rate(starling_write_requests_total{sel}[$__rate_interval])) > 0)`
+	refusedQueries = `(sum(rate(starling_http_requests_total{sel, ` + queryHandlers + `, code="503"}[$__rate_interval])) or vector(0)) / (sum(rate(starling_http_requests_total{sel, ` + queryHandlers + `}[$__rate_interval])) > 0)`
+)
+
+// overview answers whether a cluster is whole, and how much it has to do.
+func overview() dashboard {
+	return dashboard{
+		file: "overview.json", uid: "starling-overview", title: "Cluster",
+		about: "Whether the cluster is whole, what it does, and how much room it has. The first row is green if nothing is to be done.",
+		rows:  []row{wholeness(), traffic(), room(), nodes()},
+	}
+}
+
+func wholeness() row {
+	return row{"Is it whole?", []panel{
+		{
+			kind: figure, title: "Nodes not ready", steps: worse(1, 2), width: 3,
+			about: "Nodes that Prometheus does not reach, or whose /-/ready is not 200.",
+			asks: []ask{{`(sum(starling_ready{sel} == bool 0) or vector(0))
+  + (sum(up{sel} == bool 0 and on (instance) last_over_time(starling_build_info{sel}[1d])) or vector(0))`, ""}},
+		},
+		{
+			kind: figure, title: "Owners to spare", steps: atLeast(0, 1), width: 3,
+			about: "How many more owners of a series may be lost until a write of it is refused, for the series that is worst off, by the node that sees the least. Below 0, writes and queries are refused.",
+			asks:  []ask{{"min(starling_placement_copies{sel} - starling_placement_missing_copies{sel} - starling_placement_write_quorum{sel})", ""}},
+		},
+		{
+			kind: figure, title: "Nodes with a gap", steps: look(1), width: 3,
+			about: "Nodes that are noted to miss writes. It is handed off when they are back.",
+			asks:  []ask{{"count(max by (peer) (starling_gaps_open{sel})) or vector(0)", ""}},
+		},
+		{
+			kind: figure, title: "Fenced", steps: bad(1), width: 3,
+			about: "Nodes that refuse writes, as their disk is full or has failed.",
+			asks:  []ask{{"sum(max by (instance) (starling_storage_fenced{sel}))", ""}},
+		},
+		{
+			kind: figure, title: "Damaged", steps: look(1), width: 3,
+			about: "Nodes with damaged data that is not made good yet.",
+			asks:  []ask{{`count(sum by (instance) (starling_storage_damaged_ranges{sel, suspect="false"}) > 0) or vector(0)`, ""}},
+		},
+		{
+			kind: figure, title: "Tables", steps: look(2), width: 3,
+			about: "Different tables that nodes go by: 1, but for seconds when it changes.",
+			asks:  []ask{{`count(count_values("epoch", starling_cluster_epoch{sel} and starling_cluster_slot{sel} >= 0))`, ""}},
+		},
+		{
+			kind: figure, title: "Raft", steps: []step{{color: "orange"}, {"green", 1}}, says: map[string]string{"0": "no leader", "1": "has a leader"}, width: 3,
+			about: "Without a leader nodes neither join nor go; writes and queries go on.",
+			asks:  []ask{{"max(starling_cluster_raft_has_leader{sel})", ""}},
+		},
+		{
+			kind: figure, title: "Transition", steps: []step{{color: "green"}, {"blue", 1}}, says: map[string]string{"0": "none", "1": "moving data"}, width: 3,
+			about: "Whether nodes come or go, which moves data.",
+			asks:  []ask{{"max(starling_transition_phase{sel})", ""}},
+		},
+	}}
+}
+
+func traffic() row {
+	return row{"What does it do?", []panel{
+		{
+			kind: chart, title: "Samples written", unit: "cps", stacked: true,
+			about: "Samples that clients were told are stored, by the node that they were sent to.",
+			asks:  []ask{{`sum by (instance) (rate(starling_write_samples_total{sel, outcome="written"}[$__rate_interval]))`, "{{instance}}"}},
+		},
+		{
+			kind: chart, title: "Refused", unit: "percentunit", steps: bad(0.05),
+			about: "Part of the write requests and of the queries that were answered 503. Senders repeat writes.",
+			asks: []ask{
+				{refusedWrites, "writes"},
+				{refusedQueries, "queries"},
+			},
+		},
+		{
+			kind: chart, title: "Duration", unit: "s",
+			about: "How long 99 of 100 take at most.",
+			asks: append(
+				quantiles("starling_write_request_duration_seconds", "{sel}", "writes", "", "99"),
+				quantiles("starling_http_request_duration_seconds", "{sel, "+queryHandlers+"}", "queries", "", "99")...),
+		},
+	}}
+}
+
+func room() row {
+	return row{"How much room has it?", []panel{
+		{
+			kind: chart, title: "Series in memory", unit: "short",
+			about: "Each series counts on each of its owners. At --storage.max-series new ones are refused.",
+			asks: []ask{
+				{"prometheus_tsdb_head_series{sel}", "{{instance}}"},
+				{"min(starling_storage_max_series{sel} > 0)", "limit"},
+			},
+		},
+		{
+			kind: chart, title: "Disk used", unit: "percentunit", most: 1, steps: worse(0.8, 0.9),
+			about: "Of the file system, whoever uses it. Below a reserve of a tenth, 512 MiB at most, a node refuses writes.",
+			asks:  []ask{{"1 - starling_storage_disk_free_bytes{sel} / starling_storage_disk_size_bytes{sel}", "{{instance}}"}},
+		},
+		{
+			kind: chart, title: "Memory of GOMEMLIMIT", unit: "percentunit", steps: worse(0.85, 0.95),
+			about: "What the Go runtime holds, of what it may. Nearer to it the collector takes more CPU.",
+			asks:  []ask{{"(go_memstats_sys_bytes{sel} - go_memstats_heap_released_bytes{sel}) / go_gc_gomemlimit_bytes{sel}", "{{instance}}"}},
+		},
+	}}
+}
+
+func nodes() row {
+	return row{"Who is there?", []panel{{
+		kind: table, title: "Members", about: "Nodes as gossip sees them, those that are down among them.", width: 9,
+		asks:    []ask{{"min by (name, zone, id) (starling_cluster_member_alive{sel})", ""}},
+		columns: map[string]string{"name": "Name", "zone": "Zone", "id": "ID", "Value": "Reached by all"},
+	}, {
+		kind: table, title: "Nodes", about: "What nodes say of themselves. Those that are down are not there.", width: 15,
+		asks: []ask{
+			{"max by (instance) (starling_ready{sel})", ""},
+			{"max by (instance, id) (starling_cluster_node_info{sel})", ""},
+			{"max by (instance) (starling_cluster_slot{sel})", ""},
+			{"max by (instance) (starling_cluster_epoch{sel})", ""},
+			{"max by (instance) (prometheus_tsdb_head_series{sel})", ""},
+			{"max by (instance) (time() - process_start_time_seconds{sel}) / 3600", ""},
+			{"max by (instance, version) (starling_build_info{sel})", ""},
+		},
+		columns: map[string]string{
+			"instance": "Node", "id": "ID", "version": "Version", "Value #A": "Ready", "Value #B": "Scraped",
+			"Value #C": "Slot", "Value #D": "Epoch", "Value #E": "Series", "Value #F": "Hours up", "Value #G": "Builds",
+		},
+	}}}
+}
