@@ -134,6 +134,10 @@ func (cl *commandLine) clusterFlags(c *config.Cluster) {
 		strconv.Itoa(c.ReplicationFactor), parsed(&c.ReplicationFactor, strconv.Atoi))
 	cl.value("cluster.transfer-rate", "Bytes a second that this node gives to others that missed writes or take over copies, e.g. 64MB.",
 		c.TransferRate.String(), parsed(&c.TransferRate, units.ParseBase2Bytes))
+	f("cluster.tls.cert-file", "Certificate of this node, in PEM, for mutual TLS between nodes. Read again when it changes.").StringVar(&c.TLS.CertFile)
+	f("cluster.tls.key-file", "Key of that certificate.").StringVar(&c.TLS.KeyFile)
+	f("cluster.tls.ca-file", "Certificates of the authorities whose nodes are peers.").StringVar(&c.TLS.CAFile)
+	f("cluster.tls.server-name", "Name that the certificate of every node has to carry. Default: the address of the node that is dialled.").StringVar(&c.TLS.ServerName)
 	f("cluster.zone", "Failure domain of this node; copies are spread over zones.").StringVar(&c.Zone)
 }
 

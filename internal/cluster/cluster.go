@@ -274,6 +274,9 @@ func (c *Cluster) appear(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := c.cfg.Advertised(ip); err != nil {
+		return err
+	}
 	c.gossip.ip = ip
 	c.advertised.Store(&advertised{ip: ip})
 	if err := c.gossip.start(ctx); err != nil {

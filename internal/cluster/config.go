@@ -49,6 +49,10 @@ type Config struct {
 	// Caller reaches the peers' Handle.
 	Caller Caller
 
+	// Advertised is told the address at which peers reach this node, before gossip says it to
+	// them. An error ends Run. Nil means nobody wants to know.
+	Advertised func(ip netip.Addr) error
+
 	// Adopt is told of every change of the table: one at a time, in order of epochs
 	// (which may skip some), after the table is on disk and before Table returns it. It
 	// may block while appends of the old epoch finish. old is nil for the first table.
@@ -140,6 +144,9 @@ func (c Config) fill() (Config, error) {
 	}
 	if c.Find.LookupHost == nil {
 		c.Find.LookupHost = net.DefaultResolver.LookupHost
+	}
+	if c.Advertised == nil {
+		c.Advertised = func(netip.Addr) error { return nil }
 	}
 	if c.Adopt == nil {
 		c.Adopt = func(_, _ *table.Table) {}

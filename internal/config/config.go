@@ -96,9 +96,50 @@ type Cluster struct {
 	ReplicationFactor int
 	// Zone is --cluster.zone.
 	Zone string
+	// TLS is --cluster.tls.…: connections between nodes are mutual TLS.
+	TLS ClusterTLS
 	// TransferRate is --cluster.transfer-rate, in bytes a second: what this node gives to
 	// others that missed it.
 	TransferRate units.Base2Bytes
+}
+
+// ClusterTLS names what TLS between nodes takes: all three files, or none for connections in
+// clear.
+type ClusterTLS struct {
+	// CertFile, KeyFile and CAFile are --cluster.tls.cert-file, …key-file and …ca-file, in PEM.
+	CertFile, KeyFile, CAFile string
+	// ServerName is --cluster.tls.server-name, which all certificates carry; empty if each
+	// carries the address of its node.
+	ServerName string
+}
+
+// Enabled tells whether connections between nodes are TLS.
+func (t ClusterTLS) Enabled() bool { return t.CertFile != "" }
+
+func (t ClusterTLS) check() error {
+	var set []string
+	missing := ""
+	for _, f := range []struct{ flag, path string }{
+		{"cluster.tls.cert-file", t.CertFile}, {"cluster.tls.key-file", t.KeyFile}, {"cluster.tls.ca-file", t.CAFile},
+	} {
+		if f.path != "" {
+			set = append(set, "--"+f.flag)
+		} else if missing == "" {
+			missing = f.flag
+		}
+	}
+	switch {
+	case len(set) > 0 && missing != "":
+		return Flagged(missing, fmt.Errorf("is missing beside %s: TLS between nodes takes a certificate, its key and the CA", strings.Join(set, " and ")))
+	case len(set) == 0 && t.ServerName != "":
+		return Flagged("cluster.tls.server-name", errors.New("has no meaning without --cluster.tls.cert-file, --cluster.tls.key-file and --cluster.tls.ca-file"))
+	case t.ServerName == "":
+		return nil
+	}
+	if err := checkHost(t.ServerName); err != nil {
+		return Flagged("cluster.tls.server-name", err)
+	}
+	return nil
 }
 
 // Query bounds what queries may cost.
@@ -260,7 +301,7 @@ func (c *Cluster) check() error {
 			return Flagged("cluster.join", err)
 		}
 	}
-	return nil
+	return c.TLS.check()
 }
 
 // checkSeed takes host or host:port.

@@ -57,6 +57,13 @@ func TestCheckNamesTheFlag(t *testing.T) {
 		{"cluster.advertise-host", func(c *Config) { c.Cluster.AdvertiseHost = ":7946" }},
 		{"cluster.advertise-host", func(c *Config) { c.Cluster.AdvertiseHost = "::" }},
 		{"cluster.advertise-host", func(c *Config) { c.Cluster.AdvertiseHost = "node 1" }},
+		{"cluster.tls.cert-file", func(c *Config) { c.Cluster.TLS = ClusterTLS{KeyFile: "k", CAFile: "a"} }},
+		{"cluster.tls.key-file", func(c *Config) { c.Cluster.TLS = ClusterTLS{CertFile: "c", CAFile: "a"} }},
+		{"cluster.tls.ca-file", func(c *Config) { c.Cluster.TLS = ClusterTLS{CertFile: "c", KeyFile: "k"} }},
+		{"cluster.tls.server-name", func(c *Config) { c.Cluster.TLS.ServerName = "starling" }},
+		{"cluster.tls.server-name", func(c *Config) {
+			c.Cluster.TLS = ClusterTLS{CertFile: "c", KeyFile: "k", CAFile: "a", ServerName: "not a name"}
+		}},
 		{"query.timeout", func(c *Config) { c.Query.Timeout = 0 }},
 		{"query.max-samples", func(c *Config) { c.Query.MaxSamples = 0 }},
 		{"query.max-concurrency", func(c *Config) { c.Query.MaxConcurrency = -3 }},

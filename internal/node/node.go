@@ -31,6 +31,7 @@ import (
 	"github.com/prometheus/prometheus/util/netconnlimit"
 
 	"github.com/starling-tsdb/starling/internal/api"
+	"github.com/starling-tsdb/starling/internal/border"
 	"github.com/starling-tsdb/starling/internal/cluster"
 	"github.com/starling-tsdb/starling/internal/config"
 	"github.com/starling-tsdb/starling/internal/gaps"
@@ -105,6 +106,7 @@ type Node struct {
 	deletion deletion
 
 	http        net.Listener
+	border      *border.Guard
 	rpc         *transport.Listener
 	store       *storage.Store
 	cluster     *cluster.Cluster
@@ -169,10 +171,13 @@ func (n *Node) listen(built *teardown) error {
 	}
 	n.http = netconnlimit.SharedLimitListener(l, netconnlimit.NewSharedSemaphore(c.Web.MaxConnections))
 	built.add("HTTP listener", n.http.Close)
+	if n.border, err = n.newBorder(); err != nil {
+		return err
+	}
 	if l, err = n.opts.Network.Listen(c.Cluster.RPCAddress); err != nil {
 		return config.Flagged("cluster.rpc-address", err)
 	}
-	n.rpc = transport.Split(l)
+	n.rpc = transport.Split(n.border.Listener(l))
 	built.add("RPC listener", n.rpc.Close)
 	return nil
 }
@@ -241,7 +246,7 @@ func (n *Node) joinParts(built *teardown) error {
 	}
 	n.peers = transport.NewPeers(transport.PeersOptions{
 		Address:          func(id table.NodeID) (string, bool) { return n.cluster.Address(id) },
-		Dial:             n.opts.Network.Dial,
+		Dial:             n.dialPeer,
 		Tables:           tables{n},
 		Starts:           starts{n},
 		Horizons:         horizons{n},
@@ -325,9 +330,10 @@ func (n *Node) newCluster() (*cluster.Cluster, error) {
 		GossipTransport: gossip,
 		RaftListener:    n.rpc.Raft(),
 		Dial: func(ctx context.Context, address string) (net.Conn, error) {
-			return transport.DialRaft(ctx, n.opts.Network.Dial, address)
+			return transport.DialRaft(ctx, n.dialPeer, address)
 		},
 		Caller:     n.peers,
+		Advertised: n.advertised,
 		Adopt:      func(_, next *table.Table) { n.adopt(next) },
 		Ready:      n.readyFor,
 		Logger:     n.logger,
@@ -347,6 +353,7 @@ func (n *Node) Run(ctx context.Context) error {
 	httpServer := n.newHTTPServer()
 	takerCtx, stopTaking := context.WithCancel(context.WithoutCancel(ctx))
 	var takers sync.WaitGroup
+	takers.Go(func() { n.border.Run(takerCtx) })
 	takers.Go(func() { n.taker.Run(takerCtx) })
 	takers.Go(func() { n.mover.Run(takerCtx) })
 	takers.Go(func() { n.rebuilder.Run(takerCtx) })

@@ -85,7 +85,8 @@ func (l *Listener) accept() {
 }
 
 func (l *Listener) route(conn net.Conn) {
-	_ = conn.SetReadDeadline(time.Now().Add(prefaceTimeout))
+	// Of what is written, too: with TLS the first read shakes hands.
+	_ = conn.SetDeadline(time.Now().Add(prefaceTimeout))
 	r := bufio.NewReaderSize(conn, 4<<10)
 	first, err := r.Peek(1)
 	l.untrack(conn)
@@ -93,7 +94,7 @@ func (l *Listener) route(conn net.Conn) {
 		conn.Close()
 		return
 	}
-	_ = conn.SetReadDeadline(time.Time{})
+	_ = conn.SetDeadline(time.Time{})
 	if first[0] == raftPreface {
 		_, _ = r.Discard(1)
 		l.raft.push(&prefacedConn{Conn: conn, r: r})
