@@ -1,6 +1,6 @@
-// Package border decides with whom a node exchanges bytes at the port for peers: it makes
-// connections mutual TLS, whoever dials, with certificates that are read anew when their
-// files change.
+// Package border decides with whom a node exchanges bytes at the port for peers: at which
+// addresses peers may be, and which certificates they show. Connections are mutual TLS, whoever
+// dials, with certificates that are read anew when their files change.
 //
 // A Guard stands below everything that uses the port. What passes it is a connection to a
 // peer; gRPC, the streams of appends and Raft know nothing of it. A Guard that is told
@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,7 +36,9 @@ const (
 // Options say what a Guard is to ask of peers. Logger is required.
 type Options struct {
 	// TLS names the files of mutual TLS; nil for connections in clear.
-	TLS        *Files
+	TLS *Files
+	// Networks are where peers may be; none for anywhere.
+	Networks   []netip.Prefix
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -46,7 +49,7 @@ type DialFunc func(ctx context.Context, address string) (net.Conn, error)
 // Guard stands between a node and its peers. Its methods may be called concurrently.
 type Guard struct {
 	opts    Options
-	metrics *metrics // nil without TLS
+	metrics *metrics // nil if anybody may connect
 	quiet   rate.Sometimes
 
 	mu   sync.Mutex
@@ -65,10 +68,47 @@ func New(opts Options) (*Guard, error) {
 			return nil, err
 		}
 	}
-	if opts.TLS != nil {
+	if !g.idle() {
 		g.metrics = newMetrics(g, opts.Registerer)
 	}
 	return g, nil
+}
+
+// idle tells whether anybody may connect.
+func (g *Guard) idle() bool { return g.opts.TLS == nil && len(g.opts.Networks) == 0 }
+
+// Allows returns why no peer may be at an address, nil if one may.
+func (g *Guard) Allows(ip netip.Addr) error {
+	ip = ip.Unmap().WithZone("")
+	for _, network := range g.opts.Networks {
+		if network.Contains(ip) {
+			return nil
+		}
+	}
+	if len(g.opts.Networks) == 0 {
+		return nil
+	}
+	return fmt.Errorf("the address %s is in none of --cluster.allowed-cidrs=%s", ip, join(g.opts.Networks))
+}
+
+func join(networks []netip.Prefix) string {
+	texts := make([]string, len(networks))
+	for i, n := range networks {
+		texts[i] = n.String()
+	}
+	return strings.Join(texts, ",")
+}
+
+// allowsEnd is Allows for the other end of a connection.
+func (g *Guard) allowsEnd(a net.Addr) error {
+	if len(g.opts.Networks) == 0 {
+		return nil
+	}
+	at, err := netip.ParseAddrPort(a.String())
+	if err != nil {
+		return fmt.Errorf("--cluster.allowed-cidrs: no address is known of %s", a)
+	}
+	return g.Allows(at.Addr())
 }
 
 // Secret tells whether what a peer is told stays between the two nodes.
@@ -77,6 +117,9 @@ func (g *Guard) Secret() bool { return g.opts.TLS != nil }
 // SetSelf tells the address at which peers dial this node. It fails if they would refuse it
 // there.
 func (g *Guard) SetSelf(ip netip.Addr) error {
+	if err := g.Allows(ip); err != nil {
+		return fmt.Errorf("peers dial this node at %s, where they must not be dialled: %w: add its network, on all nodes, or set --cluster.advertise-host", ip, err)
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.keys != nil {
@@ -91,7 +134,7 @@ func (g *Guard) SetSelf(ip netip.Addr) error {
 // Listener returns base with connections of peers only. A peer shows its certificate with
 // the first read, whose deadline bounds that.
 func (g *Guard) Listener(base net.Listener) net.Listener {
-	if g.opts.TLS == nil {
+	if g.idle() {
 		return base
 	}
 	return &listener{Listener: base, guard: g}
@@ -104,27 +147,49 @@ type listener struct {
 
 // Accept implements net.Listener.
 func (l *listener) Accept() (net.Conn, error) {
-	raw, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
+	for {
+		raw, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if err := l.guard.allowsEnd(raw.RemoteAddr()); err != nil {
+			l.guard.refused("address", raw, err)
+			_ = raw.Close()
+			continue
+		}
+		if l.guard.opts.TLS == nil {
+			return raw, nil
+		}
+		k := l.guard.current()
+		return &conn{Conn: tls.Server(raw, k.server), guard: l.guard, keys: k, accepted: true}, nil
 	}
-	k := l.guard.current()
-	return &conn{Conn: tls.Server(raw, k.server), guard: l.guard, keys: k, accepted: true}, nil
 }
 
 // Dial returns base with connections to peers only.
 func (g *Guard) Dial(base DialFunc) DialFunc {
-	if g.opts.TLS == nil {
+	if g.idle() {
 		return base
 	}
 	return func(ctx context.Context, address string) (net.Conn, error) {
+		host, _, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, err
+		}
+		if ip, err := netip.ParseAddr(host); err == nil {
+			if err := g.Allows(ip); err != nil {
+				return nil, err
+			}
+		}
 		raw, err := base(ctx, address)
 		if err != nil {
 			return nil, err
 		}
-		host, _, err := net.SplitHostPort(address)
-		if err != nil {
+		// What a name has led to is known only now, before a byte is sent.
+		if err := g.allowsEnd(raw.RemoteAddr()); err != nil {
 			return nil, errors.Join(err, raw.Close())
+		}
+		if g.opts.TLS == nil {
+			return raw, nil
 		}
 		k := g.current()
 		c := &conn{Conn: tls.Client(raw, k.client(g.opts.TLS.nameOf(host))), guard: g, keys: k}
@@ -164,7 +229,7 @@ type conn struct {
 func (c *conn) Read(b []byte) (int, error) {
 	if !c.greeted.Load() {
 		if err := c.greet(context.Background()); err != nil {
-			c.guard.refused(c, err)
+			c.guard.refused("tls", c, err)
 			return 0, err
 		}
 	}
@@ -218,11 +283,11 @@ func (g *Guard) current() *keys {
 }
 
 // refused counts a connection that is none of a peer. One that says nothing is no attempt.
-func (g *Guard) refused(c net.Conn, err error) {
+func (g *Guard) refused(reason string, c net.Conn, err error) {
 	if errors.Is(err, io.EOF) {
 		return
 	}
-	g.metrics.refused.WithLabelValues("tls").Inc()
+	g.metrics.refused.WithLabelValues(reason).Inc()
 	g.quiet.Do(func() {
 		g.opts.Logger.Warn("Refused a connection to the port for peers; more of them are only counted for a while", "from", c.RemoteAddr(), "err", err)
 	})

@@ -349,6 +349,68 @@ func TestFilesChange(t *testing.T) {
 	})
 }
 
+// Peers are dialled and accepted in their networks only, whatever form an address has.
+func TestNetworks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		simulated := simnet.New()
+		simulated.SetName("near", there)
+		simulated.SetName("far", "192.168.0.1")
+		open := func(ip string, networks ...string) *party {
+			p := &party{TB: t, host: simulated.Host(ip)}
+			o := Options{Logger: slog.New(slog.DiscardHandler)}
+			for _, n := range networks {
+				o.Networks = append(o.Networks, netip.MustParsePrefix(n))
+			}
+			var err error
+			if p.Guard, err = New(o); err != nil {
+				t.Fatal(err)
+			}
+			return p
+		}
+		server := open(there, "10.0.0.0/24")
+		server.echo()
+		open("192.168.0.1").echo()
+		for _, c := range []struct {
+			from    *party
+			address string
+			want    string
+		}{
+			{open(here, "10.0.0.0/8"), there, ""},
+			{open(here, "10.0.0.0/8"), "near", ""},
+			{open(here, "fd00::/8", "10.0.0.2/32"), there, ""},
+			{open(here, "10.0.1.0/24"), there, "10.0.0.2 is in none of --cluster.allowed-cidrs=10.0.1.0/24"},
+			{open(here, "10.0.0.0/8"), "far", "192.168.0.1 is in none"},
+			{open(here), "far", ""},
+			{open("10.0.1.1"), there, "EOF"}, // by the one that accepts
+		} {
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			conn, err := c.from.Dial(c.from.host.Dial)(ctx, net.JoinHostPort(c.address, "9081"))
+			if err == nil {
+				err = say(conn)
+				_ = conn.Close()
+			}
+			cancel()
+			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+				t.Errorf("from %s to %s: %v, want %q", c.from.host.IP(), c.address, err, c.want)
+			}
+		}
+		if n := testutil.ToFloat64(server.metrics.refused.WithLabelValues("address")); n != 1 {
+			t.Errorf("%v connections were counted as refused, want 1", n)
+		}
+		for ip, want := range map[string]bool{"::ffff:10.0.0.9": true, "::ffff:10.0.1.9": false, "fe80::1%eth0": false} {
+			if err := server.Allows(netip.MustParseAddr(ip)); (err == nil) != want {
+				t.Errorf("Allows(%s) = %v, want success: %v", ip, err, want)
+			}
+		}
+		if err := server.SetSelf(netip.MustParseAddr("10.0.1.1")); err == nil {
+			t.Error("a node may be where its peers would not dial it")
+		}
+		if err := server.SetSelf(netip.MustParseAddr("::ffff:" + there)); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // Who asks for nothing has nothing in the way.
 func TestNothingWithoutTLS(t *testing.T) {
 	g, err := New(Options{})

@@ -49,6 +49,9 @@ type Config struct {
 	// Caller reaches the peers' Handle.
 	Caller Caller
 
+	// Allowed returns why no other node may be at an address: nothing is sent to it by gossip,
+	// and nothing taken from it. Nil means that they may be anywhere.
+	Allowed func(ip netip.Addr) error
 	// Advertised is told the address at which peers reach this node, before gossip says it to
 	// them. An error ends Run. Nil means nobody wants to know.
 	Advertised func(ip netip.Addr) error

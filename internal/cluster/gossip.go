@@ -88,8 +88,14 @@ func (g *gossip) start(ctx context.Context) error {
 		}
 		conf.AdvertisePort = port
 	}
+	if err := g.fence(conf); err != nil {
+		return err
+	}
 	list, err := memberlist.Create(conf)
 	if err != nil {
+		if f, fenced := conf.Transport.(*fence); fenced {
+			err = errors.Join(err, f.Shutdown())
+		}
 		return fmt.Errorf("--cluster.gossip-address=%s: %w", g.cfg.GossipBind, err)
 	}
 	g.list = list
@@ -283,6 +289,14 @@ func (g *gossip) resolveSeeds(ctx context.Context) []string {
 				}
 				continue
 			}
+			if g.cfg.Allowed != nil && addr != g.addr {
+				if err := g.cfg.Allowed(ip); err != nil {
+					if g.quiet.allow("not allowed " + seed) {
+						g.log.Warn("a seed is not contacted", "seed", seed, "err", err)
+					}
+					continue
+				}
+			}
 			addrs = append(addrs, addr)
 		}
 	}
@@ -348,6 +362,13 @@ func (g *gossip) NotifyAlive(n *memberlist.Node) error {
 	}
 	if own := g.describe().Cluster; own != "" && p.Cluster != "" && p.Cluster != own {
 		return g.refuseID(p, own)
+	}
+	if g.cfg.Allowed != nil {
+		ip, _ := netip.AddrFromSlice(n.Addr)
+		if err := g.cfg.Allowed(ip); err != nil {
+			g.refuseAddress(n.Addr.String(), fmt.Errorf("node %s: %w", p.ID, err))
+			return err
+		}
 	}
 	if n.Addr.IsUnspecified() || (n.Addr.IsLoopback() && !g.ip.IsLoopback()) {
 		err := fmt.Errorf("node %s advertises %s, which is of no use here: set its --cluster.advertise-host", p.ID, n.Addr)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -69,6 +70,19 @@ func freePorts(t *testing.T, n int) int {
 
 // TestThreeOnLoopback runs three nodes over the real loopback network, in real time.
 func TestThreeOnLoopback(t *testing.T) {
+	t.Run("any address", func(t *testing.T) { threeOnLoopback(t, nil) })
+	t.Run("loopback only", func(t *testing.T) {
+		threeOnLoopback(t, func(ip netip.Addr) error {
+			if !ip.Unmap().IsLoopback() {
+				return fmt.Errorf("%s is not allowed", ip)
+			}
+			return nil
+		})
+	})
+}
+
+func threeOnLoopback(t *testing.T, allowed func(netip.Addr) error) {
+	t.Helper()
 	base := freePorts(t, 3)
 	var join []string
 	for i := range 3 {
@@ -91,6 +105,7 @@ func TestThreeOnLoopback(t *testing.T) {
 			Dial: func(ctx context.Context, a string) (net.Conn, error) {
 				return new(net.Dialer).DialContext(ctx, "tcp", a)
 			},
+			Allowed:   allowed,
 			Find:      Find{Join: join, BootstrapExpect: 3},
 			Advertise: Advertise{RPCPort: base + 100 + i, HTTPPort: 1},
 			Timing:    Timing{Poll: 50 * time.Millisecond, Settle: 200 * time.Millisecond},

@@ -98,6 +98,8 @@ type Cluster struct {
 	Zone string
 	// TLS is --cluster.tls.…: connections between nodes are mutual TLS.
 	TLS ClusterTLS
+	// AllowedCIDRs are --cluster.allowed-cidrs, as they were given; see Networks.
+	AllowedCIDRs []string
 	// TransferRate is --cluster.transfer-rate, in bytes a second: what this node gives to
 	// others that missed it.
 	TransferRate units.Base2Bytes
@@ -301,7 +303,30 @@ func (c *Cluster) check() error {
 			return Flagged("cluster.join", err)
 		}
 	}
+	if _, err := c.Networks(); err != nil {
+		return err
+	}
 	return c.TLS.check()
+}
+
+// Networks are where other nodes may be; none for anywhere. Those of IPv4 are of that form.
+func (c *Cluster) Networks() ([]netip.Prefix, error) {
+	var networks []netip.Prefix
+	for _, text := range c.AllowedCIDRs {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, Flagged("cluster.allowed-cidrs", fmt.Errorf("%q is no network, like 10.0.0.0/8 or fd00::/8 or, for one address, 10.0.0.1/32", text))
+		}
+		if p.Addr().Is4In6() {
+			// ::ffff:0:0/96 holds the addresses of IPv4.
+			if p.Bits() < 96 {
+				return nil, Flagged("cluster.allowed-cidrs", fmt.Errorf("%q is more than the IPv4 addresses in it: name 0.0.0.0/0 and ::/0 if you mean all", text))
+			}
+			p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+		}
+		networks = append(networks, p.Masked())
+	}
+	return networks, nil
 }
 
 // checkSeed takes host or host:port.

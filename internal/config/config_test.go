@@ -64,6 +64,9 @@ func TestCheckNamesTheFlag(t *testing.T) {
 		{"cluster.tls.server-name", func(c *Config) {
 			c.Cluster.TLS = ClusterTLS{CertFile: "c", KeyFile: "k", CAFile: "a", ServerName: "not a name"}
 		}},
+		{"cluster.allowed-cidrs", func(c *Config) { c.Cluster.AllowedCIDRs = []string{"10.0.0.0/8", "10.0.0.1"} }},
+		{"cluster.allowed-cidrs", func(c *Config) { c.Cluster.AllowedCIDRs = []string{"10.0.0.0/33"} }},
+		{"cluster.allowed-cidrs", func(c *Config) { c.Cluster.AllowedCIDRs = []string{"::ffff:10.0.0.0/64"} }},
 		{"query.timeout", func(c *Config) { c.Query.Timeout = 0 }},
 		{"query.max-samples", func(c *Config) { c.Query.MaxSamples = 0 }},
 		{"query.max-concurrency", func(c *Config) { c.Query.MaxConcurrency = -3 }},
@@ -83,5 +86,20 @@ func TestCheckNamesTheFlag(t *testing.T) {
 		if strings.Contains(err.Error(), "\n") {
 			t.Errorf("the message has more than one line: %q", err)
 		}
+	}
+}
+
+func TestNetworks(t *testing.T) {
+	c := Cluster{AllowedCIDRs: []string{"10.1.2.3/8", "::ffff:192.168.1.0/120", "fd00::1/8"}}
+	networks, err := c.Networks()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, n := range networks {
+		got = append(got, n.String())
+	}
+	if want := "10.0.0.0/8 192.168.1.0/24 fd00::/8"; strings.Join(got, " ") != want {
+		t.Errorf("Networks() = %v, want %s", got, want)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"github.com/starling-tsdb/starling/internal/border"
+	"github.com/starling-tsdb/starling/internal/config"
 )
 
 // newBorder builds what decides with whom this node exchanges bytes.
@@ -15,7 +16,19 @@ func (n *Node) newBorder() (*border.Guard, error) {
 	if c.TLS.Enabled() {
 		o.TLS = &border.Files{Cert: c.TLS.CertFile, Key: c.TLS.KeyFile, CA: c.TLS.CAFile, ServerName: c.TLS.ServerName}
 	}
+	var err error
+	if o.Networks, err = c.Networks(); err != nil {
+		return nil, err
+	}
 	return border.New(o)
+}
+
+// allowed is where other nodes may be, nil for anywhere.
+func (n *Node) allowed() func(netip.Addr) error {
+	if len(n.opts.Config.Cluster.AllowedCIDRs) == 0 {
+		return nil
+	}
+	return n.border.Allows
 }
 
 // dialPeer opens a connection to the port for peers of another node.
@@ -24,4 +37,24 @@ func (n *Node) dialPeer(ctx context.Context, address string) (net.Conn, error) {
 }
 
 // advertised hears at which address peers dial this node.
-func (n *Node) advertised(ip netip.Addr) error { return n.border.SetSelf(ip) }
+func (n *Node) advertised(ip netip.Addr) error {
+	if err := n.border.SetSelf(ip); err != nil {
+		return err
+	}
+	for _, warning := range exposed(ip, &n.opts.Config.Cluster) {
+		n.logger.Warn(warning, "address", ip)
+	}
+	return nil
+}
+
+// exposed says what others can do on the way to a node that is at a public address.
+func exposed(ip netip.Addr, c *config.Cluster) []string {
+	if ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast() {
+		return nil
+	}
+	var warnings []string
+	if !c.TLS.Enabled() {
+		warnings = append(warnings, "Nodes reach this one at a public address without TLS: whoever reaches --cluster.rpc-address reads and writes everything; set --cluster.tls.cert-file, --cluster.tls.key-file and --cluster.tls.ca-file, or advertise a private address")
+	}
+	return warnings
+}

@@ -334,6 +334,7 @@ func (n *Node) newCluster() (*cluster.Cluster, error) {
 		},
 		Caller:     n.peers,
 		Advertised: n.advertised,
+		Allowed:    n.allowed(),
 		Adopt:      func(_, next *table.Table) { n.adopt(next) },
 		Ready:      n.readyFor,
 		Logger:     n.logger,
