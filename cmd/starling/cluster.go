@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"time"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/starling-tsdb/starling/internal/admin"
 	"github.com/starling-tsdb/starling/internal/api"
+	"github.com/starling-tsdb/starling/internal/keyring"
 )
 
 // clusterCommand is `starling cluster`, as its flags and arguments said.
@@ -39,6 +42,7 @@ type clusterCommand struct {
 	copies  int
 	from    string
 	to      string
+	key     string
 }
 
 // errUsage marks a wrong command line that only shows when it is put together.
@@ -103,9 +107,60 @@ func (cl *commandLine) clusterCommands() {
 	c.outputFlag(recovery)
 
 	c.repairCommand(add)
+	c.keyringCommands(top)
 	add("pause", "Hold back the copying of this transition and of later ones. Writes and queries go on.",
 		c.change("pause", func() api.CommandRequest { return api.CommandRequest{} }))
 	add("resume", "Let the copying go on.", c.change("resume", func() api.CommandRequest { return api.CommandRequest{} }))
+}
+
+// keyringCommands are those of `starling cluster keyring`.
+func (c *clusterCommand) keyringCommands(top *kingpin.CmdClause) {
+	ring := top.Command("keyring", "See and change the keys that encrypt gossip, on all nodes at once. Needs TLS between nodes.")
+	add := func(op, help string) *kingpin.CmdClause {
+		cmd := ring.Command(op, help)
+		c.outputFlag(cmd)
+		c.run[cmd.FullCommand()] = func(ctx context.Context, con *admin.Console) error {
+			k, err := c.keyringChange(op, con.In)
+			if err != nil {
+				return err
+			}
+			return con.Keyring(ctx, k)
+		}
+		return cmd
+	}
+	add("list", "Show the fingerprints of the keys, and which nodes have them.")
+	add("add", "Have all nodes open what is encrypted with a key.").
+		Arg("key", "A key in base64, as openssl rand -base64 32 makes one. Default: a line of the standard input, so that no list of processes or commands has it.").StringVar(&c.key)
+	add("use", "Have all nodes encrypt with a key that all have.").
+		Arg("key", "The key or its fingerprint. Default: a line of the standard input.").StringVar(&c.key)
+	add("remove", "Have all nodes forget a key that none uses.").
+		Arg("key", "The key or its fingerprint. Default: a line of the standard input.").StringVar(&c.key)
+}
+
+// keyringChange is what an operation is asked with: only add sends a key.
+func (c *clusterCommand) keyringChange(op string, in io.Reader) (api.KeyringChange, error) {
+	k := api.KeyringChange{Op: op}
+	if op == "list" {
+		return k, nil
+	}
+	text := c.key
+	if text == "" {
+		line, err := bufio.NewReader(io.LimitReader(in, 1024)).ReadString('\n')
+		if err != nil && !errors.Is(err, io.EOF) {
+			return k, fmt.Errorf("read the key: %w", err)
+		}
+		text = line
+	}
+	var err error
+	if op == "add" {
+		k.Key, err = keyring.Parse(text)
+	} else {
+		k.Fingerprint, err = keyring.Named(text)
+	}
+	if err != nil {
+		return k, fmt.Errorf("%w: %w", errUsage, err)
+	}
+	return k, nil
 }
 
 func (c *clusterCommand) repairCommand(add func(name, help string, run func(context.Context, *admin.Console) error) *kingpin.CmdClause) {

@@ -1,13 +1,18 @@
 package main
 
 import (
+	"bytes"
+	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/starling-tsdb/starling/internal/api"
+	"github.com/starling-tsdb/starling/internal/keyring"
 )
 
 func TestClusterCommands(t *testing.T) {
@@ -56,6 +61,11 @@ func TestClusterCommands(t *testing.T) {
 		{[]string{"replace", "a", "b", "-y"}, 0, []string{plan, base + "replace"}, api.CommandRequest{Old: "a", New: "b"}},
 		{[]string{"replace", "a", "b", "-y", "--lost"}, 0, []string{plan, base + "replace"}, api.CommandRequest{Old: "a", New: "b", Lost: &yes}},
 		{[]string{"replication", "3", "-y"}, 0, []string{plan, base + "replication"}, api.CommandRequest{ReplicationFactor: 3}},
+		{[]string{"keyring", "list"}, 0, []string{status + "/keyring"}, api.CommandRequest{}},
+		{[]string{"keyring", "use", "0a1b2c3d"}, 0, []string{base + "keyring/use"}, api.CommandRequest{}},
+		{[]string{"keyring", "remove", "0a1b2c3d", "-o", "json"}, 0, []string{base + "keyring/remove"}, api.CommandRequest{}},
+		{[]string{"keyring", "add", "short"}, exitUsage, nil, api.CommandRequest{}},
+		{[]string{"keyring"}, exitUsage, nil, api.CommandRequest{}},
 		{[]string{"pause"}, 0, []string{base + "pause"}, api.CommandRequest{}},
 		{[]string{"resume"}, 0, []string{base + "resume"}, api.CommandRequest{}},
 
@@ -77,6 +87,34 @@ func TestClusterCommands(t *testing.T) {
 		got, sent = nil, api.CommandRequest{}
 		if status := run(append([]string{"cluster", "--url=" + node.URL}, c.args...)); status != c.want || !reflect.DeepEqual(got, c.got) || !reflect.DeepEqual(sent, c.sent) {
 			t.Errorf("starling cluster %q exits with %d after %q of %+v, want %d, %q, %+v", c.args, status, got, sent, c.want, c.got, c.sent)
+		}
+	}
+}
+
+// Only add sends a key, which comes from the command line or from the standard input.
+func TestKeyringChange(t *testing.T) {
+	key := bytes.Repeat([]byte{5}, 32)
+	text := base64.StdEncoding.EncodeToString(key)
+	print := keyring.Fingerprint(key)
+	for _, c := range []struct {
+		op, arg, in string
+		want        api.KeyringChange
+		usage       bool
+	}{
+		{"list", "", "", api.KeyringChange{Op: "list"}, false},
+		{"add", text, "", api.KeyringChange{Op: "add", Key: key}, false},
+		{"add", "", text + "\n", api.KeyringChange{Op: "add", Key: key}, false},
+		{"add", "", text, api.KeyringChange{Op: "add", Key: key}, false},
+		{"use", text, "", api.KeyringChange{Op: "use", Fingerprint: print}, false},
+		{"use", print, "", api.KeyringChange{Op: "use", Fingerprint: print}, false},
+		{"remove", "", text + "\n", api.KeyringChange{Op: "remove", Fingerprint: print}, false},
+		{"add", print, "", api.KeyringChange{}, true},
+		{"add", "", "", api.KeyringChange{}, true},
+		{"use", "key", "", api.KeyringChange{}, true},
+	} {
+		got, err := (&clusterCommand{key: c.arg}).keyringChange(c.op, strings.NewReader(c.in))
+		if errors.Is(err, errUsage) != c.usage || !c.usage && !reflect.DeepEqual(got, c.want) {
+			t.Errorf("keyring %s %q, input %q: %v, %v, want %v", c.op, c.arg, c.in, got, err, c.want)
 		}
 	}
 }

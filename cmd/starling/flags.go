@@ -138,6 +138,7 @@ func (cl *commandLine) clusterFlags(c *config.Cluster) {
 	f("cluster.tls.key-file", "Key of that certificate.").StringVar(&c.TLS.KeyFile)
 	f("cluster.tls.ca-file", "Certificates of the authorities whose nodes are peers.").StringVar(&c.TLS.CAFile)
 	f("cluster.tls.server-name", "Name that the certificate of every node has to carry. Default: the address of the node that is dialled.").StringVar(&c.TLS.ServerName)
+	f("cluster.gossip-keyring-file", "File with the keys that encrypt gossip: a JSON list of base64 texts of 16, 24 or 32 bytes, the one to use first.").StringVar(&c.GossipKeyringFile)
 	f("cluster.allowed-cidrs", "Networks that other nodes may be in, like 10.0.0.0/8; repeatable or with commas. Default: any.").SetValue(&listValue{dst: &c.AllowedCIDRs})
 	f("cluster.zone", "Failure domain of this node; copies are spread over zones.").StringVar(&c.Zone)
 }

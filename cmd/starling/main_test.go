@@ -22,7 +22,7 @@ func TestFlagsReachTheConfig(t *testing.T) {
 		"--cluster.name=n", "--cluster.gossip-address=127.0.0.1:2", "--cluster.rpc-address=127.0.0.1:3",
 		"--cluster.advertise-host=h", "--cluster.join=a:1,b", "--cluster.join=c:2", "--cluster.bootstrap-expect=3",
 		"--cluster.replication-factor=2", "--cluster.zone=z",
-		"--cluster.tls.cert-file=c", "--cluster.tls.key-file=k", "--cluster.tls.ca-file=a", "--cluster.tls.server-name=s", "--cluster.allowed-cidrs=10.0.0.0/8,fd00::/8",
+		"--cluster.tls.cert-file=c", "--cluster.tls.key-file=k", "--cluster.tls.ca-file=a", "--cluster.tls.server-name=s", "--cluster.gossip-keyring-file=g", "--cluster.allowed-cidrs=10.0.0.0/8,fd00::/8",
 		"--query.timeout=1m", "--query.max-samples=7", "--query.max-concurrency=8", "--query.lookback-delta=9m", "--query.verify-pushdown=0.25",
 		"--enable-feature=promql-duration-expr,st-storage", "--log.level=debug", "--log.format=json",
 	})
@@ -55,6 +55,7 @@ func TestFlagsReachTheConfig(t *testing.T) {
 		{"cluster.replication-factor", c.Cluster.ReplicationFactor == 2},
 		{"cluster.zone", c.Cluster.Zone == "z"},
 		{"cluster.allowed-cidrs", slices.Equal(c.Cluster.AllowedCIDRs, []string{"10.0.0.0/8", "fd00::/8"})},
+		{"cluster.gossip-keyring-file", c.Cluster.GossipKeyringFile == "g"},
 		{"cluster.tls", c.Cluster.TLS == config.ClusterTLS{CertFile: "c", KeyFile: "k", CAFile: "a", ServerName: "s"}},
 		{"query.timeout", time.Duration(c.Query.Timeout) == time.Minute},
 		{"query.max-samples", c.Query.MaxSamples == 7},

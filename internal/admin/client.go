@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -84,6 +85,43 @@ func (c *Client) Recover(ctx context.Context, r api.RecoveryRequest) (api.Comman
 func (c *Client) Repair(ctx context.Context, r api.RepairRequest) (api.RepairResult, error) {
 	var result api.RepairResult
 	return result, c.call(ctx, http.MethodPost, "/repair", r, &result)
+}
+
+// Keyring lists or changes the keys of gossip on all nodes. A key is sent only to where nobody
+// on the way can read it.
+func (c *Client) Keyring(ctx context.Context, k api.KeyringChange) (*api.KeyringStatus, error) {
+	s := new(api.KeyringStatus)
+	if k.Op == "list" {
+		return s, c.call(ctx, http.MethodGet, "/keyring", nil, s)
+	}
+	if k.Op == "add" {
+		if err := c.checkConfidential(); err != nil {
+			return nil, err
+		}
+	}
+	return s, c.call(ctx, http.MethodPost, "/keyring/"+k.Op, k, s)
+}
+
+// checkConfidential refuses plain HTTP to another machine.
+func (c *Client) checkConfidential() error {
+	u, err := url.Parse(c.url)
+	if err != nil || u.Scheme == "https" || u.Hostname() == "localhost" {
+		return err
+	}
+	ip := net.ParseIP(u.Hostname())
+	if ip != nil && ip.IsLoopback() {
+		return nil
+	}
+	own, err := net.InterfaceAddrs()
+	if err != nil {
+		return fmt.Errorf("find the addresses of this machine: %w", err)
+	}
+	for _, a := range own {
+		if n, ok := a.(*net.IPNet); ok && ip != nil && n.IP.Equal(ip) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: a key would travel there in clear: run this on the machine of a node, or name a node by https in --url", c.url)
 }
 
 // Do has a command carried out.

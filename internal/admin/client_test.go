@@ -95,3 +95,19 @@ func TestClientErrors(t *testing.T) {
 		t.Errorf("no such file: %v", err)
 	}
 }
+
+// A key is not sent to another machine in clear.
+func TestKeysAreNotSentInClear(t *testing.T) {
+	for url, want := range map[string]bool{
+		"http://localhost:9080": true, "http://127.0.0.1:9080": true, "http://[::1]:9080/prefix": true,
+		"https://192.0.2.1": true, "http://192.0.2.1:9080": false, "http://node-1:9080": false,
+	} {
+		c, err := NewClient(url, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.checkConfidential(); (err == nil) != want {
+			t.Errorf("%s: %v, want success: %v", url, err, want)
+		}
+	}
+}

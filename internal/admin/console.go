@@ -30,6 +30,7 @@ type Cluster interface {
 	PlanRecovery(ctx context.Context) (*api.RecoveryPlan, error)
 	Recover(ctx context.Context, r api.RecoveryRequest) (api.CommandResult, error)
 	Repair(ctx context.Context, r api.RepairRequest) (api.RepairResult, error)
+	Keyring(ctx context.Context, k api.KeyringChange) (*api.KeyringStatus, error)
 }
 
 // Console is where an operator sits. Its methods are not for concurrent use.
@@ -113,6 +114,29 @@ func (c *Console) Repair(ctx context.Context, r api.RepairRequest) error {
 		return c.json(result)
 	}
 	return c.write(Repair(result))
+}
+
+// Keyring lists or changes the keys of gossip. It fails if a node did not do it.
+func (c *Console) Keyring(ctx context.Context, k api.KeyringChange) error {
+	s, err := c.Cluster.Keyring(ctx, k)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		err = c.json(s)
+	} else {
+		err = c.write(Keyring(s))
+	}
+	failed := 0
+	for _, n := range s.Nodes {
+		if n.Error != "" {
+			failed++
+		}
+	}
+	if err == nil && failed > 0 {
+		return fmt.Errorf("%d of %d nodes did not do it: repeat the command when they do", failed, len(s.Nodes))
+	}
+	return err
 }
 
 // Recover has the node that is asked go on without those that are gone: sure or not, it shows

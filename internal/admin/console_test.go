@@ -52,6 +52,13 @@ func (*fakeCluster) Repair(context.Context, api.RepairRequest) (api.RepairResult
 	return api.RepairResult{Nodes: 2, Unreached: map[string]string{"01BB": "it is gone"}}, nil
 }
 
+func (f *fakeCluster) Keyring(context.Context, api.KeyringChange) (*api.KeyringStatus, error) {
+	return &api.KeyringStatus{
+		Keys:  []api.KeyStatus{{Fingerprint: "0a1b2c3d", Nodes: 2, Uses: 1}, {Fingerprint: "44556677", Nodes: 1, Uses: 1}},
+		Nodes: []api.KeyringNode{{ID: "01AA", Name: "host-1", Keys: []string{"0a1b2c3d", "44556677"}}, {ID: "01BB", Error: "it is gone"}},
+	}, f.err
+}
+
 func (f *fakeCluster) Recover(_ context.Context, r api.RecoveryRequest) (api.CommandResult, error) {
 	f.recovered = append(f.recovered, r)
 	return api.CommandResult{Epoch: 1_000_000_000}, f.err
@@ -229,5 +236,19 @@ func TestRecoveryIsConfirmed(t *testing.T) {
 	con, _ := console(f, "y\n", true, 0)
 	if err := con.Recover(t.Context(), true); err == nil || len(f.recovered) > 0 {
 		t.Errorf("%v, recovered %+v", err, f.recovered)
+	}
+}
+
+// Who did not change its keys is shown, and makes the command fail.
+func TestKeyringOnSomeNodes(t *testing.T) {
+	con, out := console(&fakeCluster{}, "", false, 0)
+	err := con.Keyring(t.Context(), api.KeyringChange{Op: "add"})
+	if err == nil || !strings.Contains(err.Error(), "1 of 2 nodes") {
+		t.Errorf("Keyring: %v", err)
+	}
+	for _, want := range []string{"0a1b2c3d  2 of 2   1", "host-1  01AA  0a1b2c3d 44556677", "01BB    01BB  not done: it is gone"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is not in:\n%s", want, out)
+		}
 	}
 }

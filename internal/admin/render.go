@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -68,6 +69,29 @@ func Repair(r api.RepairResult) string {
 	for _, id := range slices.Sorted(maps.Keys(r.Unreached)) {
 		fmt.Fprintf(&b, "%s does not: %s\n", id, r.Unreached[id])
 	}
+	return b.String()
+}
+
+// Keyring renders which nodes have which keys.
+func Keyring(s *api.KeyringStatus) string {
+	var b strings.Builder
+	columns(&b, func(w *tabwriter.Writer) {
+		fmt.Fprintln(w, "KEY\tHELD BY\tUSED BY")
+		for _, k := range s.Keys {
+			fmt.Fprintf(w, "%s\t%d of %d\t%d\n", k.Fingerprint, k.Nodes, len(s.Nodes), k.Uses)
+		}
+	})
+	b.WriteString("\n")
+	columns(&b, func(w *tabwriter.Writer) {
+		fmt.Fprintln(w, "NODE\tID\tKEYS, THE ONE IN USE FIRST")
+		for _, n := range s.Nodes {
+			keys := strings.Join(n.Keys, " ")
+			if n.Error != "" {
+				keys = "not done: " + n.Error
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\n", cmp.Or(n.Name, n.ID), n.ID, keys)
+		}
+	})
 	return b.String()
 }
 

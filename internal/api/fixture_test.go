@@ -87,7 +87,7 @@ func newFixture(t *testing.T, change func(*Options)) *fixture {
 			Version:    v1.PrometheusVersion{Version: "1.2.3"},
 			Retention:  "15d",
 		},
-		Admin: &fakeAdmin{}, Recoverer: &fakeAdmin{}, Repairer: &fakeRepairer{},
+		Admin: &fakeAdmin{}, Recoverer: &fakeAdmin{}, Repairer: &fakeRepairer{}, Keyrings: &fakeKeyrings{},
 		Serving:  f.whether,
 		Ready:    f.whether,
 		Gatherer: f.reg, Registerer: f.reg,

@@ -47,6 +47,8 @@ type Options struct {
 	Recoverer Recoverer
 	// Repairer has the nodes compare what they hold.
 	Repairer Repairer
+	// Keyrings change the keys of gossip.
+	Keyrings Keyrings
 	// Limits bound the reads; zero fields take their default.
 	Limits Limits
 	// Serving returns nil if the node can take part in reads and writes, and otherwise why
@@ -173,6 +175,7 @@ func (o *Options) fill() error {
 		{"Admin", o.Admin != nil},
 		{"Recoverer", o.Recoverer != nil},
 		{"Repairer", o.Repairer != nil},
+		{"Keyrings", o.Keyrings != nil},
 		{"Serving", o.Serving != nil},
 		{"Ready", o.Ready != nil},
 	} {

@@ -8,7 +8,7 @@ import (
 	v1 "github.com/prometheus/prometheus/web/api/v1"
 )
 
-// ErrRefused marks a refusal to recover: status 409.
+// ErrRefused marks a refusal to recover, or to change the keys of gossip: status 409.
 var ErrRefused = errors.New("refused")
 
 // Recoverer leads the cluster out of the loss of a majority of those who agree on the table.

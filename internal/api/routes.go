@@ -32,6 +32,11 @@ func (a *API) routes() http.Handler {
 	}
 	handle("POST "+apiPrefix+"/cluster/plan", apiPrefix+"/cluster/plan", a.administered(a.plan))
 	handle("POST "+apiPrefix+"/cluster/repair", apiPrefix+"/cluster/repair", a.administered(a.repair))
+	get(apiPrefix+"/cluster/keyring", a.keyring("list"))
+	for _, op := range []string{"add", "use", "remove"} {
+		path := apiPrefix + "/cluster/keyring/" + op
+		handle("POST "+path, path, a.administered(a.keyring(op)))
+	}
 	get(apiPrefix+"/cluster/recover", a.planRecovery)
 	handle("POST "+apiPrefix+"/cluster/recover", apiPrefix+"/cluster/recover", a.administered(a.recover))
 	explain := a.read(readPath{form: true}, a.explain(prometheus))

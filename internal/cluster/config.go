@@ -42,6 +42,8 @@ type Config struct {
 	GossipBind string
 	// GossipTransport replaces UDP and TCP on GossipBind; it is shut down by Run.
 	GossipTransport memberlist.Transport
+	// GossipKeys encrypt gossip, and may change; nil for gossip in clear.
+	GossipKeys *memberlist.Keyring
 	// RaftListener accepts the streams that peers open with Dial; Run closes it.
 	RaftListener net.Listener
 	// Dial opens a raw stream to the RaftListener behind a peer's rpc address.

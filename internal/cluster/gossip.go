@@ -70,12 +70,14 @@ func (g *gossip) start(ctx context.Context) error {
 	conf.Name = g.self.gossipName()
 	conf.Label = g.cfg.ClusterName
 	conf.Delegate, conf.Events, conf.Merge, conf.Alive, conf.Conflict = g, g, g, g, g
+	// With keys, what comes in clear is refused, and nothing is sent in clear.
+	conf.Keyring, conf.GossipVerifyIncoming, conf.GossipVerifyOutgoing = g.cfg.GossipKeys, true, true
 	conf.TCPTimeout = g.cfg.Timing.Stream
 	// A node is suspected for six seconds at least before it counts as dead: a pause of
 	// a busy machine is not a death. Nothing but reports and choice of peers depends on it.
 	conf.SuspicionMult = 6
 	conf.Transport = g.cfg.GossipTransport
-	conf.Logger = (&gossipLog{log: g.log, quiet: g.quiet, refused: g.refuseName}).logger()
+	conf.Logger = (&gossipLog{log: g.log, quiet: g.quiet, refused: g.refuseName, sealed: g.refuseKey}).logger()
 	conf.AdvertiseAddr = g.ip.String()
 	if conf.Transport == nil {
 		if err := g.bind(ctx, conf); err != nil {
@@ -396,6 +398,14 @@ func (g *gossip) refuseName(label, from string) {
 	if g.quiet.allow("label " + label + host) {
 		g.log.Warn("refused gossip from a node with another cluster name: --cluster.name differs",
 			"theirs", label, "ours", g.cfg.ClusterName, "from", from)
+	}
+}
+
+// refuseKey notes what could not be opened with the keys of this node.
+func (g *gossip) refuseKey(said string) {
+	g.count.refuse("key")
+	if g.quiet.allow("key") {
+		g.log.Warn("refused gossip that is not encrypted with a key of this node: the files of --cluster.gossip-keyring-file differ, or somebody is no node", "gossip", said)
 	}
 }
 

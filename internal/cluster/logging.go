@@ -51,11 +51,12 @@ func kindOf(msg string) string {
 }
 
 // gossipLog takes memberlist's log lines. refused is told of what came from a cluster
-// with another name.
+// with another name, sealed of what no key of this node opens.
 type gossipLog struct {
 	log     *slog.Logger
 	quiet   *throttle
 	refused func(label, from string)
+	sealed  func(msg string)
 }
 
 func (g *gossipLog) logger() *log.Logger { return log.New(g, "", 0) }
@@ -73,6 +74,10 @@ func (g *gossipLog) Write(b []byte) (int, error) {
 	if _, after, ok := strings.Cut(msg, "with unacceptable label "); ok {
 		label, from, _ := strings.Cut(after, ": ")
 		g.refused(strings.Trim(label, `"`), strings.TrimPrefix(from, "from="))
+		return len(b), nil
+	}
+	if strings.Contains(msg, "could decrypt the message") || strings.Contains(msg, "remote state is not encrypted") || strings.Contains(msg, "Decrypt packet failed") {
+		g.sealed(msg)
 		return len(b), nil
 	}
 	if strings.HasPrefix(msg, "ignoring alive message") { // said by the delegate that refused it

@@ -98,6 +98,9 @@ type Cluster struct {
 	Zone string
 	// TLS is --cluster.tls.…: connections between nodes are mutual TLS.
 	TLS ClusterTLS
+	// GossipKeyringFile is --cluster.gossip-keyring-file, a JSON list of keys; empty for gossip in
+	// clear.
+	GossipKeyringFile string
 	// AllowedCIDRs are --cluster.allowed-cidrs, as they were given; see Networks.
 	AllowedCIDRs []string
 	// TransferRate is --cluster.transfer-rate, in bytes a second: what this node gives to

@@ -56,5 +56,8 @@ func exposed(ip netip.Addr, c *config.Cluster) []string {
 	if !c.TLS.Enabled() {
 		warnings = append(warnings, "Nodes reach this one at a public address without TLS: whoever reaches --cluster.rpc-address reads and writes everything; set --cluster.tls.cert-file, --cluster.tls.key-file and --cluster.tls.ca-file, or advertise a private address")
 	}
+	if c.GossipKeyringFile == "" {
+		warnings = append(warnings, "Nodes reach this one at a public address by gossip in clear: whoever reaches --cluster.gossip-address sees who is there, and can have nodes look dead; set --cluster.gossip-keyring-file, or advertise a private address")
+	}
 	return warnings
 }

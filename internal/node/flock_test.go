@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -43,6 +44,10 @@ type flock struct {
 	// features are those of --enable-feature.
 	features []string
 	nodes    map[string]*member
+	// logger, if set, takes what the nodes log.
+	logger *slog.Logger
+	// tap, if set, gets what each connection that is dialled carries to an address.
+	tap func(address string, conn net.Conn) net.Conn
 	// linger is how long the last timers run on when all nodes have stopped: those of
 	// memberlist's probes. A bubble must not end before them.
 	linger time.Duration
@@ -71,6 +76,15 @@ func newFlock(t testing.TB) *flock {
 type host struct {
 	*simnet.Host
 	name string
+	tap  func(address string, conn net.Conn) net.Conn
+}
+
+func (h host) Dial(ctx context.Context, address string) (net.Conn, error) {
+	conn, err := h.Host.Dial(ctx, address)
+	if err != nil || h.tap == nil {
+		return conn, err
+	}
+	return h.tap(address, conn), nil
 }
 
 func (h host) Listen(address string) (net.Listener, error) {
@@ -113,7 +127,8 @@ func (f *flock) start(name, ip string, change func(*config.Cluster)) *member {
 	}
 	n, err := New(Options{
 		Registry: registry,
-		Config:   c, Network: host{f.net.Host(ip), name}, Tune: f.tune, HandleBytes: f.handleBytes, Logger: slog.New(slog.DiscardHandler),
+		Config:   c, Network: host{f.net.Host(ip), name, f.tap}, Tune: f.tune, HandleBytes: f.handleBytes,
+		Logger: cmp.Or(f.logger, slog.New(slog.DiscardHandler)),
 	})
 	if err != nil {
 		f.Fatal(err)

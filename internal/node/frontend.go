@@ -77,7 +77,7 @@ func (n *Node) openFrontend(built *teardown) error {
 			Retention:  n.retention(),
 			Features:   registry,
 		},
-		Admin: admin{n}, Recoverer: recoverer{n}, Repairer: repairer{n},
+		Admin: admin{n}, Recoverer: recoverer{n}, Repairer: repairer{n}, Keyrings: keyrings{n},
 		Limits: api.Limits{
 			QueryTimeout:      time.Duration(c.Query.Timeout),
 			MaxConcurrent:     c.Query.MaxConcurrency,

@@ -225,14 +225,14 @@ func TestNodeOutsideDoesNotJoin(t *testing.T) {
 
 // What a node says of the addresses that it is reached at, when it starts.
 func TestExposed(t *testing.T) {
-	secured := config.Cluster{TLS: config.ClusterTLS{CertFile: "c"}}
+	secured := config.Cluster{TLS: config.ClusterTLS{CertFile: "c"}, GossipKeyringFile: "k"}
 	for _, c := range []struct {
 		ip   string
 		c    config.Cluster
 		want int
 	}{
 		{"127.0.0.1", config.Cluster{}, 0}, {"::1", config.Cluster{}, 0}, {"10.1.2.3", config.Cluster{}, 0}, {"fd12::1", config.Cluster{}, 0}, {"fe80::1", config.Cluster{}, 0},
-		{"192.0.2.1", config.Cluster{}, 1}, {"2001:db8::1", config.Cluster{}, 1}, {"192.0.2.1", secured, 0},
+		{"192.0.2.1", config.Cluster{}, 2}, {"2001:db8::1", config.Cluster{}, 2}, {"192.0.2.1", secured, 0},
 	} {
 		if got := exposed(netip.MustParseAddr(c.ip), &c.c); len(got) != c.want {
 			t.Errorf("%s: %q, want %d warnings", c.ip, got, c.want)

@@ -24,6 +24,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hashicorp/memberlist"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	versioncollector "github.com/prometheus/client_golang/prometheus/collectors/version"
@@ -37,6 +38,7 @@ import (
 	"github.com/starling-tsdb/starling/internal/gaps"
 	"github.com/starling-tsdb/starling/internal/handoff"
 	"github.com/starling-tsdb/starling/internal/ingest"
+	"github.com/starling-tsdb/starling/internal/keyring"
 	"github.com/starling-tsdb/starling/internal/pushdown"
 	"github.com/starling-tsdb/starling/internal/query"
 	"github.com/starling-tsdb/starling/internal/repair"
@@ -107,6 +109,7 @@ type Node struct {
 
 	http        net.Listener
 	border      *border.Guard
+	keyring     *keyring.Ring // nil if gossip is not encrypted
 	rpc         *transport.Listener
 	store       *storage.Store
 	cluster     *cluster.Cluster
@@ -172,6 +175,9 @@ func (n *Node) listen(built *teardown) error {
 	n.http = netconnlimit.SharedLimitListener(l, netconnlimit.NewSharedSemaphore(c.Web.MaxConnections))
 	built.add("HTTP listener", n.http.Close)
 	if n.border, err = n.newBorder(); err != nil {
+		return err
+	}
+	if err := n.openKeyring(); err != nil {
 		return err
 	}
 	if l, err = n.opts.Network.Listen(c.Cluster.RPCAddress); err != nil {
@@ -288,7 +294,7 @@ func (n *Node) joinParts(built *teardown) error {
 	n.registry.MustRegister(transitionCollector{n})
 	n.replication = newReplication(n)
 	n.server = transport.NewServer(transport.ServerOptions{
-		Self: n.cluster.Self(), Appender: n.owner, Reader: n.reader(), Interner: n.interner, Giver: peerGiver{n.giver}, Comparer: n.comparer, Tables: tables{n}, Starts: starts{n}, Horizons: horizons{n}, Reporter: reporter{n}, Membership: n.cluster,
+		Self: n.cluster.Self(), Appender: n.owner, Reader: n.reader(), Interner: n.interner, Giver: peerGiver{n.giver}, Comparer: n.comparer, Tables: tables{n}, Starts: starts{n}, Horizons: horizons{n}, Reporter: reporter{n}, Keyring: keyrings{n}, Membership: n.cluster,
 		Logger: n.logger, Registerer: n.registry,
 	})
 	n.writes = ingest.New(ingest.Options{
@@ -316,6 +322,10 @@ func (n *Node) newCluster() (*cluster.Cluster, error) {
 	if err != nil {
 		return nil, config.Flagged("cluster.gossip-address", err)
 	}
+	var keys *memberlist.Keyring
+	if n.keyring != nil {
+		keys = n.keyring.Memberlist()
+	}
 	return cluster.New(cluster.Config{
 		Dir:               filepath.Join(n.opts.Config.Storage.Path, "cluster"),
 		ClusterName:       c.Name,
@@ -328,6 +338,7 @@ func (n *Node) newCluster() (*cluster.Cluster, error) {
 		},
 		GossipBind:      c.GossipAddress,
 		GossipTransport: gossip,
+		GossipKeys:      keys,
 		RaftListener:    n.rpc.Raft(),
 		Dial: func(ctx context.Context, address string) (net.Conn, error) {
 			return transport.DialRaft(ctx, n.dialPeer, address)

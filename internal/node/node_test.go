@@ -198,7 +198,7 @@ func TestNewNamesTheFlagAtFault(t *testing.T) {
 			conf := config.Default()
 			conf.Storage.Path = t.TempDir()
 			c.change(&conf)
-			_, err := New(Options{Config: conf, Network: host{f.net.Host(ip(1)), "b"}, Logger: f.nodes["a"].logger})
+			_, err := New(Options{Config: conf, Network: host{f.net.Host(ip(1)), "b", nil}, Logger: f.nodes["a"].logger})
 			if err == nil || !strings.Contains(err.Error(), "--"+c.flag) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("New: %v, want one line that names --%s", err, c.flag)
 			}

@@ -127,8 +127,11 @@ func (t *GossipTransport) WriteTo(b []byte, addr string) (time.Time, error) {
 	n := t.host.net
 	n.mu.Lock()
 	lost := !n.linkedLocked(t.host.IP(), host) || (n.loss > 0 && n.rng.Float64() < n.loss)
-	delay := n.latency
+	delay, watch := n.latency, n.watch
 	n.mu.Unlock()
+	if watch != nil {
+		watch(addr, append([]byte(nil), b...))
+	}
 	if lost {
 		return now, nil
 	}

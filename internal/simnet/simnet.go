@@ -32,6 +32,7 @@ type Net struct {
 	loss    float64
 	rng     *rand.Rand
 	conns   map[*conn]struct{}
+	watch   func(to string, packet []byte)
 }
 
 // New makes a network with no hosts, no latency and no loss.
@@ -81,6 +82,14 @@ func (n *Net) SetLoss(share float64, seed uint64) {
 	defer n.mu.Unlock()
 	n.loss = share
 	n.rng = rand.New(rand.NewPCG(seed, seed))
+}
+
+// Watch has f see every packet that is sent from now on, as somebody on the way does. It is
+// called by several goroutines.
+func (n *Net) Watch(f func(to string, packet []byte)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.watch = f
 }
 
 // SetName makes a name resolve to these addresses from now on; none removes it.

@@ -75,8 +75,22 @@ func Replace(path string, content []byte) error {
 
 // ReplaceWith is Replace with another way to make a file or directory durable.
 func ReplaceWith(path string, content io.Reader, fsync func(*os.File) error) error {
+	return replace(path, content, 0o666, fsync)
+}
+
+// ReplacePrivate is Replace for what nobody but the owner of the file may read, whatever the
+// file before allowed.
+func ReplacePrivate(path string, content []byte) error {
+	// One that a crash left may allow more.
+	if err := os.Remove(path + ".tmp"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return replace(path, bytes.NewReader(content), 0o600, (*os.File).Sync)
+}
+
+func replace(path string, content io.Reader, mode os.FileMode, fsync func(*os.File) error) error {
 	tmp := path + ".tmp"
-	err := write(tmp, content, fsync)
+	err := write(tmp, content, mode, fsync)
 	if err == nil {
 		err = os.Rename(tmp, path)
 	}
@@ -89,8 +103,8 @@ func ReplaceWith(path string, content io.Reader, fsync func(*os.File) error) err
 	return nil
 }
 
-func write(path string, content io.Reader, fsync func(*os.File) error) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o666)
+func write(path string, content io.Reader, mode os.FileMode, fsync func(*os.File) error) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
 	if err != nil {
 		return err
 	}

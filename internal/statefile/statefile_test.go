@@ -60,3 +60,24 @@ func failOn(n int, err error) func(*os.File) error {
 		return f.Sync()
 	}
 }
+
+// What is private is so whatever was there before, a leftover included.
+func TestReplacePrivate(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	for _, p := range []string{path, path + ".tmp"} {
+		if err := os.WriteFile(p, []byte("before"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := ReplacePrivate(path, []byte("after")); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil || string(b) != "after" || info.Mode().Perm() != 0o600 {
+		t.Errorf("the file has %q, mode %v, %v", b, info.Mode(), err)
+	}
+}

@@ -127,6 +127,7 @@ type ServerOptions struct {
 	Starts     Starts
 	Horizons   Horizons
 	Reporter   Reporter
+	Keyring    Keyring
 	Membership Membership
 	// Interner is asked for the labels to keep of series that a peer goes on to send by
 	// number. It is called by several goroutines.

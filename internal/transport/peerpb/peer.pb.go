@@ -3258,6 +3258,122 @@ func (x *StatsResponse) GetSeriesByLabelPair() []*StatsResponse_Count {
 	return nil
 }
 
+type KeyringRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Header *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	// op is "list", "add", "use" or "remove".
+	Op string `protobuf:"bytes,2,opt,name=op,proto3" json:"op,omitempty"`
+	// key belongs to add: 16, 24 or 32 bytes.
+	Key []byte `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	// fingerprint belongs to use and remove: the first 8 hexadecimal digits of the SHA-256 of a key.
+	Fingerprint   string `protobuf:"bytes,4,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyringRequest) Reset() {
+	*x = KeyringRequest{}
+	mi := &file_peer_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyringRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyringRequest) ProtoMessage() {}
+
+func (x *KeyringRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyringRequest.ProtoReflect.Descriptor instead.
+func (*KeyringRequest) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *KeyringRequest) GetHeader() *Header {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *KeyringRequest) GetOp() string {
+	if x != nil {
+		return x.Op
+	}
+	return ""
+}
+
+func (x *KeyringRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *KeyringRequest) GetFingerprint() string {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return ""
+}
+
+type KeyringResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// fingerprints are those of the keys that the node has then, the one it uses first.
+	Fingerprints  []string `protobuf:"bytes,1,rep,name=fingerprints,proto3" json:"fingerprints,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyringResponse) Reset() {
+	*x = KeyringResponse{}
+	mi := &file_peer_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyringResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyringResponse) ProtoMessage() {}
+
+func (x *KeyringResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyringResponse.ProtoReflect.Descriptor instead.
+func (*KeyringResponse) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *KeyringResponse) GetFingerprints() []string {
+	if x != nil {
+		return x.Fingerprints
+	}
+	return nil
+}
+
 type ReportRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Header        *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
@@ -3267,7 +3383,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_peer_proto_msgTypes[46]
+	mi := &file_peer_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3279,7 +3395,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[46]
+	mi := &file_peer_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3292,7 +3408,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{46}
+	return file_peer_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ReportRequest) GetHeader() *Header {
@@ -3327,7 +3443,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_peer_proto_msgTypes[47]
+	mi := &file_peer_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3339,7 +3455,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[47]
+	mi := &file_peer_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3352,7 +3468,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{47}
+	return file_peer_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ReportResponse) GetSeries() uint64 {
@@ -3430,7 +3546,7 @@ type Extent struct {
 
 func (x *Extent) Reset() {
 	*x = Extent{}
-	mi := &file_peer_proto_msgTypes[48]
+	mi := &file_peer_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3442,7 +3558,7 @@ func (x *Extent) String() string {
 func (*Extent) ProtoMessage() {}
 
 func (x *Extent) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[48]
+	mi := &file_peer_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3455,7 +3571,7 @@ func (x *Extent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extent.ProtoReflect.Descriptor instead.
 func (*Extent) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{48}
+	return file_peer_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Extent) GetMinMs() int64 {
@@ -3503,7 +3619,7 @@ type Copying struct {
 
 func (x *Copying) Reset() {
 	*x = Copying{}
-	mi := &file_peer_proto_msgTypes[49]
+	mi := &file_peer_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3515,7 +3631,7 @@ func (x *Copying) String() string {
 func (*Copying) ProtoMessage() {}
 
 func (x *Copying) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[49]
+	mi := &file_peer_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3528,7 +3644,7 @@ func (x *Copying) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Copying.ProtoReflect.Descriptor instead.
 func (*Copying) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{49}
+	return file_peer_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Copying) GetBegan() uint64 {
@@ -3611,7 +3727,7 @@ type HandoverRequest struct {
 
 func (x *HandoverRequest) Reset() {
 	*x = HandoverRequest{}
-	mi := &file_peer_proto_msgTypes[50]
+	mi := &file_peer_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3623,7 +3739,7 @@ func (x *HandoverRequest) String() string {
 func (*HandoverRequest) ProtoMessage() {}
 
 func (x *HandoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[50]
+	mi := &file_peer_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3636,7 +3752,7 @@ func (x *HandoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandoverRequest.ProtoReflect.Descriptor instead.
 func (*HandoverRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{50}
+	return file_peer_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *HandoverRequest) GetTable() []byte {
@@ -3661,7 +3777,7 @@ type HandoverResponse struct {
 
 func (x *HandoverResponse) Reset() {
 	*x = HandoverResponse{}
-	mi := &file_peer_proto_msgTypes[51]
+	mi := &file_peer_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3673,7 +3789,7 @@ func (x *HandoverResponse) String() string {
 func (*HandoverResponse) ProtoMessage() {}
 
 func (x *HandoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[51]
+	mi := &file_peer_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3686,7 +3802,7 @@ func (x *HandoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandoverResponse.ProtoReflect.Descriptor instead.
 func (*HandoverResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{51}
+	return file_peer_proto_rawDescGZIP(), []int{53}
 }
 
 type MembershipMessage struct {
@@ -3698,7 +3814,7 @@ type MembershipMessage struct {
 
 func (x *MembershipMessage) Reset() {
 	*x = MembershipMessage{}
-	mi := &file_peer_proto_msgTypes[52]
+	mi := &file_peer_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3710,7 +3826,7 @@ func (x *MembershipMessage) String() string {
 func (*MembershipMessage) ProtoMessage() {}
 
 func (x *MembershipMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[52]
+	mi := &file_peer_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3723,7 +3839,7 @@ func (x *MembershipMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembershipMessage.ProtoReflect.Descriptor instead.
 func (*MembershipMessage) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{52}
+	return file_peer_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *MembershipMessage) GetPayload() []byte {
@@ -3745,7 +3861,7 @@ type Proof_Node struct {
 
 func (x *Proof_Node) Reset() {
 	*x = Proof_Node{}
-	mi := &file_peer_proto_msgTypes[53]
+	mi := &file_peer_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3757,7 +3873,7 @@ func (x *Proof_Node) String() string {
 func (*Proof_Node) ProtoMessage() {}
 
 func (x *Proof_Node) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[53]
+	mi := &file_peer_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3806,7 +3922,7 @@ type ExemplarsResponse_Item struct {
 
 func (x *ExemplarsResponse_Item) Reset() {
 	*x = ExemplarsResponse_Item{}
-	mi := &file_peer_proto_msgTypes[54]
+	mi := &file_peer_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3818,7 +3934,7 @@ func (x *ExemplarsResponse_Item) String() string {
 func (*ExemplarsResponse_Item) ProtoMessage() {}
 
 func (x *ExemplarsResponse_Item) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[54]
+	mi := &file_peer_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3872,7 +3988,7 @@ type ExemplarsResponse_Result struct {
 
 func (x *ExemplarsResponse_Result) Reset() {
 	*x = ExemplarsResponse_Result{}
-	mi := &file_peer_proto_msgTypes[55]
+	mi := &file_peer_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3884,7 +4000,7 @@ func (x *ExemplarsResponse_Result) String() string {
 func (*ExemplarsResponse_Result) ProtoMessage() {}
 
 func (x *ExemplarsResponse_Result) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[55]
+	mi := &file_peer_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3924,7 +4040,7 @@ type StatsResponse_Count struct {
 
 func (x *StatsResponse_Count) Reset() {
 	*x = StatsResponse_Count{}
-	mi := &file_peer_proto_msgTypes[56]
+	mi := &file_peer_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3936,7 +4052,7 @@ func (x *StatsResponse_Count) String() string {
 func (*StatsResponse_Count) ProtoMessage() {}
 
 func (x *StatsResponse_Count) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[56]
+	mi := &file_peer_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4238,7 +4354,14 @@ const file_peer_proto_rawDesc = "" +
 	"\x14series_by_label_pair\x18\b \x03(\v2%.starling.peer.v1.StatsResponse.CountR\x11seriesByLabelPair\x1a1\n" +
 	"\x05Count\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05count\x18\x02 \x01(\x04R\x05count\"A\n" +
+	"\x05count\x18\x02 \x01(\x04R\x05count\"\x86\x01\n" +
+	"\x0eKeyringRequest\x120\n" +
+	"\x06header\x18\x01 \x01(\v2\x18.starling.peer.v1.HeaderR\x06header\x12\x0e\n" +
+	"\x02op\x18\x02 \x01(\tR\x02op\x12\x10\n" +
+	"\x03key\x18\x03 \x01(\fR\x03key\x12 \n" +
+	"\vfingerprint\x18\x04 \x01(\tR\vfingerprint\"5\n" +
+	"\x0fKeyringResponse\x12\"\n" +
+	"\ffingerprints\x18\x01 \x03(\tR\ffingerprints\"A\n" +
 	"\rReportRequest\x120\n" +
 	"\x06header\x18\x01 \x01(\v2\x18.starling.peer.v1.HeaderR\x06header\"\xbf\x02\n" +
 	"\x0eReportResponse\x12\x16\n" +
@@ -4275,7 +4398,7 @@ const file_peer_proto_rawDesc = "" +
 	"\x02to\x18\x02 \x01(\tR\x02to\"\x12\n" +
 	"\x10HandoverResponse\"-\n" +
 	"\x11MembershipMessage\x12\x18\n" +
-	"\apayload\x18\x01 \x01(\fR\apayload2\xf6\v\n" +
+	"\apayload\x18\x01 \x01(\fR\apayload2\xc6\f\n" +
 	"\x04Peer\x12H\n" +
 	"\x05Write\x12\x1c.starling.peer.v1.WriteFrame\x1a\x1d.starling.peer.v1.WriteAnswer(\x010\x01\x12E\n" +
 	"\x04Note\x12\x1d.starling.peer.v1.NoteRequest\x1a\x1e.starling.peer.v1.NoteResponse\x12Q\n" +
@@ -4294,7 +4417,8 @@ const file_peer_proto_rawDesc = "" +
 	"\tExemplars\x12\".starling.peer.v1.ExemplarsRequest\x1a#.starling.peer.v1.ExemplarsResponse\x12Q\n" +
 	"\bMetadata\x12!.starling.peer.v1.MetadataRequest\x1a\".starling.peer.v1.MetadataResponse\x12H\n" +
 	"\x05Stats\x12\x1e.starling.peer.v1.StatsRequest\x1a\x1f.starling.peer.v1.StatsResponse\x12K\n" +
-	"\x06Report\x12\x1f.starling.peer.v1.ReportRequest\x1a .starling.peer.v1.ReportResponse\x12Q\n" +
+	"\x06Report\x12\x1f.starling.peer.v1.ReportRequest\x1a .starling.peer.v1.ReportResponse\x12N\n" +
+	"\aKeyring\x12 .starling.peer.v1.KeyringRequest\x1a!.starling.peer.v1.KeyringResponse\x12Q\n" +
 	"\bHandover\x12!.starling.peer.v1.HandoverRequest\x1a\".starling.peer.v1.HandoverResponse\x12V\n" +
 	"\n" +
 	"Membership\x12#.starling.peer.v1.MembershipMessage\x1a#.starling.peer.v1.MembershipMessageB=Z;github.com/starling-tsdb/starling/internal/transport/peerpbb\x06proto3"
@@ -4312,7 +4436,7 @@ func file_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
+var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
 var file_peer_proto_goTypes = []any{
 	(Refusal_Reason)(0),              // 0: starling.peer.v1.Refusal.Reason
 	(Matcher_Type)(0),                // 1: starling.peer.v1.Matcher.Type
@@ -4362,17 +4486,19 @@ var file_peer_proto_goTypes = []any{
 	(*MetadataResponse)(nil),         // 45: starling.peer.v1.MetadataResponse
 	(*StatsRequest)(nil),             // 46: starling.peer.v1.StatsRequest
 	(*StatsResponse)(nil),            // 47: starling.peer.v1.StatsResponse
-	(*ReportRequest)(nil),            // 48: starling.peer.v1.ReportRequest
-	(*ReportResponse)(nil),           // 49: starling.peer.v1.ReportResponse
-	(*Extent)(nil),                   // 50: starling.peer.v1.Extent
-	(*Copying)(nil),                  // 51: starling.peer.v1.Copying
-	(*HandoverRequest)(nil),          // 52: starling.peer.v1.HandoverRequest
-	(*HandoverResponse)(nil),         // 53: starling.peer.v1.HandoverResponse
-	(*MembershipMessage)(nil),        // 54: starling.peer.v1.MembershipMessage
-	(*Proof_Node)(nil),               // 55: starling.peer.v1.Proof.Node
-	(*ExemplarsResponse_Item)(nil),   // 56: starling.peer.v1.ExemplarsResponse.Item
-	(*ExemplarsResponse_Result)(nil), // 57: starling.peer.v1.ExemplarsResponse.Result
-	(*StatsResponse_Count)(nil),      // 58: starling.peer.v1.StatsResponse.Count
+	(*KeyringRequest)(nil),           // 48: starling.peer.v1.KeyringRequest
+	(*KeyringResponse)(nil),          // 49: starling.peer.v1.KeyringResponse
+	(*ReportRequest)(nil),            // 50: starling.peer.v1.ReportRequest
+	(*ReportResponse)(nil),           // 51: starling.peer.v1.ReportResponse
+	(*Extent)(nil),                   // 52: starling.peer.v1.Extent
+	(*Copying)(nil),                  // 53: starling.peer.v1.Copying
+	(*HandoverRequest)(nil),          // 54: starling.peer.v1.HandoverRequest
+	(*HandoverResponse)(nil),         // 55: starling.peer.v1.HandoverResponse
+	(*MembershipMessage)(nil),        // 56: starling.peer.v1.MembershipMessage
+	(*Proof_Node)(nil),               // 57: starling.peer.v1.Proof.Node
+	(*ExemplarsResponse_Item)(nil),   // 58: starling.peer.v1.ExemplarsResponse.Item
+	(*ExemplarsResponse_Result)(nil), // 59: starling.peer.v1.ExemplarsResponse.Result
+	(*StatsResponse_Count)(nil),      // 60: starling.peer.v1.StatsResponse.Count
 }
 var file_peer_proto_depIdxs = []int32{
 	2,  // 0: starling.peer.v1.WriteFrame.header:type_name -> starling.peer.v1.Header
@@ -4395,7 +4521,7 @@ var file_peer_proto_depIdxs = []int32{
 	16, // 17: starling.peer.v1.DigestsRequest.window:type_name -> starling.peer.v1.TimeRange
 	2,  // 18: starling.peer.v1.CompareRequest.header:type_name -> starling.peer.v1.Header
 	16, // 19: starling.peer.v1.CompareRequest.range:type_name -> starling.peer.v1.TimeRange
-	55, // 20: starling.peer.v1.Proof.nodes:type_name -> starling.peer.v1.Proof.Node
+	57, // 20: starling.peer.v1.Proof.nodes:type_name -> starling.peer.v1.Proof.Node
 	0,  // 21: starling.peer.v1.Refusal.reason:type_name -> starling.peer.v1.Refusal.Reason
 	1,  // 22: starling.peer.v1.Matcher.type:type_name -> starling.peer.v1.Matcher.Type
 	2,  // 23: starling.peer.v1.SelectRequest.header:type_name -> starling.peer.v1.Header
@@ -4416,61 +4542,64 @@ var file_peer_proto_depIdxs = []int32{
 	27, // 38: starling.peer.v1.MatcherSet.matchers:type_name -> starling.peer.v1.Matcher
 	2,  // 39: starling.peer.v1.ExemplarsRequest.header:type_name -> starling.peer.v1.Header
 	41, // 40: starling.peer.v1.ExemplarsRequest.sets:type_name -> starling.peer.v1.MatcherSet
-	57, // 41: starling.peer.v1.ExemplarsResponse.results:type_name -> starling.peer.v1.ExemplarsResponse.Result
+	59, // 41: starling.peer.v1.ExemplarsResponse.results:type_name -> starling.peer.v1.ExemplarsResponse.Result
 	2,  // 42: starling.peer.v1.MetadataRequest.header:type_name -> starling.peer.v1.Header
 	4,  // 43: starling.peer.v1.MetadataResponse.metadata:type_name -> starling.peer.v1.FamilyMetadata
 	2,  // 44: starling.peer.v1.StatsRequest.header:type_name -> starling.peer.v1.Header
-	58, // 45: starling.peer.v1.StatsResponse.series_by_metric:type_name -> starling.peer.v1.StatsResponse.Count
-	58, // 46: starling.peer.v1.StatsResponse.values_by_label:type_name -> starling.peer.v1.StatsResponse.Count
-	58, // 47: starling.peer.v1.StatsResponse.memory_by_label:type_name -> starling.peer.v1.StatsResponse.Count
-	58, // 48: starling.peer.v1.StatsResponse.series_by_label_pair:type_name -> starling.peer.v1.StatsResponse.Count
-	2,  // 49: starling.peer.v1.ReportRequest.header:type_name -> starling.peer.v1.Header
-	51, // 50: starling.peer.v1.ReportResponse.copying:type_name -> starling.peer.v1.Copying
-	50, // 51: starling.peer.v1.ReportResponse.extents:type_name -> starling.peer.v1.Extent
-	56, // 52: starling.peer.v1.ExemplarsResponse.Result.exemplars:type_name -> starling.peer.v1.ExemplarsResponse.Item
-	5,  // 53: starling.peer.v1.Peer.Write:input_type -> starling.peer.v1.WriteFrame
-	9,  // 54: starling.peer.v1.Peer.Note:input_type -> starling.peer.v1.NoteRequest
-	11, // 55: starling.peer.v1.Peer.Withdraw:input_type -> starling.peer.v1.WithdrawRequest
-	13, // 56: starling.peer.v1.Peer.State:input_type -> starling.peer.v1.StateRequest
-	17, // 57: starling.peer.v1.Peer.HandOff:input_type -> starling.peer.v1.HandOffRequest
-	19, // 58: starling.peer.v1.Peer.Advance:input_type -> starling.peer.v1.AdvanceRequest
-	21, // 59: starling.peer.v1.Peer.Digests:input_type -> starling.peer.v1.DigestsRequest
-	29, // 60: starling.peer.v1.Peer.Sum:input_type -> starling.peer.v1.SelectRequest
-	23, // 61: starling.peer.v1.Peer.Compare:input_type -> starling.peer.v1.CompareRequest
-	29, // 62: starling.peer.v1.Peer.Select:input_type -> starling.peer.v1.SelectRequest
-	35, // 63: starling.peer.v1.Peer.Evaluate:input_type -> starling.peer.v1.EvaluateRequest
-	39, // 64: starling.peer.v1.Peer.LabelNames:input_type -> starling.peer.v1.LabelsRequest
-	39, // 65: starling.peer.v1.Peer.LabelValues:input_type -> starling.peer.v1.LabelsRequest
-	42, // 66: starling.peer.v1.Peer.Exemplars:input_type -> starling.peer.v1.ExemplarsRequest
-	44, // 67: starling.peer.v1.Peer.Metadata:input_type -> starling.peer.v1.MetadataRequest
-	46, // 68: starling.peer.v1.Peer.Stats:input_type -> starling.peer.v1.StatsRequest
-	48, // 69: starling.peer.v1.Peer.Report:input_type -> starling.peer.v1.ReportRequest
-	52, // 70: starling.peer.v1.Peer.Handover:input_type -> starling.peer.v1.HandoverRequest
-	54, // 71: starling.peer.v1.Peer.Membership:input_type -> starling.peer.v1.MembershipMessage
-	6,  // 72: starling.peer.v1.Peer.Write:output_type -> starling.peer.v1.WriteAnswer
-	10, // 73: starling.peer.v1.Peer.Note:output_type -> starling.peer.v1.NoteResponse
-	12, // 74: starling.peer.v1.Peer.Withdraw:output_type -> starling.peer.v1.WithdrawResponse
-	14, // 75: starling.peer.v1.Peer.State:output_type -> starling.peer.v1.StateResponse
-	32, // 76: starling.peer.v1.Peer.HandOff:output_type -> starling.peer.v1.SelectResponse
-	20, // 77: starling.peer.v1.Peer.Advance:output_type -> starling.peer.v1.AdvanceResponse
-	22, // 78: starling.peer.v1.Peer.Digests:output_type -> starling.peer.v1.DigestsResponse
-	22, // 79: starling.peer.v1.Peer.Sum:output_type -> starling.peer.v1.DigestsResponse
-	24, // 80: starling.peer.v1.Peer.Compare:output_type -> starling.peer.v1.CompareResponse
-	32, // 81: starling.peer.v1.Peer.Select:output_type -> starling.peer.v1.SelectResponse
-	36, // 82: starling.peer.v1.Peer.Evaluate:output_type -> starling.peer.v1.EvaluateResponse
-	40, // 83: starling.peer.v1.Peer.LabelNames:output_type -> starling.peer.v1.LabelsResponse
-	40, // 84: starling.peer.v1.Peer.LabelValues:output_type -> starling.peer.v1.LabelsResponse
-	43, // 85: starling.peer.v1.Peer.Exemplars:output_type -> starling.peer.v1.ExemplarsResponse
-	45, // 86: starling.peer.v1.Peer.Metadata:output_type -> starling.peer.v1.MetadataResponse
-	47, // 87: starling.peer.v1.Peer.Stats:output_type -> starling.peer.v1.StatsResponse
-	49, // 88: starling.peer.v1.Peer.Report:output_type -> starling.peer.v1.ReportResponse
-	53, // 89: starling.peer.v1.Peer.Handover:output_type -> starling.peer.v1.HandoverResponse
-	54, // 90: starling.peer.v1.Peer.Membership:output_type -> starling.peer.v1.MembershipMessage
-	72, // [72:91] is the sub-list for method output_type
-	53, // [53:72] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	60, // 45: starling.peer.v1.StatsResponse.series_by_metric:type_name -> starling.peer.v1.StatsResponse.Count
+	60, // 46: starling.peer.v1.StatsResponse.values_by_label:type_name -> starling.peer.v1.StatsResponse.Count
+	60, // 47: starling.peer.v1.StatsResponse.memory_by_label:type_name -> starling.peer.v1.StatsResponse.Count
+	60, // 48: starling.peer.v1.StatsResponse.series_by_label_pair:type_name -> starling.peer.v1.StatsResponse.Count
+	2,  // 49: starling.peer.v1.KeyringRequest.header:type_name -> starling.peer.v1.Header
+	2,  // 50: starling.peer.v1.ReportRequest.header:type_name -> starling.peer.v1.Header
+	53, // 51: starling.peer.v1.ReportResponse.copying:type_name -> starling.peer.v1.Copying
+	52, // 52: starling.peer.v1.ReportResponse.extents:type_name -> starling.peer.v1.Extent
+	58, // 53: starling.peer.v1.ExemplarsResponse.Result.exemplars:type_name -> starling.peer.v1.ExemplarsResponse.Item
+	5,  // 54: starling.peer.v1.Peer.Write:input_type -> starling.peer.v1.WriteFrame
+	9,  // 55: starling.peer.v1.Peer.Note:input_type -> starling.peer.v1.NoteRequest
+	11, // 56: starling.peer.v1.Peer.Withdraw:input_type -> starling.peer.v1.WithdrawRequest
+	13, // 57: starling.peer.v1.Peer.State:input_type -> starling.peer.v1.StateRequest
+	17, // 58: starling.peer.v1.Peer.HandOff:input_type -> starling.peer.v1.HandOffRequest
+	19, // 59: starling.peer.v1.Peer.Advance:input_type -> starling.peer.v1.AdvanceRequest
+	21, // 60: starling.peer.v1.Peer.Digests:input_type -> starling.peer.v1.DigestsRequest
+	29, // 61: starling.peer.v1.Peer.Sum:input_type -> starling.peer.v1.SelectRequest
+	23, // 62: starling.peer.v1.Peer.Compare:input_type -> starling.peer.v1.CompareRequest
+	29, // 63: starling.peer.v1.Peer.Select:input_type -> starling.peer.v1.SelectRequest
+	35, // 64: starling.peer.v1.Peer.Evaluate:input_type -> starling.peer.v1.EvaluateRequest
+	39, // 65: starling.peer.v1.Peer.LabelNames:input_type -> starling.peer.v1.LabelsRequest
+	39, // 66: starling.peer.v1.Peer.LabelValues:input_type -> starling.peer.v1.LabelsRequest
+	42, // 67: starling.peer.v1.Peer.Exemplars:input_type -> starling.peer.v1.ExemplarsRequest
+	44, // 68: starling.peer.v1.Peer.Metadata:input_type -> starling.peer.v1.MetadataRequest
+	46, // 69: starling.peer.v1.Peer.Stats:input_type -> starling.peer.v1.StatsRequest
+	50, // 70: starling.peer.v1.Peer.Report:input_type -> starling.peer.v1.ReportRequest
+	48, // 71: starling.peer.v1.Peer.Keyring:input_type -> starling.peer.v1.KeyringRequest
+	54, // 72: starling.peer.v1.Peer.Handover:input_type -> starling.peer.v1.HandoverRequest
+	56, // 73: starling.peer.v1.Peer.Membership:input_type -> starling.peer.v1.MembershipMessage
+	6,  // 74: starling.peer.v1.Peer.Write:output_type -> starling.peer.v1.WriteAnswer
+	10, // 75: starling.peer.v1.Peer.Note:output_type -> starling.peer.v1.NoteResponse
+	12, // 76: starling.peer.v1.Peer.Withdraw:output_type -> starling.peer.v1.WithdrawResponse
+	14, // 77: starling.peer.v1.Peer.State:output_type -> starling.peer.v1.StateResponse
+	32, // 78: starling.peer.v1.Peer.HandOff:output_type -> starling.peer.v1.SelectResponse
+	20, // 79: starling.peer.v1.Peer.Advance:output_type -> starling.peer.v1.AdvanceResponse
+	22, // 80: starling.peer.v1.Peer.Digests:output_type -> starling.peer.v1.DigestsResponse
+	22, // 81: starling.peer.v1.Peer.Sum:output_type -> starling.peer.v1.DigestsResponse
+	24, // 82: starling.peer.v1.Peer.Compare:output_type -> starling.peer.v1.CompareResponse
+	32, // 83: starling.peer.v1.Peer.Select:output_type -> starling.peer.v1.SelectResponse
+	36, // 84: starling.peer.v1.Peer.Evaluate:output_type -> starling.peer.v1.EvaluateResponse
+	40, // 85: starling.peer.v1.Peer.LabelNames:output_type -> starling.peer.v1.LabelsResponse
+	40, // 86: starling.peer.v1.Peer.LabelValues:output_type -> starling.peer.v1.LabelsResponse
+	43, // 87: starling.peer.v1.Peer.Exemplars:output_type -> starling.peer.v1.ExemplarsResponse
+	45, // 88: starling.peer.v1.Peer.Metadata:output_type -> starling.peer.v1.MetadataResponse
+	47, // 89: starling.peer.v1.Peer.Stats:output_type -> starling.peer.v1.StatsResponse
+	51, // 90: starling.peer.v1.Peer.Report:output_type -> starling.peer.v1.ReportResponse
+	49, // 91: starling.peer.v1.Peer.Keyring:output_type -> starling.peer.v1.KeyringResponse
+	55, // 92: starling.peer.v1.Peer.Handover:output_type -> starling.peer.v1.HandoverResponse
+	56, // 93: starling.peer.v1.Peer.Membership:output_type -> starling.peer.v1.MembershipMessage
+	74, // [74:94] is the sub-list for method output_type
+	54, // [54:74] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_peer_proto_init() }
@@ -4484,7 +4613,7 @@ func file_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peer_proto_rawDesc), len(file_peer_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   57,
+			NumMessages:   59,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -44,6 +44,7 @@ const (
 	Peer_Metadata_FullMethodName    = "/starling.peer.v1.Peer/Metadata"
 	Peer_Stats_FullMethodName       = "/starling.peer.v1.Peer/Stats"
 	Peer_Report_FullMethodName      = "/starling.peer.v1.Peer/Report"
+	Peer_Keyring_FullMethodName     = "/starling.peer.v1.Peer/Keyring"
 	Peer_Handover_FullMethodName    = "/starling.peer.v1.Peer/Handover"
 	Peer_Membership_FullMethodName  = "/starling.peer.v1.Peer/Membership"
 )
@@ -88,6 +89,9 @@ type PeerClient interface {
 	Stats(ctx context.Context, in *StatsRequest, opts ...grpc.CallOption) (*StatsResponse, error)
 	// Report is what the receiving node tells operators of itself, at whatever epoch it is.
 	Report(ctx context.Context, in *ReportRequest, opts ...grpc.CallOption) (*ReportResponse, error)
+	// Keyring lists or changes the keys of gossip that the receiving node has, at whatever epoch it
+	// is. It carries keys: a node refuses it without TLS between nodes.
+	Keyring(ctx context.Context, in *KeyringRequest, opts ...grpc.CallOption) (*KeyringResponse, error)
 	// Handover gives the receiving node a newer table.
 	Handover(ctx context.Context, in *HandoverRequest, opts ...grpc.CallOption) (*HandoverResponse, error)
 	// Membership carries one message of the membership protocol, opaque here.
@@ -320,6 +324,16 @@ func (c *peerClient) Report(ctx context.Context, in *ReportRequest, opts ...grpc
 	return out, nil
 }
 
+func (c *peerClient) Keyring(ctx context.Context, in *KeyringRequest, opts ...grpc.CallOption) (*KeyringResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(KeyringResponse)
+	err := c.cc.Invoke(ctx, Peer_Keyring_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *peerClient) Handover(ctx context.Context, in *HandoverRequest, opts ...grpc.CallOption) (*HandoverResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(HandoverResponse)
@@ -380,6 +394,9 @@ type PeerServer interface {
 	Stats(context.Context, *StatsRequest) (*StatsResponse, error)
 	// Report is what the receiving node tells operators of itself, at whatever epoch it is.
 	Report(context.Context, *ReportRequest) (*ReportResponse, error)
+	// Keyring lists or changes the keys of gossip that the receiving node has, at whatever epoch it
+	// is. It carries keys: a node refuses it without TLS between nodes.
+	Keyring(context.Context, *KeyringRequest) (*KeyringResponse, error)
 	// Handover gives the receiving node a newer table.
 	Handover(context.Context, *HandoverRequest) (*HandoverResponse, error)
 	// Membership carries one message of the membership protocol, opaque here.
@@ -444,6 +461,9 @@ func (UnimplementedPeerServer) Stats(context.Context, *StatsRequest) (*StatsResp
 }
 func (UnimplementedPeerServer) Report(context.Context, *ReportRequest) (*ReportResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Report not implemented")
+}
+func (UnimplementedPeerServer) Keyring(context.Context, *KeyringRequest) (*KeyringResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Keyring not implemented")
 }
 func (UnimplementedPeerServer) Handover(context.Context, *HandoverRequest) (*HandoverResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Handover not implemented")
@@ -732,6 +752,24 @@ func _Peer_Report_Handler(srv interface{}, ctx context.Context, dec func(interfa
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Peer_Keyring_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(KeyringRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).Keyring(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_Keyring_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).Keyring(ctx, req.(*KeyringRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Peer_Handover_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(HandoverRequest)
 	if err := dec(in); err != nil {
@@ -818,6 +856,10 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Report",
 			Handler:    _Peer_Report_Handler,
+		},
+		{
+			MethodName: "Keyring",
+			Handler:    _Peer_Keyring_Handler,
 		},
 		{
 			MethodName: "Handover",
