@@ -6,7 +6,6 @@ import (
 	"net/netip"
 
 	"github.com/starling-tsdb/starling/internal/border"
-	"github.com/starling-tsdb/starling/internal/config"
 )
 
 // newBorder builds what decides with whom this node exchanges bytes.
@@ -41,23 +40,20 @@ func (n *Node) advertised(ip netip.Addr) error {
 	if err := n.border.SetSelf(ip); err != nil {
 		return err
 	}
-	for _, warning := range exposed(ip, &n.opts.Config.Cluster) {
-		n.logger.Warn(warning, "address", ip)
+	c := &n.opts.Config.Cluster
+	if !exposed(ip) {
+		return nil
+	}
+	if !c.TLS.Enabled() {
+		n.logger.Warn("Nodes reach this one at a public address without TLS: whoever reaches --cluster.rpc-address reads and writes everything; set --cluster.tls.cert-file, --cluster.tls.key-file and --cluster.tls.ca-file, or advertise a private address", "address", ip)
+	}
+	if c.GossipKeyringFile == "" {
+		n.logger.Warn("Nodes reach this one at a public address by gossip in clear: whoever reaches --cluster.gossip-address sees who is there, and can have nodes look dead; set --cluster.gossip-keyring-file, or advertise a private address", "address", ip)
 	}
 	return nil
 }
 
-// exposed says what others can do on the way to a node that is at a public address.
-func exposed(ip netip.Addr, c *config.Cluster) []string {
-	if ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast() {
-		return nil
-	}
-	var warnings []string
-	if !c.TLS.Enabled() {
-		warnings = append(warnings, "Nodes reach this one at a public address without TLS: whoever reaches --cluster.rpc-address reads and writes everything; set --cluster.tls.cert-file, --cluster.tls.key-file and --cluster.tls.ca-file, or advertise a private address")
-	}
-	if c.GossipKeyringFile == "" {
-		warnings = append(warnings, "Nodes reach this one at a public address by gossip in clear: whoever reaches --cluster.gossip-address sees who is there, and can have nodes look dead; set --cluster.gossip-keyring-file, or advertise a private address")
-	}
-	return warnings
+// exposed tells whether an address is one that others than this machine and its own network reach.
+func exposed(ip netip.Addr) bool {
+	return !ip.IsLoopback() && !ip.IsPrivate() && !ip.IsLinkLocalUnicast()
 }

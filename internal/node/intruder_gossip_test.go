@@ -8,15 +8,16 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"log"
-	"net/netip"
+	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/memberlist"
 
+	"github.com/starling-tsdb/starling/internal/border/bordertest"
 	"github.com/starling-tsdb/starling/internal/cluster"
 	"github.com/starling-tsdb/starling/internal/config"
 	"github.com/starling-tsdb/starling/internal/table"
@@ -49,7 +50,7 @@ func (g gossiper) join(at *member) (heard int, listed bool) {
 	g.Helper()
 	conf := memberlist.DefaultLANConfig()
 	conf.Name, conf.Label, conf.Delegate = intruderID+"-1", g.label, meta{}
-	conf.Logger = log.New(io.Discard, "", 0)
+	conf.LogOutput = io.Discard
 	conf.Transport = g.net.Host(g.ip).GossipTransport(7946)
 	conf.AdvertiseAddr, conf.AdvertisePort = g.ip, 7946
 	conf.TCPTimeout = time.Second
@@ -223,19 +224,43 @@ func TestNodeOutsideDoesNotJoin(t *testing.T) {
 	})
 }
 
-// What a node says of the addresses that it is reached at, when it starts.
-func TestExposed(t *testing.T) {
-	secured := config.Cluster{TLS: config.ClusterTLS{CertFile: "c"}, GossipKeyringFile: "k"}
+// A node says once for each port, when it starts, that it is open at a public address.
+func TestWarnsAtPublicAddresses(t *testing.T) {
 	for _, c := range []struct {
-		ip   string
-		c    config.Cluster
-		want int
+		ip                string
+		tls, keys         bool
+		wantTLS, wantKeys int
 	}{
-		{"127.0.0.1", config.Cluster{}, 0}, {"::1", config.Cluster{}, 0}, {"10.1.2.3", config.Cluster{}, 0}, {"fd12::1", config.Cluster{}, 0}, {"fe80::1", config.Cluster{}, 0},
-		{"192.0.2.1", config.Cluster{}, 2}, {"2001:db8::1", config.Cluster{}, 2}, {"192.0.2.1", secured, 0},
+		{"10.1.2.3", false, false, 0, 0},
+		{"fd12::1", false, false, 0, 0},
+		{"127.0.0.1", false, false, 0, 0},
+		{"fe80::1", false, false, 0, 0},
+		{"192.0.2.1", false, false, 1, 1},
+		{"2001:db8::1", false, false, 1, 1},
+		{"192.0.2.1", true, false, 0, 1},
+		{"192.0.2.1", false, true, 1, 0},
+		{"192.0.2.1", true, true, 0, 0},
 	} {
-		if got := exposed(netip.MustParseAddr(c.ip), &c.c); len(got) != c.want {
-			t.Errorf("%s: %q, want %d warnings", c.ip, got, c.want)
-		}
+		t.Run(fmt.Sprint(c), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFlock(t)
+				var logs logBuffer
+				f.logger = slog.New(slog.NewTextHandler(&logs, &slog.HandlerOptions{Level: slog.LevelWarn}))
+				f.ready(f.start("a", c.ip, func(to *config.Cluster) {
+					if c.tls {
+						f.equipped(bordertest.NewAuthority(t, "ours"), "", c.ip)(to)
+					}
+					if c.keys {
+						f.keyed(gossipKey(1))(to)
+					}
+				}))
+				<-time.After(2 * time.Minute)
+				for text, want := range map[string]int{"a public address without TLS": c.wantTLS, "a public address by gossip in clear": c.wantKeys} {
+					if got := strings.Count(logs.text(), text); got != want {
+						t.Errorf("%d warnings of %s, want %d", got, text, want)
+					}
+				}
+			})
+		})
 	}
 }
