@@ -255,7 +255,7 @@ func (g *gossip) join(addr string) {
 	}
 	hint := ""
 	if errors.Is(err, io.EOF) || strings.Contains(err.Error(), io.EOF.Error()) {
-		hint = fmt.Sprintf("it closed the stream: is its --cluster.name %q, too?", g.cfg.ClusterName)
+		hint = fmt.Sprintf("it closed the stream: is its --cluster.name %q, too, and has it the same keys of gossip, or none?", g.cfg.ClusterName)
 	}
 	if g.quiet.allow("join " + addr) {
 		g.log.Info("gossip with a seed or lost member failed; it is tried again", "address", addr, "err", err, "hint", hint)

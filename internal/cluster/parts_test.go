@@ -171,7 +171,14 @@ func TestGossipKeepsOthersOut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	allowed := netip.MustParsePrefix("10.0.0.0/24")
 	g := &gossip{
+		cfg: &Config{Allowed: func(ip netip.Addr) error {
+			if !allowed.Contains(ip.Unmap()) && !ip.Unmap().IsLoopback() && !ip.Unmap().IsUnspecified() {
+				return errors.New("not allowed")
+			}
+			return nil
+		}},
 		self: identity{Node: "me", Boots: 1}, ip: netip.MustParseAddr("10.0.0.1"), count: count,
 		log: slog.New(slog.DiscardHandler), quiet: newThrottle(time.Minute),
 		describe: func() metadata { return metadata{Cluster: "ours"} },
@@ -195,6 +202,7 @@ func TestGossipKeepsOthersOut(t *testing.T) {
 		{"a node of another cluster", g.NotifyAlive(theirs), false},
 		{"a loopback address", g.NotifyAlive(member("d-1", "127.0.0.1", "ours")), false},
 		{"an unspecified address", g.NotifyAlive(member("d-1", "0.0.0.0", "ours")), false},
+		{"an address where no node may be", g.NotifyAlive(member("d-1", "10.0.1.5", "ours")), false},
 		{"a name without starts", g.NotifyAlive(member("d", "10.0.0.5", "ours")), false},
 		{"no metadata", g.NotifyAlive(&memberlist.Node{Name: "d-1", Addr: net.ParseIP("10.0.0.5")}), false},
 		{"a view of fresh nodes", g.NotifyMerge([]*memberlist.Node{fresh}), true},
