@@ -194,6 +194,14 @@ func TestNewNamesTheFlagAtFault(t *testing.T) {
 			{"storage.tsdb.path", func(c *config.Config) {
 				c.Web.ListenAddress, c.Cluster.RPCAddress, c.Storage.Path = ":9180", ":9181", "/dev/null/x"
 			}},
+			{"cluster.tls.cert-file", func(c *config.Config) {
+				c.Web.ListenAddress, c.Cluster.RPCAddress = ":9180", ":9181"
+				c.Cluster.TLS = config.ClusterTLS{CertFile: "/none/cert", KeyFile: "/none/key", CAFile: "/none/ca"}
+			}},
+			{"cluster.gossip-keyring-file", func(c *config.Config) {
+				c.Web.ListenAddress, c.Cluster.RPCAddress, c.Cluster.GossipKeyringFile = ":9180", ":9181", "/none/keyring"
+			}},
+			{"cluster.allowed-cidrs", func(c *config.Config) { c.Cluster.AllowedCIDRs = []string{"10.0.0.1"} }},
 		} {
 			conf := config.Default()
 			conf.Storage.Path = t.TempDir()
