@@ -11,7 +11,19 @@ import (
 // Labels implements transport.Reader. What it holds is bounded as what a query holds is. Whether the
 // node is still at the epoch of the request is for others to check, before and after.
 func (r reader) Labels(ctx context.Context, q series.LabelQuery, yield func(string) error) error {
-	return r.Store.Labels(ctx, q, int64(r.node.opts.Config.Query.MaxSamples)*readBytesPerSample, yield)
+	check := func() error {
+		if q.Session != 0 && q.Session != r.State().Session {
+			return errSession
+		}
+		return nil
+	}
+	if err := check(); err != nil {
+		return err
+	}
+	if err := r.Store.Labels(ctx, q, int64(r.node.opts.Config.Query.MaxSamples)*readBytesPerSample, yield); err != nil {
+		return err
+	}
+	return check()
 }
 
 // Labels implements query.Source.

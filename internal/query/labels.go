@@ -3,13 +3,16 @@ package query
 import (
 	"context"
 	"slices"
+	"sync"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/util/annotations"
 
 	"github.com/starling-tsdb/starling/internal/merge"
+	"github.com/starling-tsdb/starling/internal/proof"
 	"github.com/starling-tsdb/starling/internal/series"
+	"github.com/starling-tsdb/starling/internal/table"
 )
 
 // LabelNames implements storage.LabelQuerier.
@@ -25,22 +28,15 @@ func (r *reader) LabelValues(ctx context.Context, name string, hints *storage.La
 	return r.labels(ctx, "label_values", name, hints, matchers)
 }
 
-// labels asks all nodes and returns what any of them knows, in order. Nothing is proven before:
-// each node answers from the postings of all that it holds, and when the answers are complete one
-// of them has every acknowledged series. Each node may stop at the limit, since the first
+// labels asks all nodes and returns what any of them knows, in order. Each node may stop at the limit, since the first
 // strings of all are among the first of each. As with Prometheus's own queriers the caller asks for
 // one more than it wants and warns if it gets it.
 func (r *reader) labels(ctx context.Context, operation, name string, hints *storage.LabelHints, matchers []*labels.Matcher) ([]string, annotations.Annotations, error) {
-	q := series.LabelQuery{Name: name, Mint: max(r.mint, r.f.opts.Horizon()), Maxt: r.maxt, Matchers: slices.Clone(matchers)}
+	q := series.LabelQuery{Name: name, Mint: r.mint, Maxt: r.maxt, Matchers: slices.Clone(matchers)}
 	if hints != nil {
 		q.Limit = max(0, hints.Limit)
 	}
-	if q.Mint > q.Maxt {
-		return nil, nil, nil // It is expired.
-	}
-	g, err := gather(ctx, r.f, r.budget, operation, func(ctx context.Context, n Node, sh *share) ([]string, error) {
-		return n.Source.Labels(ctx, q, sh.take)
-	})
+	g, err := measured(r.f, operation, func(view View) (gathered[[]string], error) { return r.f.list(ctx, view, r.budget, q) })
 	if err != nil {
 		return nil, nil, err
 	}
@@ -65,3 +61,77 @@ func (r *reader) labels(ctx context.Context, operation, name string, hints *stor
 
 // lookEvery is after how many strings the context is looked at.
 const lookEvery = 1 << 12
+
+// list asks for labels in two rounds. In the first one the nodes say in which state they are, so
+// that one which came back from an old copy of its directory is found out. Who serves what is of
+// no matter: each lists all that it holds, and when the lists are complete one of them has every
+// acknowledged series.
+func (f *Fanout) list(ctx context.Context, view View, b *budget, q series.LabelQuery) (gathered[[]string], error) {
+	roll := &rollCall{ask: f.askState(proof.Range{Min: q.Mint, Max: q.Maxt}, nil), said: map[table.NodeID]said{}}
+	for _, n := range view.Nodes {
+		roll.said[n.ID] = said{err: errSilent}
+	}
+	states, err := gatherAttempts(ctx, f, view, b, patience{stateTimeout, stateGrace}, roll.call)
+	if err != nil {
+		return gathered[[]string]{}, err
+	}
+	// It may have risen by what they said.
+	if q.Mint = max(q.Mint, f.opts.Horizon()); q.Mint > q.Maxt {
+		return gathered[[]string]{warnings: states.warnings}, nil
+	}
+	roll.end()
+	return gatherAttempts(ctx, f, states.view, b, patience{f.opts.Timeout, f.opts.Grace}, func(ctx context.Context, n Node, sh *share) ([]string, error) {
+		session, err := roll.session(ctx, n, sh)
+		if err != nil {
+			return nil, err
+		}
+		own := q
+		own.Session = session
+		return n.Source.Labels(ctx, own, sh.take)
+	})
+}
+
+// rollCall is what the nodes said of themselves. Several goroutines use it.
+type rollCall struct {
+	ask question[stated]
+
+	mu   sync.Mutex
+	said map[table.NodeID]said
+	over bool
+}
+
+// said is the session of a node, or why it is not known.
+type said struct {
+	session uint64
+	err     error
+}
+
+// call is the question of the first round.
+func (r *rollCall) call(ctx context.Context, n Node, sh *share) (stated, error) {
+	s, err := r.ask(ctx, n, sh)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.over {
+		r.said[n.ID] = said{s.state.Session, err}
+	}
+	return s, err
+}
+
+// end has those that have not answered count as silent.
+func (r *rollCall) end() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.over = true
+}
+
+// session returns what a node said. One that has come meanwhile is asked.
+func (r *rollCall) session(ctx context.Context, n Node, sh *share) (uint64, error) {
+	r.mu.Lock()
+	s, called := r.said[n.ID]
+	r.mu.Unlock()
+	if called {
+		return s.session, s.err
+	}
+	state, err := r.ask(ctx, n, sh)
+	return state.state.Session, err
+}

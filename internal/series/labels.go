@@ -18,6 +18,9 @@ type LabelQuery struct {
 	Matchers []*labels.Matcher
 	// Limit is how many are wanted, the first ones; 0 stands for all.
 	Limit int
+	// Session is what the node that is asked said of itself before; in another one it refuses. 0
+	// stands for any.
+	Session uint64
 }
 
 // StringOverhead is what a string takes beside its bytes.

@@ -32,7 +32,7 @@ func (p *Peer) Labels(ctx context.Context, t *table.Table, q series.LabelQuery, 
 	var all []string
 	stream, err := ask(ctx, &peerpb.LabelsRequest{
 		Header: p.header(t), MinTimeMs: q.Mint, MaxTimeMs: q.Maxt, Name: []byte(q.Name), Limit: int64(q.Limit),
-		Matchers: matchersToProto(q.Matchers), Parts: true,
+		Matchers: matchersToProto(q.Matchers), Parts: true, Session: q.Session,
 	})
 	if err == nil {
 		all, err = receiveLabels(stream, take)
@@ -105,7 +105,7 @@ func (s *Server) labels(req *peerpb.LabelsRequest, stream grpc.ServerStreamingSe
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
-	q := series.LabelQuery{Name: string(req.Name), Mint: req.MinTimeMs, Maxt: req.MaxTimeMs, Matchers: matchers, Limit: int(req.Limit)}
+	q := series.LabelQuery{Name: string(req.Name), Mint: req.MinTimeMs, Maxt: req.MaxTimeMs, Matchers: matchers, Limit: int(req.Limit), Session: req.Session}
 	f := &labelFrames{stream: stream, parts: req.Parts, next: &peerpb.LabelsResponse{}}
 	err = s.opts.Reader.Labels(stream.Context(), q, f.add)
 	var tooMany *series.TooManyLabelsError

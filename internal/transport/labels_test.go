@@ -36,11 +36,11 @@ func TestLabels(t *testing.T) {
 		if got, err := names(t, peer, epoch(1)); err != nil || !slices.Equal(got, []string{"__name__", "i", "j"}) {
 			t.Errorf("names: %q, %v", got, err)
 		}
-		q := series.LabelQuery{Name: "i", Mint: -3, Maxt: 100, Limit: 7, Matchers: []*labels.Matcher{labels.MustNewMatcher(labels.MatchEqual, "j", "b")}}
+		q := series.LabelQuery{Name: "i", Mint: -3, Maxt: 100, Limit: 7, Session: 1 << 63, Matchers: []*labels.Matcher{labels.MustNewMatcher(labels.MatchEqual, "j", "b")}}
 		if got, err := peer.Labels(t.Context(), epoch(1), q, anything); err != nil || !slices.Equal(got, []string{"a", "b", "c", "d"}) {
 			t.Errorf("values: %q, %v", got, err)
 		}
-		if got := r.reader.labelQuery; got.Name != "i" || got.Mint != -3 || got.Maxt != 100 || got.Limit != 7 || got.Matchers[0].String() != `j="b"` {
+		if got := r.reader.labelQuery; got.Name != "i" || got.Mint != -3 || got.Maxt != 100 || got.Limit != 7 || got.Session != 1<<63 || got.Matchers[0].String() != `j="b"` {
 			t.Errorf("asked for %+v", got)
 		}
 	})

@@ -2693,7 +2693,9 @@ type LabelsRequest struct {
 	Matchers []*Matcher `protobuf:"bytes,5,rep,name=matchers,proto3" json:"matchers,omitempty"`
 	Limit    int64      `protobuf:"varint,6,opt,name=limit,proto3" json:"limit,omitempty"`
 	// parts says that the answer may come in several messages.
-	Parts         bool `protobuf:"varint,7,opt,name=parts,proto3" json:"parts,omitempty"`
+	Parts bool `protobuf:"varint,7,opt,name=parts,proto3" json:"parts,omitempty"`
+	// session, if set, is that of the receiving node, which refuses in another one.
+	Session       uint64 `protobuf:"fixed64,8,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2775,6 +2777,13 @@ func (x *LabelsRequest) GetParts() bool {
 		return x.Parts
 	}
 	return false
+}
+
+func (x *LabelsRequest) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
 }
 
 type LabelsResponse struct {
@@ -4299,7 +4308,7 @@ const file_peer_proto_rawDesc = "" +
 	" \x03(\x01R\x0fpositiveBuckets\x12)\n" +
 	"\x10negative_buckets\x18\v \x03(\x01R\x0fnegativeBuckets\x12#\n" +
 	"\rcustom_values\x18\f \x03(\x01R\fcustomValues\x12\x16\n" +
-	"\x06errors\x18\r \x03(\x01R\x06errors\"\xf8\x01\n" +
+	"\x06errors\x18\r \x03(\x01R\x06errors\"\x92\x02\n" +
 	"\rLabelsRequest\x120\n" +
 	"\x06header\x18\x01 \x01(\v2\x18.starling.peer.v1.HeaderR\x06header\x12\x1e\n" +
 	"\vmin_time_ms\x18\x02 \x01(\x12R\tminTimeMs\x12\x1e\n" +
@@ -4307,7 +4316,8 @@ const file_peer_proto_rawDesc = "" +
 	"\x04name\x18\x04 \x01(\fR\x04name\x125\n" +
 	"\bmatchers\x18\x05 \x03(\v2\x19.starling.peer.v1.MatcherR\bmatchers\x12\x14\n" +
 	"\x05limit\x18\x06 \x01(\x03R\x05limit\x12\x14\n" +
-	"\x05parts\x18\a \x01(\bR\x05parts\"H\n" +
+	"\x05parts\x18\a \x01(\bR\x05parts\x12\x18\n" +
+	"\asession\x18\b \x01(\x06R\asession\"H\n" +
 	"\x0eLabelsResponse\x12\x16\n" +
 	"\x06values\x18\x01 \x03(\tR\x06values\x12\x18\n" +
 	"\alimited\x18\x03 \x01(\tR\alimitedJ\x04\b\x02\x10\x03\"C\n" +
