@@ -19,7 +19,7 @@ func newMetrics(c *Cluster, r prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "starling_cluster_refused_total",
-			Help: "Packets, streams, nodes and requests refused because they are of another cluster without a key or where no node may be, by what gave them away.",
+			Help: "Packets, streams, nodes and requests refused because they are of another cluster, without a key, or where no node may be, by what gave them away.",
 		}, []string{"reason"}),
 		rejoins: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "starling_cluster_rejoins_total",

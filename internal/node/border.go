@@ -41,7 +41,7 @@ func (n *Node) advertised(ip netip.Addr) error {
 		return err
 	}
 	c := &n.opts.Config.Cluster
-	if !exposed(ip) {
+	if !public(ip) {
 		return nil
 	}
 	if !c.TLS.Enabled() {
@@ -53,7 +53,7 @@ func (n *Node) advertised(ip netip.Addr) error {
 	return nil
 }
 
-// exposed tells whether an address is one that others than this machine and its own network reach.
-func exposed(ip netip.Addr) bool {
+// public tells whether an address is one that others than this machine and its own network reach.
+func public(ip netip.Addr) bool {
 	return !ip.IsLoopback() && !ip.IsPrivate() && !ip.IsLinkLocalUnicast()
 }

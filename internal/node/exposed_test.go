@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
+	"github.com/starling-tsdb/starling/internal/border/bordertest"
 	"github.com/starling-tsdb/starling/internal/config"
 	"github.com/starling-tsdb/starling/internal/table"
 )
@@ -186,6 +187,7 @@ func watchFlock(t *testing.T) *exposed {
 			return r
 		}
 		f.query = func(q *config.Query) { q.VerifyPushdown = 1 }
+		f.cluster = f.equipped(bordertest.NewAuthority(t, "ours"), "starling.internal", "starling.internal")
 		f.fresh("a", "b", "c")
 		f.wantWritten(http.StatusNoContent)
 		f.nodes["a"].query("sum(rate(m[5m]))")

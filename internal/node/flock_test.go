@@ -39,6 +39,8 @@ type flock struct {
 	web func(*config.Web)
 	// query, if set, changes the settings of queries.
 	query func(*config.Query)
+	// cluster changes the settings of every node.
+	cluster func(*config.Cluster)
 	// registry, if set, makes the registries of nodes.
 	registry func() Registry
 	// features are those of --enable-feature.
@@ -112,6 +114,9 @@ func (f *flock) start(name, ip string, change func(*config.Cluster)) *member {
 	c.Storage.Path = filepath.Join(f.dir, name)
 	c.Cluster.AdvertiseHost = ip
 	c.Features = f.features
+	if f.cluster != nil {
+		f.cluster(&c.Cluster)
+	}
 	if change != nil {
 		change(&c.Cluster)
 	}

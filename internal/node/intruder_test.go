@@ -139,7 +139,8 @@ func (i intruder) write(ctx context.Context, victim *member) error {
 
 func (i intruder) read(ctx context.Context, victim *member) error {
 	return i.peers(func(peers *transport.Peers) error {
-		names, _, err := peers.Peer(victim.cluster.Self()).LabelValues(ctx, i.table, math.MinInt64, math.MaxInt64, labels.MetricName, 0, nil)
+		q := series.LabelQuery{Name: labels.MetricName, Mint: math.MinInt64, Maxt: math.MaxInt64}
+		names, err := peers.Peer(victim.cluster.Self()).Labels(ctx, i.table, q, func(int64) error { return nil })
 		if err == nil && !slices.Contains(names, "secret") {
 			return fmt.Errorf("got %q", names)
 		}
