@@ -27,9 +27,10 @@ type commandLine struct {
 	autoMemLimit  bool
 	memLimitRatio float64
 
-	health        *kingpin.CmdClause
-	healthURL     string
-	healthTimeout time.Duration
+	health           *kingpin.CmdClause
+	healthURL        string
+	healthTimeout    time.Duration
+	healthHTTPConfig string
 
 	cluster clusterCommand
 }
@@ -49,6 +50,8 @@ func newCommandLine() *commandLine {
 		Envar("STARLING_HEALTH_URL").StringVar(&cl.healthURL)
 	cl.health.Flag("timeout", "How long to wait for an answer.").
 		Envar("STARLING_HEALTH_TIMEOUT").Default("3s").DurationVar(&cl.healthTimeout)
+	cl.health.Flag("http.config.file", "HTTP client configuration file for TLS and passwords, in Prometheus's format.").
+		Envar("STARLING_HEALTH_HTTP_CONFIG_FILE").StringVar(&cl.healthHTTPConfig)
 	cl.clusterCommands()
 	cl.webFlags(&cl.config.Web)
 	cl.storageFlags(&cl.config.Storage)

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/exporter-toolkit/web"
 	"go.yaml.in/yaml/v2"
 
+	"github.com/starling-tsdb/starling/internal/admin"
 	"github.com/starling-tsdb/starling/internal/config"
 )
 
@@ -34,7 +35,12 @@ func (cl *commandLine) checkHealth(ctx context.Context) error {
 	}
 	// The node's certificate names its host as others know it, and this asks the loopback
 	// address; the answer decides about nothing but this command's exit status.
-	client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	if cl.healthHTTPConfig != "" {
+		if client, err = admin.NewHTTPClient(cl.healthHTTPConfig); err != nil {
+			return err
+		}
+	}
 	defer client.CloseIdleConnections()
 	resp, err := client.Do(req)
 	if err != nil {
@@ -42,6 +48,9 @@ func (cl *commandLine) checkHealth(ctx context.Context) error {
 	}
 	defer resp.Body.Close()
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
+	if resp.StatusCode == http.StatusUnauthorized {
+		return fmt.Errorf("%s asks who you are: name a file with basic_auth by --http.config.file", url)
+	}
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("%s answered %s: %s", url, resp.Status, strings.TrimSpace(string(body)))
 	}

@@ -46,3 +46,36 @@ func TestHealthSpeaksTheSchemeOfTheNode(t *testing.T) {
 		})
 	}
 }
+
+// A node that asks for a password is asked with that of a file, and without one fails and says why.
+func TestHealthWithAPassword(t *testing.T) {
+	node := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); user != "u" || password != "p" {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	}))
+	defer node.Close()
+	file := func(content string) string {
+		path := filepath.Join(t.TempDir(), "client.yml")
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	_, address, _ := strings.Cut(node.URL, "//")
+	for _, c := range []struct {
+		name, file string
+		want       int
+	}{
+		{"none", "", exitFailure},
+		{"right", file("basic_auth:\n  username: u\n  password: p\n"), 0},
+		{"wrong", file("basic_auth:\n  username: u\n  password: q\n"), exitFailure},
+		{"no such file", "none.yml", exitFailure},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := run([]string{"health", "--web.listen-address=" + address, "--http.config.file=" + c.file}); got != c.want {
+				t.Errorf("exit status %d, want %d", got, c.want)
+			}
+		})
+	}
+}

@@ -43,7 +43,19 @@ func NewClient(nodeURL, configFile string) (*Client, error) {
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return nil, fmt.Errorf("--url: %q is no URL of a node, as http://localhost:9080 is", nodeURL)
 	}
+	client, err := NewHTTPClient(configFile)
+	if err != nil {
+		return nil, err
+	}
+	client.Timeout = requestTimeout
+	return &Client{url: strings.TrimSuffix(u.String(), "/"), http: client}, nil
+}
+
+// NewHTTPClient returns a client as a file of Prometheus's HTTP client configuration has it, or
+// one without TLS settings and passwords if there is none.
+func NewHTTPClient(configFile string) (*http.Client, error) {
 	c := &promconfig.HTTPClientConfig{FollowRedirects: true, EnableHTTP2: true}
+	var err error
 	if configFile != "" {
 		if c, _, err = promconfig.LoadHTTPConfigFile(configFile); err != nil {
 			return nil, fmt.Errorf("--http.config.file: %w", err)
@@ -53,8 +65,7 @@ func NewClient(nodeURL, configFile string) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--http.config.file: %w", err)
 	}
-	client.Timeout = requestTimeout
-	return &Client{url: strings.TrimSuffix(u.String(), "/"), http: client}, nil
+	return client, nil
 }
 
 // Status asks for the state of the cluster.
