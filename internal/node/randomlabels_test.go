@@ -28,7 +28,7 @@ import (
 // With STARLING_QUERIES=100000 it asks so many.
 func TestRandomLabels(t *testing.T) {
 	var seen randomLabelCounts
-	runRandomQueries(t, 3, 300, func(r *randomQueries, n int) {
+	runRandomQueries(t, 2, 200, func(r *randomQueries, n int) {
 		for i := range n {
 			if r.seed%2 == 1 && i%4 == 0 {
 				r.suspect()
@@ -42,7 +42,7 @@ func TestRandomLabels(t *testing.T) {
 // TestRandomLabelsWhileNodesFail is TestRandomLabels with nodes that fail and join meanwhile.
 func TestRandomLabelsWhileNodesFail(t *testing.T) {
 	var seen randomLabelCounts
-	runRandomQueries(t, 1, 320, func(r *randomQueries, n int) {
+	runRandomQueries(t, 1, 160, func(r *randomQueries, n int) {
 		r.inTrouble(n, func() { r.askLabels(&seen) })
 	})
 	seen.report(t)
