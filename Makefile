@@ -164,6 +164,24 @@ image: ## Build the container image starling:latest; nothing is pulled
 	GOOS=linux $(GO_BUILD) -o bin/image/starling ./cmd/starling
 	docker build --network none -t '$(IMAGE)' .
 
+RELEASE_ARCHS := amd64 arm64
+.PHONY: release
+release: ## Build archives for Linux on amd64 and arm64, and their checksums, in bin/release
+	rm -rf bin/release
+	mkdir -p bin/release
+	@# The same source gives the same bytes: owners, order and times are set.
+	@for arch in $(RELEASE_ARCHS); do \
+	  name=starling-$(VERSION)-linux-$$arch; \
+	  echo "$$name"; \
+	  mkdir "bin/release/$$name"; \
+	  GOOS=linux GOARCH=$$arch $(GO_BUILD) -o "bin/release/$$name/starling" ./cmd/starling; \
+	  cp README.md LICENSE docs/install/starling.service docs/install/kubernetes.yaml "bin/release/$$name/"; \
+	  tar --sort=name --owner=0 --group=0 --numeric-owner --mode=go=u-w --mtime="@$(or $(shell git log -1 --format=%ct 2>/dev/null),0)" \
+	    -C bin/release -cf - "$$name" | gzip -9n > "bin/release/$$name.tar.gz"; \
+	  rm -r "bin/release/$$name"; \
+	done
+	cd bin/release && sha256sum starling-*.tar.gz > SHA256SUMS
+
 .PHONY: lint
 lint: $(LINT) ## Check format and style with golangci-lint
 	$(LINT) run $(PKG)
