@@ -6,9 +6,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
-	"github.com/prometheus/prometheus/promql"
-
-	"github.com/starling-tsdb/starling/internal/pushdown"
 )
 
 type metrics struct {
@@ -60,9 +57,9 @@ func result(err error, partial bool) string {
 		return "complete"
 	case errors.As(err, &incomplete):
 		return "incomplete"
-	case errors.As(err, new(*TooManyBytesError)), errors.As(err, new(promql.ErrTooManySamples)):
+	case overLimit(err):
 		return "limit"
-	case errors.As(err, new(*pushdown.UnprovenError)):
+	case isUnproven(err):
 		return "unproven"
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return "canceled"

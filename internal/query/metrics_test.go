@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/prometheus/promql"
 
 	"github.com/starling-tsdb/starling/internal/pushdown"
+	"github.com/starling-tsdb/starling/internal/series"
 )
 
 func TestResult(t *testing.T) {
@@ -22,6 +23,7 @@ func TestResult(t *testing.T) {
 		{err: &IncompleteError{}, want: "incomplete"},
 		{err: &TooManyBytesError{Limit: 1}, want: "limit"},
 		{err: promql.ErrTooManySamples("query"), want: "limit"},
+		{err: &series.TooManyLabelsError{Limit: 1}, want: "limit"},
 		{err: errNotAlone, want: "unproven"},
 		{err: &pushdown.UnprovenError{Reason: "histograms"}, want: "unproven"},
 		{err: context.Canceled, want: "canceled"},

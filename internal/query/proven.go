@@ -219,16 +219,21 @@ func (f *Fanout) blame(n Node, err error) error {
 }
 
 // ofQuery tells whether an error is one of the query, whoever it comes from.
-func ofQuery(err error) bool {
+func ofQuery(err error) bool { return overLimit(err) || isUnproven(err) }
+
+// overLimit tells whether a read needs more than its query may have.
+func overLimit(err error) bool {
 	if _, tooMany := errors.AsType[*TooManyBytesError](err); tooMany {
 		return true
 	}
 	if _, tooMany := errors.AsType[promql.ErrTooManySamples](err); tooMany {
 		return true
 	}
-	if _, tooMany := errors.AsType[*series.TooManyLabelsError](err); tooMany {
-		return true
-	}
+	_, tooMany := errors.AsType[*series.TooManyLabelsError](err)
+	return tooMany
+}
+
+func isUnproven(err error) bool {
 	_, unproven := errors.AsType[*pushdown.UnprovenError](err)
 	return unproven
 }
