@@ -175,20 +175,8 @@ func keptChunks(t *testing.T, s *Store, keep func(key uint64) bool) (all []store
 		t.Fatal(err)
 	}
 	defer q.Close()
-	set := q.Select(t.Context(), true, nil, labels.MustNewMatcher(labels.MatchRegexp, "__name__", ".+"))
-	for set.Next() {
-		c := storedChunks{labels: set.At().Labels()}
-		it := set.At().Iterator(nil)
-		for it.Next() {
-			m := it.At()
-			c.chunks = append(c.chunks, fmt.Sprintf("%d %d %x", m.MinTime, m.MaxTime, m.Chunk.Bytes()))
-		}
-		if err := it.Err(); err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, c)
-	}
-	if err := set.Err(); err != nil {
+	all, err = readStored(q.Select(t.Context(), true, nil, labels.MustNewMatcher(labels.MatchRegexp, "__name__", ".+")))
+	if err != nil {
 		t.Fatal(err)
 	}
 	return all
