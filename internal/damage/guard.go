@@ -55,6 +55,9 @@ func (g *Guard) BlockChunkQuerierBy(b *tsdb.Block, open func() (storage.ChunkQue
 	return chunkQuerier{ChunkQuerier: q, note: note}, nil
 }
 
+// ReadBlock runs what reads the index of a block, and notes what goes wrong as damage to the block.
+func (g *Guard) ReadBlock(b *tsdb.Block, read func() error) error { return g.noteOf(b).do(read) }
+
 // Querier guards a querier of the whole TSDB: what none of the blocks was blamed for is the
 // head's.
 func (g *Guard) Querier(q storage.Querier) storage.Querier {
