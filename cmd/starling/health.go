@@ -49,7 +49,7 @@ func (cl *commandLine) checkHealth(ctx context.Context) error {
 	defer resp.Body.Close()
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
 	if resp.StatusCode == http.StatusUnauthorized {
-		return fmt.Errorf("%s asks who you are: name a file with basic_auth by --http.config.file", url)
+		return admin.Unknown(url)
 	}
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("%s answered %s: %s", url, resp.Status, strings.TrimSpace(string(body)))

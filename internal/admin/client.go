@@ -68,6 +68,11 @@ func NewHTTPClient(configFile string) (*http.Client, error) {
 	return client, nil
 }
 
+// Unknown is the error of who is answered 401 at a URL.
+func Unknown(at string) error {
+	return fmt.Errorf("%s asks who you are: name a file with basic_auth by --http.config.file", at)
+}
+
 // Status asks for the state of the cluster.
 func (c *Client) Status(ctx context.Context) (*api.ClusterStatus, error) {
 	s := new(api.ClusterStatus)
@@ -175,7 +180,7 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 	}
 	switch err := json.Unmarshal(b, &envelope); {
 	case resp.StatusCode == http.StatusUnauthorized:
-		return fmt.Errorf("%s asks who you are: name a file with basic_auth by --http.config.file", c.url)
+		return Unknown(c.url)
 	case err == nil && envelope.Status == "error":
 		return errors.New(envelope.Error)
 	case err != nil || resp.StatusCode != http.StatusOK:
