@@ -96,8 +96,18 @@ func (g *Guard) headNote() *note {
 	}}
 }
 
+// ByReader returns an error of who reads, which says nothing of what is read.
+func ByReader(err error) error { return readerError{err} }
+
+type readerError struct{ error }
+
+func (e readerError) Unwrap() error { return e.error }
+
 // blamesBlock: a block has no other reasons to fail than these and damage.
 func blamesBlock(err error) bool {
+	if _, byReader := errors.AsType[readerError](err); byReader {
+		return false
+	}
 	return !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, tsdb.ErrClosing)
 }
 

@@ -64,12 +64,12 @@ func (r reader) Evaluate(ctx context.Context, sel transport.Selection, fragment 
 		// Another version, or other features, may know it.
 		return nil, &pushdown.UnprovenError{Reason: "a node cannot evaluate it: " + err.Error()}
 	}
-	return r.evaluate(ctx, sel, f, g)
+	return r.evaluate(ctx, reading{Selection: sel}, f, g)
 }
 
-// evaluate evaluates a fragment over the series that a selection of it leaves. They are not
+// evaluate evaluates a fragment over the series that a selection of it leaves. They need not be
 // sorted: nothing depends on their order.
-func (r reader) evaluate(ctx context.Context, sel transport.Selection, f *pushdown.Fragment, g pushdown.Grid) (_ *pushdown.Partial, err error) {
+func (r reader) evaluate(ctx context.Context, sel reading, f *pushdown.Fragment, g pushdown.Grid) (_ *pushdown.Partial, err error) {
 	came := time.Now()
 	end, err := r.node.evaluations.begin(ctx)
 	if err != nil {
@@ -77,7 +77,7 @@ func (r reader) evaluate(ctx context.Context, sel transport.Selection, f *pushdo
 	}
 	defer end()
 	turn := time.Now()
-	set, err := r.selected(ctx, sel, false)
+	set, err := r.selected(ctx, sel)
 	if sel.Spent != nil {
 		defer func() { noteEvaluation(sel.Spent, set, turn.Sub(came), turn) }()
 	}

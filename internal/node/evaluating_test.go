@@ -68,6 +68,7 @@ func TestEvaluationsAreBounded(t *testing.T) {
 func TestQueriesWaitForEvaluations(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFlock(t)
+		f.nearbyWork = -1
 		m := f.fresh("a", "b", "c")
 		if code := m[0].write("m", 1, 2, 3, 4, 5, 6, 7, 8); code != http.StatusNoContent {
 			t.Fatal(code)
@@ -109,6 +110,7 @@ func TestQueriesWaitForEvaluations(t *testing.T) {
 func TestEvaluationsDoNotWaitForEachOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFlock(t)
+		f.nearbyWork = -1
 		m := f.fresh("a", "b", "c")
 		if code := m[0].write("m", 1, 2, 3, 4, 5, 6, 7, 8); code != http.StatusNoContent {
 			t.Fatal(code)
@@ -132,6 +134,7 @@ func TestEvaluationsDoNotWaitForEachOther(t *testing.T) {
 func TestMaxSamplesOnOwners(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFlock(t)
+		f.nearbyWork = -1
 		m := f.fresh("a", "b", "c")
 		values := make([]float64, 100)
 		if code := m[0].write("m", values...); code != http.StatusNoContent {

@@ -43,6 +43,8 @@ type flock struct {
 	cluster func(*config.Cluster)
 	// registry, if set, makes the registries of nodes.
 	registry func() Registry
+	// nearbyWork is Options.NearbyWork: negative where even a few series are to be divided.
+	nearbyWork int
 	// features are those of --enable-feature.
 	features []string
 	nodes    map[string]*member
@@ -132,7 +134,7 @@ func (f *flock) start(name, ip string, change func(*config.Cluster)) *member {
 	}
 	n, err := New(Options{
 		Registry: registry,
-		Config:   c, Network: host{f.net.Host(ip), name, f.tap}, Tune: f.tune, HandleBytes: f.handleBytes,
+		Config:   c, Network: host{f.net.Host(ip), name, f.tap}, Tune: f.tune, HandleBytes: f.handleBytes, NearbyWork: f.nearbyWork,
 		Logger: cmp.Or(f.logger, slog.New(slog.DiscardHandler)),
 	})
 	if err != nil {

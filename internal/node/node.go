@@ -78,6 +78,8 @@ type Options struct {
 	// HandleBytes bounds the memory of the series that are remembered by the bytes of their
 	// labels. 0 stands for what fits GOMEMLIMIT.
 	HandleBytes int64
+	// NearbyWork is query.Options.NearbyWork. Tests of what is divided among nodes set it.
+	NearbyWork int
 }
 
 // Registry is where metrics are registered and shown.
@@ -310,6 +312,7 @@ func (n *Node) joinParts(built *teardown) error {
 		Horizon:    func() int64 { return n.store.Horizon().At() },
 		Disagree:   n.disagreed.add,
 		MaxBytes:   int64(n.opts.Config.Query.MaxSamples) * readBytesPerSample,
+		NearbyWork: n.opts.NearbyWork,
 		Logger:     n.logger,
 		Registerer: n.registry,
 	})

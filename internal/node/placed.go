@@ -206,7 +206,7 @@ func (n *Node) view() (query.View, error) {
 		return query.View{}, errNotFormed
 	}
 	a := p.reading
-	v := query.View{Epoch: p.table.Epoch, Quorum: a.WriteQuorum(), MostCopies: a.mostCopies, Copies: a.Copies(), Assignment: a.Assignment}
+	v := query.View{Epoch: p.table.Epoch, Quorum: a.WriteQuorum(), MostCopies: a.mostCopies, Copies: a.Copies(), Assignment: a.Assignment, Self: n.cluster.Self()}
 	for slot, s := range a.Slots {
 		if s.Node != "" && !s.Removed {
 			v.Nodes = append(v.Nodes, query.Node{ID: s.Node, Slot: slot, Source: n.source(s.Node, p.table)})

@@ -39,7 +39,7 @@ func TestPrometheusScripts(t *testing.T) {
 
 func runScripts(t *testing.T, names []string) {
 	f := newFlock(t)
-	f.linger = 0
+	f.linger, f.nearbyWork = 0, -1
 	f.net.SetLatency(0)
 	f.tune = func(o *storage.Options) {
 		// The scripts write samples of 1970, in any order, up to years ahead.

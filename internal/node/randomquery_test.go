@@ -77,6 +77,7 @@ func runRandomQueries(t *testing.T, seeds, each int, ask func(r *randomQueries, 
 					for _, m := range r.nodes {
 						seen.divergent.Add(int64(m.metric(t, "starling_query_divergent_series_total")))
 						const reads = "starling_query_fanout_requests_total"
+						seen.nearby.Add(int64(m.metric(t, "starling_query_nearby_reads_total", "complete")))
 						seen.evaluated.Add(int64(m.metric(t, reads, "evaluate") - m.metric(t, reads, "unproven")))
 					}
 				})
@@ -91,14 +92,14 @@ type randomQueryCounts struct {
 	// open are those whose answer Prometheus leaves open, in part at least.
 	asked, data, failed, open, incomplete, samples atomic.Int64
 	// divergent counts series read whose copies were different, evaluated the fragments that
-	// nodes evaluated where their series are.
-	divergent, evaluated atomic.Int64
+	// nodes evaluated where their series are, nearby what the node that was asked read alone.
+	divergent, evaluated, nearby atomic.Int64
 }
 
 func (c *randomQueryCounts) report(t *testing.T) {
 	asked, data, incomplete := c.asked.Load(), c.data.Load(), c.incomplete.Load()
-	t.Logf("%d pairs of answers: %d with data (%d values), %d with the same error, %d open in part; %d more were not complete; %d fragments were evaluated in parts; copies of %d series differed",
-		asked, data, c.samples.Load(), c.failed.Load(), c.open.Load(), incomplete, c.evaluated.Load(), c.divergent.Load())
+	t.Logf("%d pairs of answers: %d with data (%d values), %d with the same error, %d open in part; %d more were not complete; %d fragments were evaluated in parts; %d reads were nearby; copies of %d series differed",
+		asked, data, c.samples.Load(), c.failed.Load(), c.open.Load(), incomplete, c.evaluated.Load(), c.nearby.Load(), c.divergent.Load())
 	if 10*c.evaluated.Load() < asked {
 		t.Errorf("only %d fragments were evaluated in parts", c.evaluated.Load())
 	}
@@ -158,6 +159,8 @@ func newRandomQueries(t *testing.T, seed uint64, seen *randomQueryCounts) *rando
 	r.tune = func(o *storage.Options) {
 		o.MinBlockDuration, o.WALSync = time.Duration(block)*time.Millisecond, storage.SyncOff
 	}
+	// Some divide all, some what is more than a few series, some next to nothing.
+	r.nearbyWork = []int{-1, 60, 0}[seed%3]
 	r.net.SetLatency(0)
 	r.openOracle(block)
 	now := time.Now().Add(time.Minute) // whenever the nodes are ready

@@ -15,6 +15,7 @@ import (
 	"github.com/starling-tsdb/starling/internal/expiry"
 	"github.com/starling-tsdb/starling/internal/handoff"
 	"github.com/starling-tsdb/starling/internal/proof"
+	"github.com/starling-tsdb/starling/internal/query"
 	"github.com/starling-tsdb/starling/internal/storage"
 	"github.com/starling-tsdb/starling/internal/table"
 	"github.com/starling-tsdb/starling/internal/transport"
@@ -52,20 +53,29 @@ func (r reader) State() proof.State {
 
 // Select implements transport.Reader.
 func (r reader) Select(ctx context.Context, sel transport.Selection) (transport.SeriesSet, error) {
-	return r.selected(ctx, sel, true)
+	return r.selected(ctx, reading{Selection: sel, sorted: true})
 }
 
-func (r reader) selected(ctx context.Context, sel transport.Selection, sorted bool) (transport.SeriesSet, error) {
-	p, err := r.at(sel)
+// reading is how this node reads its own series.
+type reading struct {
+	transport.Selection
+	sorted bool
+	// most is how many series are looked up, once in the head and once in each block, before the
+	// read fails with query.ErrManySeries; 0 for no such bound.
+	most int
+}
+
+func (r reader) selected(ctx context.Context, sel reading) (transport.SeriesSet, error) {
+	p, err := r.at(sel.Selection)
 	if err != nil {
 		return nil, err
 	}
 	began := time.Now()
-	set := &ownSet{check: func() error { _, err := r.at(sel); return err }}
+	set := &ownSet{check: func() error { _, err := r.at(sel.Selection); return err }}
 	hints := sel.Hints
-	var keep func(key uint64) bool
+	var keep func(key uint64) (bool, error)
 	if sel.Proof != nil || sel.Part != nil {
-		keep = r.serves(p, sel)
+		keep = atMost(sel.most, r.serves(p, sel.Selection))
 		if hints != nil {
 			// The limit counts what is served.
 			own := *hints
@@ -76,10 +86,10 @@ func (r reader) selected(ctx context.Context, sel transport.Selection, sorted bo
 	if set.querier, err = r.ChunkQuerierOf(sel.Mint, sel.Maxt, keep); err != nil {
 		return nil, err
 	}
-	if start := start(sel); sel.Proof != nil && start < r.Horizon().At() {
+	if start := start(sel.Selection); sel.Proof != nil && start < r.Horizon().At() {
 		return nil, errors.Join(errExpired, set.querier.Close())
 	}
-	set.ChunkSeriesSet = set.querier.Select(ctx, sorted, hints, sel.Matchers...)
+	set.ChunkSeriesSet = set.querier.Select(ctx, sel.sorted, hints, sel.Matchers...)
 	if sel.Part != nil {
 		return struct {
 			promstorage.ChunkSeriesSet
@@ -142,6 +152,20 @@ func (r reader) serves(p *placed, sel transport.Selection) func(key uint64) bool
 		}
 	}
 	return func(key uint64) bool { return served(key) && wanted(key) }
+}
+
+// atMost fails when it has told more of what is kept, unless most is 0.
+func atMost(most int, keep func(key uint64) bool) func(key uint64) (bool, error) {
+	kept := 0
+	return func(key uint64) (bool, error) {
+		if !keep(key) {
+			return false, nil
+		}
+		if kept++; most > 0 && kept > most {
+			return false, query.ErrManySeries
+		}
+		return true, nil
+	}
 }
 
 // at returns the placement that a selection was planned by, if that is the present one, and

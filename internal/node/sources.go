@@ -27,7 +27,7 @@ func (s localSource) State(context.Context) (proof.State, error) { return s.read
 
 // Select implements query.Source.
 func (s localSource) Select(ctx context.Context, req query.SelectRequest) promstorage.ChunkSeriesSet {
-	set, err := s.reader.Select(ctx, selection(s.table, req))
+	set, err := s.reader.selected(ctx, reading{Selection: selection(s.table, req), sorted: true, most: req.Most})
 	if err != nil {
 		return promstorage.ErrChunkSeriesSet(err)
 	}
@@ -36,7 +36,7 @@ func (s localSource) Select(ctx context.Context, req query.SelectRequest) promst
 
 // Evaluate implements query.Source.
 func (s localSource) Evaluate(ctx context.Context, req query.EvaluateRequest) (*pushdown.Partial, error) {
-	part, err := s.reader.evaluate(ctx, selection(s.table, req.SelectRequest), req.Fragment, req.Grid)
+	part, err := s.reader.evaluate(ctx, reading{Selection: selection(s.table, req.SelectRequest), most: req.Most}, req.Fragment, req.Grid)
 	if err != nil {
 		return nil, err
 	}

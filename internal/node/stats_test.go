@@ -40,6 +40,7 @@ func (m *member) stats(path, query string, params ...string) toldStats {
 func statsFlock(t *testing.T) []*member {
 	t.Helper()
 	f := newFlock(t)
+	f.nearbyWork = -1
 	m := f.fresh("a", "b", "c")
 	for i := range 20 {
 		if code := m[0].writeAt("m", time.Now().Add(time.Duration(i-20)*10*time.Second), make([]float64, 100)...); code != http.StatusNoContent {

@@ -172,6 +172,25 @@ func (p *Proof) Alone(a *table.Assignment) bool {
 	return doubtful < a.Copies()
 }
 
+// Only returns the proof by which the node in a slot serves all series, or nil if it may not hold
+// all of them, by an assignment. It is for a proof of all nodes that answered: whoever notes
+// something for the node is among them.
+func (p *Proof) Only(a *table.Assignment, slot int) *Proof {
+	if p.Noted(slot) {
+		return nil
+	}
+	only := &Proof{Quorum: p.Quorum}
+	for _, n := range p.Nodes {
+		if n.Slot == slot {
+			only.Nodes = []Node{{Slot: slot, Session: n.Session}}
+		}
+	}
+	if !only.Alone(a) {
+		return nil
+	}
+	return only
+}
+
 // Share returns what one node serves under a proof by an assignment, or nil if it is not one of
 // those that do.
 func (p *Proof) Share(a *table.Assignment, slot int) *Share {

@@ -170,6 +170,50 @@ func TestServersHoldEverything(t *testing.T) {
 	}
 }
 
+// Whatever is missing and noted: a node that may serve all series alone owns them all, and holds
+// all that was acknowledged of them.
+func TestOnly(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 6))
+	only, none := 0, 0
+	for range 200_000 {
+		tb, owners, states, samples := scatter(rng, 5)
+		missing := rng.Perm(len(states))[:rng.IntN(tb.WriteQuorum())]
+		for _, m := range missing {
+			states[m] = nil
+		}
+		until := int64(rng.IntN(len(samples)))
+		p := New(tb, states, until)
+		for slot := range states {
+			o := p.Only(tb, slot)
+			if o == nil {
+				none++
+				continue
+			}
+			only++
+			if got := servers(o, tb, owners); !slices.Equal(got, []int{slot}) {
+				t.Fatalf("%v serve alone instead of %d, of the owners %v", got, slot, owners)
+			}
+			for i, held := range samples[:until+1] {
+				if !held[slot] {
+					t.Fatalf("sample %d is on %v of the owners %v, and %d serves alone; states %+v", i, held, owners, slot, states)
+				}
+			}
+		}
+	}
+	if only < 10_000 || none < 10_000 {
+		t.Errorf("%d may serve alone, %d may not: too little was tested", only, none)
+	}
+
+	a := testAssignment(4, 3)
+	if New(a, []*State{{}, {}, {}, {}}, 0).Only(a, 0) != nil {
+		t.Error("one of four serves series that it does not own")
+	}
+	a = testAssignment(3, 3)
+	if New(a, []*State{nil, {}, {}}, 0).Only(a, 0) != nil {
+		t.Error("a node serves that did not answer")
+	}
+}
+
 // Where each series is said to be served by one node, it is, whoever owns it.
 func TestAlone(t *testing.T) {
 	var alone int

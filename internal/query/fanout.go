@@ -40,6 +40,10 @@ const (
 	// healthy cluster all copies are merged and differences show, and short against
 	// the patience of whoever looks at a dashboard.
 	defaultGrace = 500 * time.Millisecond
+
+	// defaultNearbyWork is where dividing a read costs about what it saves: above all, each of the
+	// nodes matches the values of labels anew.
+	defaultNearbyWork = 256
 )
 
 // Options configure a Fanout.
@@ -63,6 +67,11 @@ type Options struct {
 	// say all selectors of a query, hold together, over all nodes and hence over all
 	// copies. What was read counts until the querier is closed. 0 is 800 MB.
 	MaxBytes int64
+
+	// NearbyWork is how many series the node that asks reads on its own, if it holds all, instead
+	// of dividing them among all nodes: of a range that is short against an hour; of one of so many
+	// hours, fewer by as many times and one. 0 is 256, a negative value lets it never do so.
+	NearbyWork int
 
 	// Timeout is how long a node may take to answer before it counts as failed. 0
 	// leaves it to the context of the read.
@@ -97,6 +106,9 @@ var (
 func New(opts Options) *Fanout {
 	if opts.MaxBytes <= 0 {
 		opts.MaxBytes = defaultMaxBytes
+	}
+	if opts.NearbyWork == 0 {
+		opts.NearbyWork = defaultNearbyWork
 	}
 	if opts.Horizon == nil {
 		opts.Horizon = func() int64 { return minTime }

@@ -13,6 +13,7 @@ type metrics struct {
 	nodeFailures *prometheus.CounterVec
 	abandoned    prometheus.Counter
 	restarts     prometheus.Counter
+	nearby       *prometheus.CounterVec
 	bytes        prometheus.Counter
 	divergent    prometheus.Counter
 }
@@ -36,6 +37,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "starling_query_fanout_restarts_total",
 			Help: "Reads begun again because a node was at another epoch of the table.",
 		}),
+		nearby: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "starling_query_nearby_reads_total",
+			Help: "Reads that the node which is asked, as it holds all series, began on its own, by outcome: divided among all nodes, since there are many series, or as of starling_query_fanout_requests_total.",
+		}, []string{"outcome"}),
 		bytes: f.NewCounter(prometheus.CounterOpts{
 			Name: "starling_query_fanout_bytes_total",
 			Help: "Bytes of labels and chunks buffered by reads, over all copies.",

@@ -2,6 +2,7 @@ package query
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -51,6 +52,9 @@ func noted[T any](ask asking[T], read *spent.Read, rows func(T) int) asking[T] {
 			own.Spent = node
 			began := time.Now()
 			answer, err := ask(own)(ctx, n, sh)
+			if errors.Is(err, ErrManySeries) {
+				return answer, err // the node is about to be asked for its share
+			}
 			node.Took = time.Since(began)
 			if err != nil {
 				node.Failed = err.Error()

@@ -162,7 +162,18 @@ func serve[T any](ctx context.Context, f *Fanout, b *budget, req SelectRequest, 
 	if alone && !req.Proof.Alone(assigned) {
 		return gathered[T]{}, errNotAlone
 	}
+	if near, ok := f.nearby(req, states); ok {
+		g, err := askServing(ctx, f, b, near.req, near.states, ask)
+		f.metrics.nearby.WithLabelValues(nearbyResult(err)).Inc()
+		if !errors.Is(err, ErrManySeries) {
+			return g, err
+		}
+	}
+	return askServing(ctx, f, b, req, states, ask)
+}
 
+// askServing asks all that serve under the proof of the request.
+func askServing[T any](ctx context.Context, f *Fanout, b *budget, req SelectRequest, states gathered[stated], ask asking[T]) (gathered[T], error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	shares := make([]share, len(states.answers))
@@ -219,7 +230,9 @@ func (f *Fanout) blame(n Node, err error) error {
 }
 
 // ofQuery tells whether an error is one of the query, whoever it comes from.
-func ofQuery(err error) bool { return overLimit(err) || isUnproven(err) }
+func ofQuery(err error) bool {
+	return overLimit(err) || isUnproven(err) || errors.Is(err, ErrManySeries)
+}
 
 // overLimit tells whether a read needs more than its query may have.
 func overLimit(err error) bool {

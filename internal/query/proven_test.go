@@ -72,8 +72,11 @@ func (o *owned) Select(ctx context.Context, req SelectRequest) storage.ChunkSeri
 	if o.err != nil && (!o.once || n == 1) {
 		return storage.ErrChunkSeriesSet(o.err)
 	}
-	set := &listSet{}
-	for _, name := range o.serves(req) {
+	set, names := &listSet{}, o.serves(req)
+	if req.Most > 0 && len(names) > req.Most {
+		return storage.ErrChunkSeriesSet(ErrManySeries)
+	}
+	for _, name := range names {
 		set.series = append(set.series, chunkList(labels.FromStrings(labels.MetricName, name), smallChunk(int64(o.slot))))
 	}
 	return set

@@ -76,6 +76,9 @@ type SelectRequest struct {
 	Proof *proof.Proof
 	// Part, if set, leaves only what a node copies.
 	Part *proof.Part
+	// Most, if not 0, is how many series are looked up, once in each place where they lie, before
+	// the read fails with ErrManySeries. It is for the node that asks itself.
+	Most int
 	// Spent, if set, is where the source notes what the answer takes, before it is complete: the
 	// bytes that came, and what the owner measured.
 	Spent *spent.Node
@@ -137,6 +140,8 @@ type View struct {
 	Copies int
 	// Nodes are those that queries read from, each once.
 	Nodes []Node
+	// Self is the one of them that asks, if it is one.
+	Self table.NodeID
 	// Assignment places the copies on the nodes, so that each series can be read from one
 	// of its owners. Without it all nodes are asked for all they hold.
 	Assignment *table.Assignment

@@ -76,7 +76,7 @@ func (k *blockKeys) page(keys *keysOfBlock, number uint64) *keyPage {
 
 // chunkQuerier returns a querier over the part of a block that keep tells. All that it reads is
 // opened at once: a block that is about to be closed cannot be opened any more.
-func (k *blockKeys) chunkQuerier(b *tsdb.Block, present func() []*tsdb.Block, mint, maxt int64, keep func(key uint64) bool) (promstorage.ChunkQuerier, error) {
+func (k *blockKeys) chunkQuerier(b *tsdb.Block, present func() []*tsdb.Block, mint, maxt int64, keep func(key uint64) (bool, error)) (promstorage.ChunkQuerier, error) {
 	base, err := tsdb.NewBlockChunkQuerier(b, mint, maxt)
 	if err != nil {
 		return nil, err

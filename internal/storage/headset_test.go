@@ -24,7 +24,7 @@ type divisible interface {
 func untrimmed(t *testing.T, s *Store, keep func(key uint64) bool) (set promstorage.ChunkSeriesSet, closing func()) {
 	t.Helper()
 	hints := &promstorage.SelectHints{Start: at(time.Minute), End: at(time.Hour), Step: 1, DisableTrimming: true}
-	q, err := s.ChunkQuerierOf(hints.Start, hints.End, keep)
+	q, err := s.ChunkQuerierOf(hints.Start, hints.End, infallible(keep))
 	if err != nil {
 		t.Fatal(err)
 	}

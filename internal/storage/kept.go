@@ -13,7 +13,7 @@ import (
 // keptSet leaves series out while a set is read.
 type keptSet struct {
 	promstorage.ChunkSeriesSet
-	keep func(labels.Labels) bool
+	keep func(labels.Labels) (bool, error)
 	// ctx is that of the select: who reads the set cannot look at it while series are left out.
 	ctx context.Context
 	err error
@@ -25,10 +25,11 @@ const leftOut = 512
 // Next implements storage.ChunkSeriesSet.
 func (s *keptSet) Next() bool {
 	for n := 1; s.err == nil && s.ChunkSeriesSet.Next(); n++ {
-		if s.keep(s.At().Labels()) {
+		var keeps bool
+		if keeps, s.err = s.keep(s.At().Labels()); keeps {
 			return true
 		}
-		if n%leftOut == 0 {
+		if s.err == nil && n%leftOut == 0 {
 			s.err = context.Cause(s.ctx)
 		}
 	}
@@ -42,7 +43,7 @@ func (s *keptSet) Err() error { return cmp.Or(s.err, s.ChunkSeriesSet.Err()) }
 // and most are left out where others serve them.
 type keptHead struct {
 	promstorage.ChunkQuerier
-	keep func(labels.Labels) bool
+	keep func(labels.Labels) (bool, error)
 }
 
 // Select implements storage.ChunkQuerier.

@@ -128,10 +128,10 @@ func TestChunkQuerierOfIsCanceled(t *testing.T) {
 	mustAppend(t, s, batch(many...))
 	ctx, cancel := context.WithCancelCause(t.Context())
 	asked, why := 0, errors.New("nobody waits")
-	q, err := s.ChunkQuerierOf(at(-time.Hour), at(time.Hour), func(uint64) bool {
+	q, err := s.ChunkQuerierOf(at(-time.Hour), at(time.Hour), func(uint64) (bool, error) {
 		asked++
 		cancel(why)
-		return true
+		return true, nil
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -143,6 +143,54 @@ func TestChunkQuerierOfIsCanceled(t *testing.T) {
 	}
 }
 
+// TestChunkQuerierOfFails: an error of who tells what is kept ends a read of the head, with late samples
+// and without, and of blocks, and is no damage.
+func TestChunkQuerierOfFails(t *testing.T) {
+	s := mustOpen(t, importOptions(filepath.Join(t.TempDir(), "data")), hooks{fsync: newDisk().fsync})
+	enough := errors.New("enough")
+	fails := func(what string, from, to time.Duration) {
+		t.Helper()
+		asked := 0
+		q, err := s.ChunkQuerierOf(at(from), at(to), func(uint64) (bool, error) {
+			asked++
+			return true, enough
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer q.Close()
+		set := q.Select(t.Context(), true, nil, labels.MustNewMatcher(labels.MatchRegexp, "__name__", ".+"))
+		if set.Next() || !errors.Is(set.Err(), enough) || asked != 1 || len(s.Damage()) > 0 {
+			t.Errorf("%s: error %v after %d series, damage %v", what, set.Err(), asked, s.Damage())
+		}
+
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(enough)
+		set = q.Select(ctx, true, nil, labels.MustNewMatcher(labels.MatchRegexp, "__name__", ".+"))
+		if set.Next() || set.Err() == nil || len(s.Damage()) > 0 {
+			t.Errorf("%s, canceled: error %v, damage %v", what, set.Err(), s.Damage())
+		}
+	}
+	mustAppend(t, s, batch(sampleAt(name("a"), at(time.Minute)), sampleAt(name("b"), at(time.Minute))))
+	fails("head", 0, time.Hour)
+	mustAppend(t, s, batch(sampleAt(name("a"), at(0)), sampleAt(name("b"), at(0))))
+	fails("late samples", 0, time.Hour)
+	base := at(-3 * time.Hour)
+	set := chunkSetOf(chunkSeries(name("a"), floatChunk(t, 1, base+1)), chunkSeries(name("b"), floatChunk(t, 1, base+1)))
+	if _, err := s.ImportBlock(t.Context(), base, at(-2*time.Hour), set); err != nil {
+		t.Fatal(err)
+	}
+	fails("block", -3*time.Hour, -2*time.Hour)
+}
+
+// infallible is how a store wants to be told what is kept.
+func infallible(keep func(key uint64) bool) func(key uint64) (bool, error) {
+	if keep == nil {
+		return nil
+	}
+	return func(key uint64) (bool, error) { return keep(key), nil }
+}
+
 // TestKeptSetIsCanceled: of series that are all left out not many more are looked at.
 func TestKeptSetIsCanceled(t *testing.T) {
 	var rest []promstorage.ChunkSeries
@@ -151,11 +199,11 @@ func TestKeptSetIsCanceled(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	looked, why := 0, errors.New("nobody waits")
-	set := &keptSet{ChunkSeriesSet: &listedSet{rest: rest}, ctx: ctx, keep: func(labels.Labels) bool {
+	set := &keptSet{ChunkSeriesSet: &listedSet{rest: rest}, ctx: ctx, keep: func(labels.Labels) (bool, error) {
 		if looked++; looked == leftOut+1 {
 			cancel(why)
 		}
-		return false
+		return false, nil
 	}}
 	if set.Next() || !errors.Is(set.Err(), why) || looked > 2*leftOut || set.Next() {
 		t.Errorf("error %v after %d series", set.Err(), looked)
@@ -170,7 +218,7 @@ type storedChunks struct {
 
 func keptChunks(t *testing.T, s *Store, keep func(key uint64) bool) (all []storedChunks) {
 	t.Helper()
-	q, err := s.ChunkQuerierOf(at(-24*time.Hour), at(24*time.Hour), keep)
+	q, err := s.ChunkQuerierOf(at(-24*time.Hour), at(24*time.Hour), infallible(keep))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,8 @@ import (
 	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/tsdb/index"
 	"github.com/prometheus/prometheus/tsdb/tombstones"
+
+	"github.com/starling-tsdb/starling/internal/damage"
 )
 
 // Queries of a cluster read a share of the series that a node holds, by a hash of their labels,
@@ -57,7 +59,7 @@ type keyedQuerier struct {
 	key  func(labels.Labels) uint64
 	// page returns the page of a number, nil where it is not to be remembered.
 	page func(number uint64) *keyPage
-	keep func(key uint64) bool
+	keep func(key uint64) (bool, error)
 	// open is what a select reads from.
 	open       func(*promstorage.SelectHints) (blockReader, error)
 	mint, maxt int64
@@ -167,7 +169,7 @@ func (q *keyedQuerier) filter(ctx context.Context, r tsdb.IndexReader, p index.P
 		ref := p.At()
 		if number := uint64(ref) / keysPerPage; number != current {
 			if ctx.Err() != nil {
-				return nil, context.Cause(ctx)
+				return nil, damage.ByReader(context.Cause(ctx))
 			}
 			page, current = q.page(number), number
 		}
@@ -187,7 +189,10 @@ func (q *keyedQuerier) filter(ctx context.Context, r tsdb.IndexReader, p index.P
 				page[ref%keysPerPage].Store(key)
 			}
 		}
-		if q.keep(key) {
+		switch keeps, err := q.keep(key); {
+		case err != nil:
+			return nil, damage.ByReader(err)
+		case keeps:
 			kept = append(kept, ref)
 		}
 	}

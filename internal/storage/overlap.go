@@ -28,7 +28,7 @@ func (s *Store) merged(mint, maxt int64) (promstorage.Querier, error) {
 }
 
 // mergedChunks is merged for chunks, of the series alone whose keys keep tells unless it is nil.
-func (s *Store) mergedChunks(mint, maxt int64, keep func(key uint64) bool) (promstorage.ChunkQuerier, error) {
+func (s *Store) mergedChunks(mint, maxt int64, keep func(key uint64) (bool, error)) (promstorage.ChunkQuerier, error) {
 	open := s.guard.BlockChunkQuerier
 	if keep != nil {
 		open = func(b *tsdb.Block, mint, maxt int64) (promstorage.ChunkQuerier, error) {
@@ -45,7 +45,7 @@ func (s *Store) mergedChunks(mint, maxt int64, keep func(key uint64) bool) (prom
 		head.keep = keep
 	} else if keep != nil {
 		// It has late samples, too.
-		parts[0] = keptHead{parts[0], func(ls labels.Labels) bool { return keep(s.opts.Key(ls)) }}
+		parts[0] = keptHead{parts[0], func(ls labels.Labels) (bool, error) { return keep(s.opts.Key(ls)) }}
 	}
 	encoding := s.opts.tsdbOptions().FloatChunkEncoding
 	return promstorage.NewMergeChunkQuerier(parts, nil, merge.ChunkSeries(func() chunkenc.Encoding { return encoding })), nil
