@@ -100,6 +100,8 @@ func explained(f *pushdown.Fragment) ExplainedFragment {
 	switch {
 	case f.Op != 0:
 		x.Aggregation = f.Op.String()
+	case f.Quantile != nil:
+		x.Aggregation = "histogram_quantile"
 	case f.Top > 0 && f.Bottom:
 		x.Aggregation = parser.ItemTypeStr[parser.BOTTOMK]
 	case f.Top > 0:

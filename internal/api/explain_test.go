@@ -19,11 +19,14 @@ func TestExplain(t *testing.T) {
 		change            func(*EngineOptions)
 	}{
 		{name: "two fragments and a rest",
-			query: `sum by (job) (rate(a_total{x="1"}[5m] offset 1m)) / max without (z, y) (b offset -90s) + histogram_quantile(0.9, b)`,
-			want: `{"query":"sum by (job) (rate(a_total{x=\"1\"}[5m] offset 1m)) / max without (z, y) (b offset -90s) + histogram_quantile(0.9, b)"` +
-				`,"rest":"answer(0) / answer(1) + histogram_quantile(0.9, b)","fragments":[` + all +
+			query: `sum by (job) (rate(a_total{x="1"}[5m] offset 1m)) / max without (z, y) (b offset -90s) + sort(b)`,
+			want: `{"query":"sum by (job) (rate(a_total{x=\"1\"}[5m] offset 1m)) / max without (z, y) (b offset -90s) + sort(b)"` +
+				`,"rest":"answer(0) / answer(1) + sort(b)","fragments":[` + all +
 				`,{"text":"max without (z, y) (b offset -90s)","selector":"b","range":"","offset":"-1m30s","function":"","aggregation":"max","grouping":["y","z"],"without":true}` +
-				`],"whole":[{"selector":"b","reason":"histogram_quantile is not evaluated series by series"}]}`},
+				`],"whole":[{"selector":"b","reason":"sort is not evaluated series by series"}]}`},
+		{name: "a quantile", query: "histogram_quantile(0.9, b)",
+			want: `{"query":"histogram_quantile(0.9, b)","rest":"answer(0)","fragments":[` +
+				`{"text":"histogram_quantile(0.9, b)","selector":"b","range":"","offset":"","function":"","aggregation":"histogram_quantile","grouping":[],"without":false}],"whole":[]}`},
 		{name: "a selector", query: "a",
 			want: `{"query":"a","rest":"a","fragments":[],"whole":[{"selector":"a","reason":"samples travel as they are stored"}]}`},
 		{name: "several metrics", query: `count({job="x"})`,

@@ -75,7 +75,7 @@ type Divisible interface {
 //
 //   - an *pushdown.UnprovenError for what the answer is not known to be equal for: chunks that
 //     overlap, types and units as labels, a warning of a function, floats and histograms that
-//     meet, histograms that cannot be added up in any order;
+//     meet, histograms that cannot be added up in any order, a quantile that is warned of;
 //   - the cause of ctx if it is done, looked at for each series and every 131,072 samples;
 //   - that of the set or of a chunk;
 //   - promql.ErrTooManySamples;
@@ -83,10 +83,15 @@ type Divisible interface {
 //     than one batch of series, or one worker: whether it may panic is up to the caller.
 func Series(ctx context.Context, set storage.ChunkSeriesSet, o Options) (*pushdown.Partial, error) {
 	part, err := newRun(o).evaluate(ctx, set)
-	if err == nil && o.Fragment.Top > 0 {
+	switch {
+	case err != nil:
+		return nil, err
+	case o.Fragment.Quantile != nil:
+		return part, takeQuantiles(*o.Fragment.Quantile, part, o.Grid.Len())
+	case o.Fragment.Top > 0:
 		o.Fragment.Prune(part)
 	}
-	return part, err
+	return part, nil
 }
 
 func (r *run) evaluate(ctx context.Context, set storage.ChunkSeriesSet) (*pushdown.Partial, error) {

@@ -336,7 +336,7 @@ func (g *queryGenerator) histogram() string {
 	case 0:
 		return "histogram_fraction(" + g.pick("0", "-Inf", "0.1") + ", " + g.pick("1", "0.5", "Inf") + ", " + g.selector(g.kind(natives)) + ")"
 	case 1:
-		return "histogram_quantile(" + g.quantile() + ", " + g.pick(g.selector(g.kind(natives)), g.selector(bucketed), g.vector()) + ")"
+		return "histogram_quantile(" + g.quantile() + ", " + g.pick(g.selector(g.kind(natives)), g.selector(bucketed), g.vector(), "rate("+g.ranged(g.pick(bucketed, natives))+")") + ")"
 	default:
 		return g.pick("histogram_count", "histogram_sum", "histogram_avg", "histogram_stddev", "histogram_stdvar") + "(" + g.pick(g.selector(g.kind(natives)), g.vector()) + ")"
 	}

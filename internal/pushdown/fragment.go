@@ -42,8 +42,8 @@ func (g Grid) Check() error {
 	return nil
 }
 
-// Fragment is a part of a query that can be evaluated series by series: an aggregation, or
-// nothing but its operand.
+// Fragment is a part of a query that can be evaluated series by series: an aggregation, a quantile
+// of histograms, or nothing but the operand of these.
 type Fragment struct {
 	// Text is the query with blanks for all around the fragment, so that positions in it are
 	// those in the query.
@@ -73,6 +73,10 @@ type Fragment struct {
 	// of those that no Op aggregates, 0 for all: the greatest, or with Bottom the smallest.
 	Top    int
 	Bottom bool
+	// Quantile, if set, is a number from 0 to 1: that quantile is taken of each native histogram, and
+	// of each classic one. All buckets of a classic histogram have the same owners, and Op and
+	// Top are 0.
+	Quantile *float64
 }
 
 // Doubt is what the engine says of a fragment whose range function has found something: nil, or
@@ -110,7 +114,9 @@ func (f *Fragment) Span(g Grid) (mint, maxt int64) {
 
 // Gives tells whether evaluating it where the series are spares anything: what it reads of
 // each series is more than what it answers.
-func (f *Fragment) Gives() bool { return f.Op != 0 || f.Top > 0 || f.Call != nil }
+func (f *Fragment) Gives() bool {
+	return f.Op != 0 || f.Top > 0 || f.Call != nil || f.Quantile != nil
+}
 
 // aggregations are those whose parts can be put together: without a parameter, and exact.
 var aggregations = []parser.ItemType{parser.SUM, parser.AVG, parser.COUNT, parser.GROUP, parser.MIN, parser.MAX}
@@ -119,16 +125,14 @@ var aggregations = []parser.ItemType{parser.SUM, parser.AVG, parser.COUNT, parse
 // is none.
 func Of(expr parser.Expr) (*Fragment, error) {
 	f := &Fragment{}
-	operand := Unwrapped(expr)
-	if agg, ok := operand.(*parser.AggregateExpr); ok {
-		if err := f.readAggregation(agg); err != nil {
-			return nil, err
-		}
-		operand = agg.Expr
+	operand, err := f.readOuter(Unwrapped(expr))
+	if err != nil {
+		return nil, err
 	}
 	if err := f.read(operand); err != nil {
 		return nil, err
 	}
+	f.DropName = f.DropName || f.Quantile != nil
 	if f.DropName && name(f.Matchers) == "" {
 		return nil, errors.New("series of several metrics may become the same without their names")
 	}
@@ -161,6 +165,25 @@ func (f *Fragment) Key(ls labels.Labels, names []string, buf []byte) []byte {
 	default:
 		return ls.BytesWithLabels(buf, names...)
 	}
+}
+
+// readOuter reads what looks at more than one series, and returns its operand.
+func (f *Fragment) readOuter(expr parser.Expr) (operand parser.Expr, err error) {
+	switch e := expr.(type) {
+	case *parser.AggregateExpr:
+		return e.Expr, f.readAggregation(e)
+	case *parser.Call:
+		if e.Func.Name != "histogram_quantile" {
+			break
+		}
+		q, ok := constant(e.Args[0])
+		if !ok || !(q >= 0 && q <= 1) {
+			return nil, errors.New("the quantile is no number from 0 to 1")
+		}
+		f.Quantile = &q
+		return e.Args[1], nil
+	}
+	return expr, nil
 }
 
 // maxTop is far more than anybody looks at.

@@ -28,6 +28,9 @@ func shape(f *Fragment) string {
 	if f.Top != 0 {
 		fmt.Fprintf(&b, "top %d%v without=%v bottom=%v ", f.Top, f.Grouping, f.Without, f.Bottom)
 	}
+	if f.Quantile != nil {
+		fmt.Fprintf(&b, "quantile %v ", *f.Quantile)
+	}
 	if f.Call != nil {
 		fmt.Fprintf(&b, "%s%v[%d] ", f.Call.Func.Name, f.Args, f.Range)
 	}
@@ -56,6 +59,8 @@ func TestOf(t *testing.T) {
 		{"max by (b, a) ({a='1'})", "max[a b] without=false matchers=1 offset=0 maps=0 drop=false"},
 		{"topk by (b, a) (2.5, m)", "top 2[a b] without=false bottom=false matchers=1 offset=0 maps=0 drop=false"},
 		{"bottomk without (a) (1, rate(m[1m]))", "top 1[a] without=true bottom=true rate[][60000] matchers=1 offset=0 maps=0 drop=true"},
+		{"histogram_quantile(0.5 + 0.25, m)", "quantile 0.75 matchers=1 offset=0 maps=0 drop=true"},
+		{"(histogram_quantile(0.9, (rate(m[1m]) * 2)))", "quantile 0.9 rate[][60000] matchers=1 offset=0 maps=1 drop=true"},
 		{"avg without (b, a) ((rate(m[1m]) > 0))", "avg[a b] without=true rate[][60000] matchers=1 offset=0 maps=1 drop=true"},
 	} {
 		f, err := of(t, c.text)
@@ -87,7 +92,13 @@ func TestOfRefuses(t *testing.T) {
 		{"-sum(m)", "sum is not"},
 		{"sum(absent(m))", "absent is not"},
 		{"absent_over_time(m[5m])", "absent_over_time is not"},
-		{"histogram_quantile(0.9, m)", "histogram_quantile is not"},
+		{"histogram_quantile(1.1, m)", "the quantile is no number from 0 to 1"},
+		{"histogram_quantile(NaN, m)", "the quantile is no number from 0 to 1"},
+		{"histogram_quantile(scalar(m), m)", "the quantile is no number from 0 to 1"},
+		{"histogram_quantile(0.9, sum by (le) (m))", "sum is not evaluated series by series"},
+		{"histogram_quantile(0.9, {a='1'})", "several metrics"},
+		{"sum(histogram_quantile(0.9, m))", "histogram_quantile is not"},
+		{"histogram_quantile(0.9, m) * 2", "histogram_quantile is not"},
 		{"timestamp(m)", "timestamp is not"},
 		{"sort(m)", "sort is not"},
 		{"time()", "time is not"},
