@@ -11,56 +11,8 @@ import (
 	"time"
 
 	"github.com/starling-tsdb/starling/internal/api"
+	"github.com/starling-tsdb/starling/internal/readable"
 )
-
-// clock is how times of the day are shown, in UTC as in the node's logs.
-const clock = "2006-01-02 15:04:05 MST"
-
-// minute is how times of samples are shown, in UTC.
-const minute = "2006-01-02 15:04"
-
-// minPrefix is how much of an ID is shown at least.
-const minPrefix = 8
-
-// names are what nodes are called.
-type names struct {
-	name map[string]string
-	// prefix is as much of a node's ID as tells it from the others.
-	prefix map[string]string
-}
-
-func namesOf(ids, given []string) names {
-	n := names{map[string]string{}, map[string]string{}}
-	for i, id := range ids {
-		size := min(len(id), minPrefix)
-		for size < len(id) && slices.ContainsFunc(ids, func(other string) bool { return other != id && strings.HasPrefix(other, id[:size]) }) {
-			size++
-		}
-		n.prefix[id], n.name[id] = id[:size], given[i]
-		if given[i] == "" || given[i] == id {
-			n.name[id] = id[:size]
-		} else if count := len(slices.DeleteFunc(slices.Clone(given), func(g string) bool { return g != given[i] })); count > 1 {
-			n.name[id] = given[i] + "/" + id[:size]
-		}
-	}
-	return n
-}
-
-// of is the name of a node.
-func (n names) of(id string) string {
-	if name, known := n.name[id]; known {
-		return name
-	}
-	return id
-}
-
-func (n names) list(ids []string) string {
-	list := make([]string, len(ids))
-	for i, id := range ids {
-		list[i] = n.of(id)
-	}
-	return strings.Join(list, ", ")
-}
 
 // Repair renders who compares what it holds.
 func Repair(r api.RepairResult) string {
@@ -108,11 +60,7 @@ func columns(b *strings.Builder, write func(w *tabwriter.Writer)) {
 
 // Status renders the state of the cluster for people to read, as of now.
 func Status(s *api.ClusterStatus, now time.Time) string {
-	var ids, given []string
-	for _, n := range s.Nodes {
-		ids, given = append(ids, n.ID), append(given, n.Name)
-	}
-	v := view{ClusterStatus: s, now: now, names: namesOf(ids, given)}
+	v := view{Flock: readable.FlockOf(s), now: now}
 	v.head()
 	v.nodes()
 	v.transition()
@@ -123,40 +71,29 @@ func Status(s *api.ClusterStatus, now time.Time) string {
 
 // view renders one state.
 type view struct {
-	*api.ClusterStatus
-	now   time.Time
-	names names
-	out   strings.Builder
+	readable.Flock
+	now time.Time
+	out strings.Builder
 }
 
 func (v *view) say(format string, args ...any) { fmt.Fprintf(&v.out, format+"\n", args...) }
 
 func (v *view) head() {
 	if v.Epoch == 0 {
-		v.say("%s belongs to no cluster yet: its log says what it waits for", v.names.of(v.Self))
+		v.say("%s belongs to no cluster yet: its log says what it waits for", v.Of(v.Self))
 		return
 	}
-	v.say("Cluster %s at epoch %d, as %s sees it", v.ClusterID, v.Epoch, v.names.of(v.Self))
+	v.say("Cluster %s at epoch %d, as %s sees it", v.ClusterID, v.Epoch, v.Of(v.Self))
 	if v.Generation > 0 {
 		v.say("It is in generation %d: it was recovered from the loss of a majority", v.Generation)
 	}
 	if v.Apart != "" {
 		v.say("%s", v.Apart)
 	}
-	v.say("%d copies of each series, %d confirm a write", v.copies(), v.WriteQuorum)
+	v.say("%d copies of each series, %d confirm a write", v.Copies(), v.WriteQuorum)
 	if v.Crowded > 0 {
-		v.say("%s of the series have copies in fewer zones than they could: a zone has fewer than half as many nodes as the mean", percent(v.Crowded))
+		v.say("%s of the series have copies in fewer zones than they could: a zone has fewer than half as many nodes as the mean", readable.Percent(v.Crowded))
 	}
-}
-
-func (v *view) copies() int {
-	owners := 0
-	for _, slot := range v.Slots {
-		if slot.Node != "" {
-			owners++
-		}
-	}
-	return min(v.ReplicationFactor, owners)
 }
 
 func (v *view) nodes() {
@@ -169,52 +106,16 @@ func (v *view) nodes() {
 				slot = strconv.Itoa(*n.Slot)
 			}
 			if n.Holds != nil {
-				series, bytes = count(float64(n.Holds.Series)), size(float64(n.Holds.Bytes))
+				series, bytes = readable.Count(float64(n.Holds.Series)), readable.Size(float64(n.Holds.Bytes))
 			}
 			if n.Share != nil {
-				if share = percent(n.Share.Current); v.Transition != nil {
-					share += " -> " + percent(n.Share.Target)
+				if share = readable.Percent(n.Share.Current); v.Transition != nil {
+					share += " -> " + readable.Percent(n.Share.Target)
 				}
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", n.Name, v.names.prefix[n.ID], v.zone(n), slot, v.state(n), n.Epoch, series, bytes, share)
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", n.Name, v.Prefix(n.ID), v.Zone(n), slot, v.Standing(n), n.Epoch, series, bytes, share)
 		}
 	})
-}
-
-// zone is where a node is, and where it is to be counted when the transition has ended.
-func (v *view) zone(n api.NodeStatus) string {
-	if v.Transition != nil {
-		for _, s := range v.Transition.Slots {
-			if s.Node == n.ID && s.Zone != n.Zone {
-				return dash(n.Zone) + " -> " + dash(s.Zone)
-			}
-		}
-	}
-	return dash(n.Zone)
-}
-
-// state is what gossip says of a node, and which way it goes.
-func (v *view) state(n api.NodeStatus) string {
-	in := func(slots []api.SlotStatus) (owns, removed bool) {
-		i := slices.IndexFunc(slots, func(s api.SlotStatus) bool { return s.Node == n.ID })
-		return i >= 0, i >= 0 && slots[i].Removed
-	}
-	owns, removed := in(v.Slots)
-	will := owns
-	if v.Transition != nil {
-		will, _ = in(v.Transition.Slots)
-	}
-	switch {
-	case removed:
-		return n.State + ", given up"
-	case will && !owns:
-		return n.State + ", joining"
-	case owns && !will:
-		return n.State + ", leaving"
-	case !owns:
-		return n.State + ", owns nothing"
-	}
-	return n.State
 }
 
 func (v *view) transition() {
@@ -231,19 +132,19 @@ func (v *view) transition() {
 	}
 	since := "for longer than all nodes have run"
 	if t.Since != nil {
-		since = fmt.Sprintf("since %s, for %s", t.Since.UTC().Format(clock), span(v.now.Sub(*t.Since)))
+		since = fmt.Sprintf("since %s, for %s", t.Since.UTC().Format(readable.Clock), readable.Span(v.now.Sub(*t.Since)))
 	}
 	v.say("Transition: %s %s (epoch %d)", t.Phase, since, t.Began)
 	if v.Paused {
 		v.say("Paused: nothing is copied before `starling cluster resume`")
 	}
 	if len(t.Awaited) > 0 {
-		v.say("Waiting for %s", v.awaited())
+		v.say("Waiting for %s", v.Awaiting())
 	}
 	if len(t.Copying) > 0 {
 		columns(&v.out, func(w *tabwriter.Writer) {
 			for _, c := range t.Copying {
-				fmt.Fprintf(w, "  %s\t%s\n", v.names.of(c.Node), progress(c, v.Paused))
+				fmt.Fprintf(w, "  %s\t%s\n", v.Of(c.Node), progress(c, v.Paused))
 			}
 		})
 	}
@@ -252,52 +153,25 @@ func (v *view) transition() {
 	}
 }
 
-// awaited says whom the next phase waits for, and why.
-func (v *view) awaited() string {
-	list := make([]string, len(v.Transition.Awaited))
-	for i, id := range v.Transition.Awaited {
-		why := "to copy"
-		if j := slices.IndexFunc(v.Nodes, func(n api.NodeStatus) bool { return n.ID == id }); j >= 0 {
-			switch n := v.Nodes[j]; {
-			case n.State != "alive":
-				why = "it is " + n.State
-			case n.Epoch < v.Transition.Began:
-				why = fmt.Sprintf("it is at epoch %d", n.Epoch)
-			}
-		}
-		list[i] = fmt.Sprintf("%s (%s)", v.names.of(id), why)
-	}
-	return strings.Join(list, ", ")
-}
-
 // progress is how far a node's copying is, in cells.
 func progress(c api.CopyStatus, paused bool) string {
 	switch {
 	case c.Ready:
-		return fmt.Sprintf("%s\t100%%\tready\t%s samples, %s", bar(1), count(float64(c.Samples)), size(float64(c.Bytes)))
+		return fmt.Sprintf("%s\t100%%\tready\t%s samples, %s", bar(1), readable.Count(float64(c.Samples)), readable.Size(float64(c.Bytes)))
 	case c.Silent:
 		return "?\t\tit does not answer"
 	case c.Started == nil:
 		return fmt.Sprintf("%s\t0%%\tit has not begun", bar(0))
 	}
-	left := "time left unknown"
-	switch {
-	case paused:
-		left = "paused"
-	case c.Done == 1:
-		left = "closing gaps"
-	case c.SecondsLeft > 0:
-		left = "about " + span(seconds(c.SecondsLeft)) + " left"
-	}
-	cells := []string{bar(c.Done), fmt.Sprintf("%d%%", int(100*c.Done)), left, fmt.Sprintf("%s samples, %s", count(float64(c.Samples)), size(float64(c.Bytes)))}
+	cells := []string{bar(c.Done), fmt.Sprintf("%d%%", int(100*c.Done)), readable.Left(c, paused), fmt.Sprintf("%s samples, %s", readable.Count(float64(c.Samples)), readable.Size(float64(c.Bytes)))}
 	if c.BytesLeft > 0 {
-		cells[3] += ", about " + size(float64(c.BytesLeft)) + " to come"
+		cells[3] += ", about " + readable.Size(float64(c.BytesLeft)) + " to come"
 	}
 	if c.BytesPerSecond > 0 {
-		cells = append(cells, size(c.BytesPerSecond)+"/s")
+		cells = append(cells, readable.Size(c.BytesPerSecond)+"/s")
 	}
 	if c.Until != nil {
-		cells = append(cells, "all before "+c.Until.UTC().Format(minute))
+		cells = append(cells, "all before "+c.Until.UTC().Format(readable.Minute))
 	}
 	return strings.Join(cells, "\t")
 }
@@ -313,7 +187,7 @@ func (v *view) gaps() {
 			doing = "being handed off"
 		}
 		v.say("Gap: %s lacks samples since %s, noted %s ago: about %s (%s), %s",
-			v.names.of(g.Peer), since, span(v.now.Sub(g.Opened)), count(float64(g.SamplesLeft)), size(float64(g.BytesLeft)), doing)
+			v.Of(g.Peer), since, readable.Span(v.now.Sub(g.Opened)), readable.Count(float64(g.SamplesLeft)), readable.Size(float64(g.BytesLeft)), doing)
 	}
 }
 
@@ -323,23 +197,16 @@ func (v *view) damage() {
 		if d.Suspect {
 			suspect = ", suspect"
 		}
-		v.say("Damage on %s: %s %s, found %s%s: %s", v.names.of(v.Self), d.Kind, d.Name, d.Found.UTC().Format(clock), suspect, d.Detail)
+		v.say("Damage on %s: %s %s, found %s%s: %s", v.Of(v.Self), d.Kind, d.Name, d.Found.UTC().Format(readable.Clock), suspect, d.Detail)
 	}
 	for _, n := range v.Nodes {
 		if n.Damaged > 0 && n.ID != v.Self {
-			v.say("Damage on %s: ranges of time that it makes good from other owners: %d; ask it for details", v.names.of(n.ID), n.Damaged)
+			v.say("Damage on %s: ranges of time that it makes good from other owners: %d; ask it for details", v.Of(n.ID), n.Damaged)
 		}
 		if n.Comparing > 0 {
-			v.say("Repair: %s is to compare %d windows of two hours with the other owners", v.names.of(n.ID), n.Comparing)
+			v.say("Repair: %s is to compare %d windows of two hours with the other owners", v.Of(n.ID), n.Comparing)
 		}
 	}
-}
-
-func dash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
 }
 
 // Summary renders how far the cluster is, on one line.
@@ -356,18 +223,14 @@ func Summary(s *api.ClusterStatus) string {
 		}
 		line += fmt.Sprintf(", %d%%", int(100*done))
 		if left > 0 && !s.Paused {
-			line += ", about " + span(seconds(left)) + " left"
+			line += ", about " + readable.Span(readable.Seconds(left)) + " left"
 		}
 	}
 	if s.Paused {
 		line += ", paused"
 	}
-	var ids, given []string
-	for _, n := range s.Nodes {
-		ids, given = append(ids, n.ID), append(given, n.Name)
-	}
 	if len(t.Awaited) > 0 {
-		line += ", waiting for " + namesOf(ids, given).list(t.Awaited)
+		line += ", waiting for " + readable.FlockOf(s).List(t.Awaited)
 	}
 	return line
 }
@@ -378,7 +241,7 @@ func Plan(p *api.ClusterPlan) string {
 	for _, n := range p.Nodes {
 		ids, given = append(ids, n.ID), append(given, n.Name)
 	}
-	names := namesOf(ids, given)
+	names := readable.NamesOf(ids, given)
 	var b strings.Builder
 	if len(p.Slots) > 0 {
 		columns(&b, func(w *tabwriter.Writer) {
@@ -386,7 +249,7 @@ func Plan(p *api.ClusterPlan) string {
 			for _, s := range p.Slots {
 				now, then := occupant(names, s.Before), occupant(names, s.After)
 				if s.Before.Zone != s.After.Zone && now == then {
-					now, then = now+" in zone "+dash(s.Before.Zone), then+" in zone "+dash(s.After.Zone)
+					now, then = now+" in zone "+readable.Dash(s.Before.Zone), then+" in zone "+readable.Dash(s.After.Zone)
 				}
 				fmt.Fprintf(w, "%d\t%s\t%s\n", s.Slot, now, then)
 			}
@@ -396,7 +259,7 @@ func Plan(p *api.ClusterPlan) string {
 	columns(&b, func(w *tabwriter.Writer) {
 		fmt.Fprintln(w, "NODE\tID\tCOPIES NOW\tTHEN")
 		for _, n := range p.Nodes {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", dash(n.Name), names.prefix[n.ID], percent(n.Before), percent(n.After))
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", readable.Dash(n.Name), names.Prefix(n.ID), readable.Percent(n.Before), readable.Percent(n.After))
 		}
 	})
 	b.WriteString("\n")
@@ -408,14 +271,14 @@ func Plan(p *api.ClusterPlan) string {
 			for _, m := range p.Moves {
 				from := "nobody"
 				if m.From != "" {
-					from = names.of(m.From)
+					from = names.Of(m.From)
 				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", from, names.of(m.To), percent(m.Share), count(float64(m.Series)), size(float64(m.Bytes)))
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", from, names.Of(m.To), readable.Percent(m.Share), readable.Count(float64(m.Series)), readable.Size(float64(m.Bytes)))
 			}
 		})
 		fmt.Fprintf(&b, "\n%s of all copies are made anew, %s at the least: about %s series and %s\n",
-			percent(p.Share), percent(p.Optimum), count(float64(p.Series)), size(float64(p.Bytes)))
-		fmt.Fprintf(&b, "That takes about %s at %s/s from each node\n", span(seconds(p.Seconds)), size(float64(p.BytesPerSecond)))
+			readable.Percent(p.Share), readable.Percent(p.Optimum), readable.Count(float64(p.Series)), readable.Size(float64(p.Bytes)))
+		fmt.Fprintf(&b, "That takes about %s at %s/s from each node\n", readable.Span(readable.Seconds(p.Seconds)), readable.Size(float64(p.BytesPerSecond)))
 	}
 	for _, w := range p.Warnings {
 		fmt.Fprintf(&b, "Warning: %s\n", w)
@@ -443,8 +306,8 @@ func Recovery(p *api.RecoveryPlan) string {
 		}
 	}
 	say("%s of all series have %d or more of their %d owners among the gone: what only those confirmed is missing until they are back",
-		percent(short), p.WriteQuorum, len(p.Losses)-1)
-	say("%s of all series have no other owner", percent(whole))
+		readable.Percent(short), p.WriteQuorum, len(p.Losses)-1)
+	say("%s of all series have no other owner", readable.Percent(whole))
 	say("Whoever comes back takes part again, unless it was at a later epoch than %d: such a node says so in its log, and serves nobody", p.Epoch)
 	return b.String()
 }
@@ -454,15 +317,15 @@ func nameNodes(nodes []api.NamedNode) string {
 	for _, n := range nodes {
 		ids, given = append(ids, n.ID), append(given, n.Name)
 	}
-	return dash(namesOf(ids, given).list(ids))
+	return readable.Dash(readable.NamesOf(ids, given).List(ids))
 }
 
-func occupant(names names, s api.SlotStatus) string {
+func occupant(names readable.Names, s api.SlotStatus) string {
 	switch {
 	case s.Node == "":
 		return "-"
 	case s.Removed:
-		return names.of(s.Node) + " (given up)"
+		return names.Of(s.Node) + " (given up)"
 	}
-	return names.of(s.Node)
+	return names.Of(s.Node)
 }

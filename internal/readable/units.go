@@ -1,13 +1,21 @@
-package admin
+// Package readable is how numbers, times and what nodes say of the cluster are put into words,
+// the same on terminals and on the page.
+package readable
 
 import (
 	"fmt"
-	"strings"
 	"time"
 )
 
-// count renders a number of things in at most four digits.
-func count(n float64) string {
+const (
+	// Clock is how times of the day are shown, in UTC as in a node's log.
+	Clock = "2006-01-02 15:04:05 MST"
+	// Minute is how times of samples are shown, in UTC.
+	Minute = "2006-01-02 15:04"
+)
+
+// Count renders a number of things in at most four digits.
+func Count(n float64) string {
 	for _, unit := range []string{"", "k", "M", "G"} {
 		switch {
 		case n < 9.95 && unit != "":
@@ -20,8 +28,8 @@ func count(n float64) string {
 	return fmt.Sprintf("%.0fT", n)
 }
 
-// size renders bytes.
-func size(n float64) string {
+// Size renders bytes.
+func Size(n float64) string {
 	for _, unit := range []string{"B", "KiB", "MiB", "GiB"} {
 		switch {
 		case n < 9.95 && unit != "B":
@@ -34,11 +42,11 @@ func size(n float64) string {
 	return fmt.Sprintf("%.1f TiB", n)
 }
 
-// percent renders a part of a whole.
-func percent(share float64) string { return fmt.Sprintf("%.1f%%", 100*share) }
+// Percent renders a part of a whole.
+func Percent(share float64) string { return fmt.Sprintf("%.1f%%", 100*share) }
 
-// span renders how long something takes, by its two greatest units.
-func span(d time.Duration) string {
+// Span renders how long something takes, by its two greatest units.
+func Span(d time.Duration) string {
 	d = d.Round(time.Second)
 	switch {
 	case d < time.Minute:
@@ -51,16 +59,5 @@ func span(d time.Duration) string {
 	return fmt.Sprintf("%dd%02dh", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
 }
 
-func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
-
-// barWidth is the number of characters within a bar.
-const barWidth = 24
-
-// bar draws how much is done, from 0 to 1. It is full only when all is.
-func bar(done float64) string {
-	full := min(barWidth, max(0, int(done*barWidth)))
-	if full == barWidth {
-		return "[" + strings.Repeat("=", barWidth) + "]"
-	}
-	return "[" + strings.Repeat("=", full) + ">" + strings.Repeat(" ", barWidth-full-1) + "]"
-}
+// Seconds is a number of seconds as a duration.
+func Seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
