@@ -140,14 +140,35 @@ type NodeStatus struct {
 	Ready uint64 `json:"ready,omitempty"`
 	// Slot is nil for a node without one.
 	Slot *int `json:"slot"`
-	// Holds is nil for a node that has not answered.
+	// Unready is what an alive node says of why it is no good place to send requests to.
+	Unready string `json:"unready,omitempty"`
+	// Holds and Load are nil for a node that has not answered.
 	Holds *HoldingStatus `json:"holds,omitempty"`
+	Load  *LoadStatus    `json:"load,omitempty"`
+	// Gaps are what the node notes that others miss.
+	Gaps []GapStatus `json:"gaps,omitempty"`
 	// Share is nil for a node that owns no copies, and is to own none.
 	Share *ShareStatus `json:"share,omitempty"`
 	// Comparing is how many windows of two hours the node is to compare with other owners
-	// soon, Damaged how many ranges of time it makes good.
+	// soon, of about Windows that it holds, and Damaged how many ranges of time it makes good.
 	Comparing int `json:"comparing,omitempty"`
+	Windows   int `json:"windows,omitempty"`
 	Damaged   int `json:"damaged,omitempty"`
+}
+
+// LoadStatus is how busy a node is, and what room it has. What is unlimited or unknown is 0.
+type LoadStatus struct {
+	// SamplesPerSecond are those that the node stores, and CPU is how many of its CPUs it keeps
+	// busy: both over the last ten seconds or so.
+	SamplesPerSecond float64 `json:"samplesPerSecond"`
+	CPU              float64 `json:"cpu"`
+	CPUs             int     `json:"cpus"`
+	// Memory is what the program holds, in bytes, and MemoryLimit what it may hold.
+	Memory      uint64 `json:"memory"`
+	MemoryLimit uint64 `json:"memoryLimit,omitempty"`
+	// DiskFree and DiskSize are those of the file system of the data, in bytes.
+	DiskFree uint64 `json:"diskFree,omitempty"`
+	DiskSize uint64 `json:"diskSize,omitempty"`
 }
 
 // HoldingStatus is how much lies on a node.

@@ -71,6 +71,7 @@ func (n *Node) sharedFraction() float64 {
 type measuredStore struct {
 	*storage.Store
 	flow *handoff.Flow
+	load *load
 }
 
 // Append implements ingest.Store.
@@ -78,6 +79,7 @@ func (s measuredStore) Append(ctx context.Context, b *series.Batch) (series.Outc
 	outcome, err := s.Store.Append(ctx, b)
 	if err == nil {
 		s.flow.Add(b.NumSamples())
+		s.load.stored.Add(int64(b.NumSamples()))
 	}
 	return outcome, err
 }

@@ -99,11 +99,12 @@ type Node struct {
 	// outdating has one peer at a time say that the data directory is an old copy.
 	outdating sync.Mutex
 	placed    atomic.Pointer[placed]
-	// copying times how fast this node copies, shares says who owns how much, and heard what
-	// peers say of their horizons.
+	// copying times how fast this node copies, shares says who owns how much, heard what
+	// peers say of their horizons, and load how busy this node is.
 	copying stopwatch
 	shares  shares
 	heard   heard
+	load    load
 	// disagreed is where queries found owners to disagree.
 	disagreed disagreements
 	// deletion ends when a newer table is adopted.
@@ -248,7 +249,7 @@ func maxSeries(flag int, memory int64) int {
 // joinParts builds everything between the store and the API.
 func (n *Node) joinParts(built *teardown) error {
 	flow := new(handoff.Flow)
-	n.owner = ingest.NewOwner(measuredStore{n.store, flow}, n.gaps)
+	n.owner = ingest.NewOwner(measuredStore{n.store, flow, &n.load}, n.gaps)
 	if n.isOldCopy() {
 		n.owner.RefuseUntil(math.MaxUint64)
 	}
@@ -374,6 +375,7 @@ func (n *Node) Run(ctx context.Context) error {
 	takers.Go(func() { n.rebuilder.Run(takerCtx) })
 	takers.Go(func() { n.comparer.Run(takerCtx) })
 	takers.Go(func() { n.repairRead(takerCtx) })
+	takers.Go(func() { n.load.run(takerCtx) })
 	takers.Go(func() { n.replication.run(takerCtx) })
 	takers.Go(func() { (&pruner{n: n}).run(takerCtx) })
 

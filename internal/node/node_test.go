@@ -179,6 +179,38 @@ func TestClusterStatus(t *testing.T) {
 	})
 }
 
+// Every node's load, disk and open gaps are in the status of each.
+func TestStatusOfOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFlock(t)
+		m := f.fresh("a", "b", "c")
+		gone := m[2].cluster.Self()
+		m[2].crash()
+		if code := m[0].write("m", 1, 2, 3); code != http.StatusNoContent {
+			t.Fatalf("a write without c: %d", code)
+		}
+		<-time.After(2 * loadInterval)
+		s := status{m[0].Node}.Status(t.Context())
+		for _, n := range s.Nodes {
+			if n.ID == string(gone) {
+				if n.Load != nil || n.Holds != nil || n.State != "dead" {
+					t.Errorf("a dead node tells %+v", n)
+				}
+				continue
+			}
+			if len(n.Gaps) != 1 || n.Gaps[0].Peer != string(gone) || n.Gaps[0].SamplesLeft == 0 {
+				t.Errorf("%s notes %+v", n.Name, n.Gaps)
+			}
+			if l := n.Load; l == nil || l.DiskSize == 0 || l.DiskFree > l.DiskSize || l.CPUs == 0 || l.Memory == 0 {
+				t.Errorf("%s has the load %+v", n.Name, l)
+			}
+			if n.Unready != "" || n.Windows != 1 {
+				t.Errorf("%s is not ready (%s) or holds %d windows", n.Name, n.Unready, n.Windows)
+			}
+		}
+	})
+}
+
 func TestNewNamesTheFlagAtFault(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFlock(t)

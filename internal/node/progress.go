@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"math"
+	"strings"
 	"sync"
 	"time"
 
@@ -30,6 +31,10 @@ func (s reporter) Report() transport.Report {
 			r.Extents = append(r.Extents, transport.Extent(e))
 		}
 	}
+	r.Open, r.Load = n.openGaps(), n.load.read(n.store.Disk())
+	if err := n.ready(); err != nil {
+		r.Unready = strings.ToValidUTF8(err.Error(), "?")
+	}
 	p := n.mover.Progress()
 	r.Copying = transport.Copying{
 		Began: p.Began, Until: p.Until, Ready: p.Ready, Samples: p.Samples, Bytes: p.Bytes, Started: p.Started, Timed: n.copying.read(time.Now()),
@@ -41,6 +46,17 @@ func (s reporter) Report() transport.Report {
 		}
 	}
 	return r
+}
+
+// openGaps are those that this node notes.
+func (n *Node) openGaps() (open []transport.OpenGap) {
+	for _, g := range n.gaps.Status() {
+		left := n.giver.Left(g.Gap)
+		open = append(open, transport.OpenGap{
+			Peer: g.Peer, Since: g.Since, Opened: g.Opened, HandingOff: g.HandingOff, Samples: int64(left.Samples), Bytes: int64(left.Bytes),
+		})
+	}
+	return open
 }
 
 // report asks a node, this one included, about itself.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -73,7 +74,7 @@ type status struct{ n *Node }
 // Status implements api.Cluster.
 func (s status) Status(ctx context.Context) api.ClusterStatus {
 	reports := s.n.reports(ctx)
-	out := api.ClusterStatus{Self: string(s.n.cluster.Self()), Slots: []api.SlotStatus{}, Nodes: s.n.nodeStatus(), Gaps: s.n.gapStatus()}
+	out := api.ClusterStatus{Self: string(s.n.cluster.Self()), Slots: []api.SlotStatus{}, Nodes: s.n.nodeStatus(), Gaps: gapStatus(reports[s.n.cluster.Self()].Open)}
 	if p := s.n.placed.Load(); p != nil {
 		t := p.table
 		out.ClusterID, out.Epoch, out.ReplicationFactor, out.WriteQuorum = t.ClusterID, t.Epoch, t.Current.ReplicationFactor, t.Current.WriteQuorum()
@@ -92,8 +93,7 @@ func (s status) Status(ctx context.Context) api.ClusterStatus {
 	}
 	for i := range out.Nodes {
 		if r, ok := reports[table.NodeID(out.Nodes[i].ID)]; ok {
-			out.Nodes[i].Holds = &api.HoldingStatus{Series: r.Series, Bytes: r.Bytes}
-			out.Nodes[i].Comparing, out.Nodes[i].Damaged = r.Windows, r.Damaged
+			tell(&out.Nodes[i], r)
 		}
 	}
 	for _, r := range s.n.store.Damage() {
@@ -163,13 +163,11 @@ func slotStatus(a *table.Assignment) []api.SlotStatus {
 	return slots
 }
 
-func (n *Node) gapStatus() []api.GapStatus {
+func gapStatus(open []transport.OpenGap) []api.GapStatus {
 	list := []api.GapStatus{}
-	for _, g := range n.gaps.Status() {
-		left := n.giver.Left(g.Gap)
+	for _, g := range open {
 		status := api.GapStatus{
-			Peer: string(g.Peer), Opened: g.Opened.UTC(), HandingOff: g.HandingOff,
-			SamplesLeft: int64(left.Samples), BytesLeft: int64(left.Bytes),
+			Peer: string(g.Peer), Opened: g.Opened.UTC(), HandingOff: g.HandingOff, SamplesLeft: g.Samples, BytesLeft: g.Bytes,
 		}
 		if g.Since > firstYear {
 			status.Since = time.UnixMilli(g.Since).UTC().Format(time.RFC3339)
@@ -177,6 +175,30 @@ func (n *Node) gapStatus() []api.GapStatus {
 		list = append(list, status)
 	}
 	return list
+}
+
+// tell adds what a node has said of itself.
+func tell(n *api.NodeStatus, r transport.Report) {
+	n.Holds = &api.HoldingStatus{Series: r.Series, Bytes: r.Bytes}
+	n.Comparing, n.Windows, n.Damaged = r.Windows, windows(r.Extents), r.Damaged
+	n.Unready, n.Gaps = r.Unready, gapStatus(r.Open)
+	if l := r.Load; l != (transport.Load{}) {
+		status := api.LoadStatus(l)
+		n.Load = &status
+	}
+}
+
+// windows is about how many windows of two hours there are between the ends of extents.
+func windows(extents []transport.Extent) int {
+	first, last := int64(math.MaxInt64), int64(math.MinInt64)
+	for _, e := range extents {
+		first, last = min(first, e.Min), max(last, e.Max)
+	}
+	if first > last || first < firstYear {
+		return 0
+	}
+	window := (2 * time.Hour).Milliseconds()
+	return int(last/window - first/window + 1)
 }
 
 // firstYear is the oldest time that a timestamp can be written down for, in milliseconds.

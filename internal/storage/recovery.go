@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/prometheus/tsdb"
@@ -39,6 +40,8 @@ type keeper struct {
 	full, settled bool
 	// marks are how far the logs were durable before the first attempt.
 	marks []mark
+	// space is how full the file system was at the last look, nil before the first.
+	space atomic.Pointer[usage]
 
 	mu    sync.Mutex
 	state string // what is done about a fence

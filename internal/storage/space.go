@@ -66,6 +66,7 @@ func (s *Store) watchSpace() {
 		return // as it was: a disk that fails is noticed by what it does to the logs
 	}
 	s.metrics.disk.show(u)
+	s.keeper.space.Store(&u)
 	if full := u.full(s.keeper.full); full != s.keeper.full {
 		s.keeper.full, s.keeper.settled = full, false
 		if full {
@@ -77,6 +78,15 @@ func (s *Store) watchSpace() {
 	if s.keeper.full && !s.keeper.settled && u.free >= u.least() {
 		s.settle()
 	}
+}
+
+// Disk is how many bytes of the file system were free at the last look, and how many there are:
+// 0 if it has not told. It does not wait for the disk.
+func (s *Store) Disk() (free, size uint64) {
+	if u := s.keeper.space.Load(); u != nil {
+		return u.free, u.total
+	}
+	return 0, 0
 }
 
 // settle has the TSDB write the chunks that are complete, as it does every minute, while

@@ -19,6 +19,9 @@ var testReport = Report{
 		Began: 3, Until: math.MinInt64, Ready: true, Samples: 8, Bytes: 11, Started: time.UnixMilli(9),
 		Timed: Mark{Ago: 10 * time.Millisecond, Until: math.MaxInt64, Samples: 6, Bytes: 12},
 	},
+	Open:    []OpenGap{{Peer: "a", Since: math.MinInt64, Opened: time.UnixMilli(4), HandingOff: true, Samples: 2, Bytes: 3}, {Peer: "b", Since: 5}},
+	Load:    Load{SamplesPerSecond: 0.5, CPU: 1.5, CPUs: 2, Memory: 3, MemoryLimit: 4, DiskFree: 5, DiskSize: 6},
+	Unready: "why",
 }
 
 func (r *localReader) Report() Report { return testReport }

@@ -3445,7 +3445,12 @@ type ReportResponse struct {
 	Windows int64 `protobuf:"varint,7,opt,name=windows,proto3" json:"windows,omitempty"`
 	Damaged int64 `protobuf:"varint,8,opt,name=damaged,proto3" json:"damaged,omitempty"`
 	// extents are where in time the bytes on disk are.
-	Extents       []*Extent `protobuf:"bytes,9,rep,name=extents,proto3" json:"extents,omitempty"`
+	Extents []*Extent `protobuf:"bytes,9,rep,name=extents,proto3" json:"extents,omitempty"`
+	// open are the gaps that this node notes.
+	Open []*OpenGap `protobuf:"bytes,10,rep,name=open,proto3" json:"open,omitempty"`
+	Load *Load      `protobuf:"bytes,11,opt,name=load,proto3" json:"load,omitempty"`
+	// unready is why this node is no good place to send requests to, empty if it is one.
+	Unready       string `protobuf:"bytes,12,opt,name=unready,proto3" json:"unready,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3543,6 +3548,206 @@ func (x *ReportResponse) GetExtents() []*Extent {
 	return nil
 }
 
+func (x *ReportResponse) GetOpen() []*OpenGap {
+	if x != nil {
+		return x.Open
+	}
+	return nil
+}
+
+func (x *ReportResponse) GetLoad() *Load {
+	if x != nil {
+		return x.Load
+	}
+	return nil
+}
+
+func (x *ReportResponse) GetUnready() string {
+	if x != nil {
+		return x.Unready
+	}
+	return ""
+}
+
+// OpenGap says that a peer may lack samples since a time, noted at another: about so many.
+type OpenGap struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Peer          string                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
+	SinceMs       int64                  `protobuf:"zigzag64,2,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
+	OpenedMs      int64                  `protobuf:"zigzag64,3,opt,name=opened_ms,json=openedMs,proto3" json:"opened_ms,omitempty"`
+	HandingOff    bool                   `protobuf:"varint,4,opt,name=handing_off,json=handingOff,proto3" json:"handing_off,omitempty"`
+	Samples       int64                  `protobuf:"varint,5,opt,name=samples,proto3" json:"samples,omitempty"`
+	Bytes         int64                  `protobuf:"varint,6,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpenGap) Reset() {
+	*x = OpenGap{}
+	mi := &file_peer_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpenGap) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpenGap) ProtoMessage() {}
+
+func (x *OpenGap) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpenGap.ProtoReflect.Descriptor instead.
+func (*OpenGap) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *OpenGap) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+func (x *OpenGap) GetSinceMs() int64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
+
+func (x *OpenGap) GetOpenedMs() int64 {
+	if x != nil {
+		return x.OpenedMs
+	}
+	return 0
+}
+
+func (x *OpenGap) GetHandingOff() bool {
+	if x != nil {
+		return x.HandingOff
+	}
+	return false
+}
+
+func (x *OpenGap) GetSamples() int64 {
+	if x != nil {
+		return x.Samples
+	}
+	return 0
+}
+
+func (x *OpenGap) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+// Load is how busy a node is, and what room it has: 0 what is unlimited or not known.
+type Load struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	SamplesPerSecond float64                `protobuf:"fixed64,1,opt,name=samples_per_second,json=samplesPerSecond,proto3" json:"samples_per_second,omitempty"`
+	// cpu is how many of cpus the node keeps busy.
+	Cpu              float64 `protobuf:"fixed64,2,opt,name=cpu,proto3" json:"cpu,omitempty"`
+	Cpus             uint32  `protobuf:"varint,3,opt,name=cpus,proto3" json:"cpus,omitempty"`
+	MemoryBytes      uint64  `protobuf:"varint,4,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	MemoryLimitBytes uint64  `protobuf:"varint,5,opt,name=memory_limit_bytes,json=memoryLimitBytes,proto3" json:"memory_limit_bytes,omitempty"`
+	DiskFreeBytes    uint64  `protobuf:"varint,6,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"`
+	DiskSizeBytes    uint64  `protobuf:"varint,7,opt,name=disk_size_bytes,json=diskSizeBytes,proto3" json:"disk_size_bytes,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *Load) Reset() {
+	*x = Load{}
+	mi := &file_peer_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Load) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Load) ProtoMessage() {}
+
+func (x *Load) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Load.ProtoReflect.Descriptor instead.
+func (*Load) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *Load) GetSamplesPerSecond() float64 {
+	if x != nil {
+		return x.SamplesPerSecond
+	}
+	return 0
+}
+
+func (x *Load) GetCpu() float64 {
+	if x != nil {
+		return x.Cpu
+	}
+	return 0
+}
+
+func (x *Load) GetCpus() uint32 {
+	if x != nil {
+		return x.Cpus
+	}
+	return 0
+}
+
+func (x *Load) GetMemoryBytes() uint64 {
+	if x != nil {
+		return x.MemoryBytes
+	}
+	return 0
+}
+
+func (x *Load) GetMemoryLimitBytes() uint64 {
+	if x != nil {
+		return x.MemoryLimitBytes
+	}
+	return 0
+}
+
+func (x *Load) GetDiskFreeBytes() uint64 {
+	if x != nil {
+		return x.DiskFreeBytes
+	}
+	return 0
+}
+
+func (x *Load) GetDiskSizeBytes() uint64 {
+	if x != nil {
+		return x.DiskSizeBytes
+	}
+	return 0
+}
+
 // Extent says that samples of a time, both ends inclusive, take so much on disk.
 type Extent struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3555,7 +3760,7 @@ type Extent struct {
 
 func (x *Extent) Reset() {
 	*x = Extent{}
-	mi := &file_peer_proto_msgTypes[50]
+	mi := &file_peer_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3567,7 +3772,7 @@ func (x *Extent) String() string {
 func (*Extent) ProtoMessage() {}
 
 func (x *Extent) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[50]
+	mi := &file_peer_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3580,7 +3785,7 @@ func (x *Extent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extent.ProtoReflect.Descriptor instead.
 func (*Extent) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{50}
+	return file_peer_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Extent) GetMinMs() int64 {
@@ -3628,7 +3833,7 @@ type Copying struct {
 
 func (x *Copying) Reset() {
 	*x = Copying{}
-	mi := &file_peer_proto_msgTypes[51]
+	mi := &file_peer_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3640,7 +3845,7 @@ func (x *Copying) String() string {
 func (*Copying) ProtoMessage() {}
 
 func (x *Copying) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[51]
+	mi := &file_peer_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3653,7 +3858,7 @@ func (x *Copying) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Copying.ProtoReflect.Descriptor instead.
 func (*Copying) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{51}
+	return file_peer_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Copying) GetBegan() uint64 {
@@ -3736,7 +3941,7 @@ type HandoverRequest struct {
 
 func (x *HandoverRequest) Reset() {
 	*x = HandoverRequest{}
-	mi := &file_peer_proto_msgTypes[52]
+	mi := &file_peer_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3748,7 +3953,7 @@ func (x *HandoverRequest) String() string {
 func (*HandoverRequest) ProtoMessage() {}
 
 func (x *HandoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[52]
+	mi := &file_peer_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3761,7 +3966,7 @@ func (x *HandoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandoverRequest.ProtoReflect.Descriptor instead.
 func (*HandoverRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{52}
+	return file_peer_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *HandoverRequest) GetTable() []byte {
@@ -3786,7 +3991,7 @@ type HandoverResponse struct {
 
 func (x *HandoverResponse) Reset() {
 	*x = HandoverResponse{}
-	mi := &file_peer_proto_msgTypes[53]
+	mi := &file_peer_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3798,7 +4003,7 @@ func (x *HandoverResponse) String() string {
 func (*HandoverResponse) ProtoMessage() {}
 
 func (x *HandoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[53]
+	mi := &file_peer_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3811,7 +4016,7 @@ func (x *HandoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandoverResponse.ProtoReflect.Descriptor instead.
 func (*HandoverResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{53}
+	return file_peer_proto_rawDescGZIP(), []int{55}
 }
 
 type MembershipMessage struct {
@@ -3823,7 +4028,7 @@ type MembershipMessage struct {
 
 func (x *MembershipMessage) Reset() {
 	*x = MembershipMessage{}
-	mi := &file_peer_proto_msgTypes[54]
+	mi := &file_peer_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3835,7 +4040,7 @@ func (x *MembershipMessage) String() string {
 func (*MembershipMessage) ProtoMessage() {}
 
 func (x *MembershipMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[54]
+	mi := &file_peer_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3848,7 +4053,7 @@ func (x *MembershipMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembershipMessage.ProtoReflect.Descriptor instead.
 func (*MembershipMessage) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{54}
+	return file_peer_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *MembershipMessage) GetPayload() []byte {
@@ -3870,7 +4075,7 @@ type Proof_Node struct {
 
 func (x *Proof_Node) Reset() {
 	*x = Proof_Node{}
-	mi := &file_peer_proto_msgTypes[55]
+	mi := &file_peer_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3882,7 +4087,7 @@ func (x *Proof_Node) String() string {
 func (*Proof_Node) ProtoMessage() {}
 
 func (x *Proof_Node) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[55]
+	mi := &file_peer_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3931,7 +4136,7 @@ type ExemplarsResponse_Item struct {
 
 func (x *ExemplarsResponse_Item) Reset() {
 	*x = ExemplarsResponse_Item{}
-	mi := &file_peer_proto_msgTypes[56]
+	mi := &file_peer_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3943,7 +4148,7 @@ func (x *ExemplarsResponse_Item) String() string {
 func (*ExemplarsResponse_Item) ProtoMessage() {}
 
 func (x *ExemplarsResponse_Item) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[56]
+	mi := &file_peer_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3997,7 +4202,7 @@ type ExemplarsResponse_Result struct {
 
 func (x *ExemplarsResponse_Result) Reset() {
 	*x = ExemplarsResponse_Result{}
-	mi := &file_peer_proto_msgTypes[57]
+	mi := &file_peer_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4009,7 +4214,7 @@ func (x *ExemplarsResponse_Result) String() string {
 func (*ExemplarsResponse_Result) ProtoMessage() {}
 
 func (x *ExemplarsResponse_Result) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[57]
+	mi := &file_peer_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4049,7 +4254,7 @@ type StatsResponse_Count struct {
 
 func (x *StatsResponse_Count) Reset() {
 	*x = StatsResponse_Count{}
-	mi := &file_peer_proto_msgTypes[58]
+	mi := &file_peer_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4061,7 +4266,7 @@ func (x *StatsResponse_Count) String() string {
 func (*StatsResponse_Count) ProtoMessage() {}
 
 func (x *StatsResponse_Count) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[58]
+	mi := &file_peer_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4373,7 +4578,7 @@ const file_peer_proto_rawDesc = "" +
 	"\x0fKeyringResponse\x12\"\n" +
 	"\ffingerprints\x18\x01 \x03(\tR\ffingerprints\"A\n" +
 	"\rReportRequest\x120\n" +
-	"\x06header\x18\x01 \x01(\v2\x18.starling.peer.v1.HeaderR\x06header\"\xbf\x02\n" +
+	"\x06header\x18\x01 \x01(\v2\x18.starling.peer.v1.HeaderR\x06header\"\xb4\x03\n" +
 	"\x0eReportResponse\x12\x16\n" +
 	"\x06series\x18\x01 \x01(\x04R\x06series\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x1b\n" +
@@ -4384,7 +4589,27 @@ const file_peer_proto_rawDesc = "" +
 	"\acopying\x18\x06 \x01(\v2\x19.starling.peer.v1.CopyingR\acopying\x12\x18\n" +
 	"\awindows\x18\a \x01(\x03R\awindows\x12\x18\n" +
 	"\adamaged\x18\b \x01(\x03R\adamaged\x122\n" +
-	"\aextents\x18\t \x03(\v2\x18.starling.peer.v1.ExtentR\aextents\"L\n" +
+	"\aextents\x18\t \x03(\v2\x18.starling.peer.v1.ExtentR\aextents\x12-\n" +
+	"\x04open\x18\n" +
+	" \x03(\v2\x19.starling.peer.v1.OpenGapR\x04open\x12*\n" +
+	"\x04load\x18\v \x01(\v2\x16.starling.peer.v1.LoadR\x04load\x12\x18\n" +
+	"\aunready\x18\f \x01(\tR\aunready\"\xa6\x01\n" +
+	"\aOpenGap\x12\x12\n" +
+	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x19\n" +
+	"\bsince_ms\x18\x02 \x01(\x12R\asinceMs\x12\x1b\n" +
+	"\topened_ms\x18\x03 \x01(\x12R\bopenedMs\x12\x1f\n" +
+	"\vhanding_off\x18\x04 \x01(\bR\n" +
+	"handingOff\x12\x18\n" +
+	"\asamples\x18\x05 \x01(\x03R\asamples\x12\x14\n" +
+	"\x05bytes\x18\x06 \x01(\x03R\x05bytes\"\xfb\x01\n" +
+	"\x04Load\x12,\n" +
+	"\x12samples_per_second\x18\x01 \x01(\x01R\x10samplesPerSecond\x12\x10\n" +
+	"\x03cpu\x18\x02 \x01(\x01R\x03cpu\x12\x12\n" +
+	"\x04cpus\x18\x03 \x01(\rR\x04cpus\x12!\n" +
+	"\fmemory_bytes\x18\x04 \x01(\x04R\vmemoryBytes\x12,\n" +
+	"\x12memory_limit_bytes\x18\x05 \x01(\x04R\x10memoryLimitBytes\x12&\n" +
+	"\x0fdisk_free_bytes\x18\x06 \x01(\x04R\rdiskFreeBytes\x12&\n" +
+	"\x0fdisk_size_bytes\x18\a \x01(\x04R\rdiskSizeBytes\"L\n" +
 	"\x06Extent\x12\x15\n" +
 	"\x06min_ms\x18\x01 \x01(\x12R\x05minMs\x12\x15\n" +
 	"\x06max_ms\x18\x02 \x01(\x12R\x05maxMs\x12\x14\n" +
@@ -4446,7 +4671,7 @@ func file_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
+var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_peer_proto_goTypes = []any{
 	(Refusal_Reason)(0),              // 0: starling.peer.v1.Refusal.Reason
 	(Matcher_Type)(0),                // 1: starling.peer.v1.Matcher.Type
@@ -4500,15 +4725,17 @@ var file_peer_proto_goTypes = []any{
 	(*KeyringResponse)(nil),          // 49: starling.peer.v1.KeyringResponse
 	(*ReportRequest)(nil),            // 50: starling.peer.v1.ReportRequest
 	(*ReportResponse)(nil),           // 51: starling.peer.v1.ReportResponse
-	(*Extent)(nil),                   // 52: starling.peer.v1.Extent
-	(*Copying)(nil),                  // 53: starling.peer.v1.Copying
-	(*HandoverRequest)(nil),          // 54: starling.peer.v1.HandoverRequest
-	(*HandoverResponse)(nil),         // 55: starling.peer.v1.HandoverResponse
-	(*MembershipMessage)(nil),        // 56: starling.peer.v1.MembershipMessage
-	(*Proof_Node)(nil),               // 57: starling.peer.v1.Proof.Node
-	(*ExemplarsResponse_Item)(nil),   // 58: starling.peer.v1.ExemplarsResponse.Item
-	(*ExemplarsResponse_Result)(nil), // 59: starling.peer.v1.ExemplarsResponse.Result
-	(*StatsResponse_Count)(nil),      // 60: starling.peer.v1.StatsResponse.Count
+	(*OpenGap)(nil),                  // 52: starling.peer.v1.OpenGap
+	(*Load)(nil),                     // 53: starling.peer.v1.Load
+	(*Extent)(nil),                   // 54: starling.peer.v1.Extent
+	(*Copying)(nil),                  // 55: starling.peer.v1.Copying
+	(*HandoverRequest)(nil),          // 56: starling.peer.v1.HandoverRequest
+	(*HandoverResponse)(nil),         // 57: starling.peer.v1.HandoverResponse
+	(*MembershipMessage)(nil),        // 58: starling.peer.v1.MembershipMessage
+	(*Proof_Node)(nil),               // 59: starling.peer.v1.Proof.Node
+	(*ExemplarsResponse_Item)(nil),   // 60: starling.peer.v1.ExemplarsResponse.Item
+	(*ExemplarsResponse_Result)(nil), // 61: starling.peer.v1.ExemplarsResponse.Result
+	(*StatsResponse_Count)(nil),      // 62: starling.peer.v1.StatsResponse.Count
 }
 var file_peer_proto_depIdxs = []int32{
 	2,  // 0: starling.peer.v1.WriteFrame.header:type_name -> starling.peer.v1.Header
@@ -4531,7 +4758,7 @@ var file_peer_proto_depIdxs = []int32{
 	16, // 17: starling.peer.v1.DigestsRequest.window:type_name -> starling.peer.v1.TimeRange
 	2,  // 18: starling.peer.v1.CompareRequest.header:type_name -> starling.peer.v1.Header
 	16, // 19: starling.peer.v1.CompareRequest.range:type_name -> starling.peer.v1.TimeRange
-	57, // 20: starling.peer.v1.Proof.nodes:type_name -> starling.peer.v1.Proof.Node
+	59, // 20: starling.peer.v1.Proof.nodes:type_name -> starling.peer.v1.Proof.Node
 	0,  // 21: starling.peer.v1.Refusal.reason:type_name -> starling.peer.v1.Refusal.Reason
 	1,  // 22: starling.peer.v1.Matcher.type:type_name -> starling.peer.v1.Matcher.Type
 	2,  // 23: starling.peer.v1.SelectRequest.header:type_name -> starling.peer.v1.Header
@@ -4552,64 +4779,66 @@ var file_peer_proto_depIdxs = []int32{
 	27, // 38: starling.peer.v1.MatcherSet.matchers:type_name -> starling.peer.v1.Matcher
 	2,  // 39: starling.peer.v1.ExemplarsRequest.header:type_name -> starling.peer.v1.Header
 	41, // 40: starling.peer.v1.ExemplarsRequest.sets:type_name -> starling.peer.v1.MatcherSet
-	59, // 41: starling.peer.v1.ExemplarsResponse.results:type_name -> starling.peer.v1.ExemplarsResponse.Result
+	61, // 41: starling.peer.v1.ExemplarsResponse.results:type_name -> starling.peer.v1.ExemplarsResponse.Result
 	2,  // 42: starling.peer.v1.MetadataRequest.header:type_name -> starling.peer.v1.Header
 	4,  // 43: starling.peer.v1.MetadataResponse.metadata:type_name -> starling.peer.v1.FamilyMetadata
 	2,  // 44: starling.peer.v1.StatsRequest.header:type_name -> starling.peer.v1.Header
-	60, // 45: starling.peer.v1.StatsResponse.series_by_metric:type_name -> starling.peer.v1.StatsResponse.Count
-	60, // 46: starling.peer.v1.StatsResponse.values_by_label:type_name -> starling.peer.v1.StatsResponse.Count
-	60, // 47: starling.peer.v1.StatsResponse.memory_by_label:type_name -> starling.peer.v1.StatsResponse.Count
-	60, // 48: starling.peer.v1.StatsResponse.series_by_label_pair:type_name -> starling.peer.v1.StatsResponse.Count
+	62, // 45: starling.peer.v1.StatsResponse.series_by_metric:type_name -> starling.peer.v1.StatsResponse.Count
+	62, // 46: starling.peer.v1.StatsResponse.values_by_label:type_name -> starling.peer.v1.StatsResponse.Count
+	62, // 47: starling.peer.v1.StatsResponse.memory_by_label:type_name -> starling.peer.v1.StatsResponse.Count
+	62, // 48: starling.peer.v1.StatsResponse.series_by_label_pair:type_name -> starling.peer.v1.StatsResponse.Count
 	2,  // 49: starling.peer.v1.KeyringRequest.header:type_name -> starling.peer.v1.Header
 	2,  // 50: starling.peer.v1.ReportRequest.header:type_name -> starling.peer.v1.Header
-	53, // 51: starling.peer.v1.ReportResponse.copying:type_name -> starling.peer.v1.Copying
-	52, // 52: starling.peer.v1.ReportResponse.extents:type_name -> starling.peer.v1.Extent
-	58, // 53: starling.peer.v1.ExemplarsResponse.Result.exemplars:type_name -> starling.peer.v1.ExemplarsResponse.Item
-	5,  // 54: starling.peer.v1.Peer.Write:input_type -> starling.peer.v1.WriteFrame
-	9,  // 55: starling.peer.v1.Peer.Note:input_type -> starling.peer.v1.NoteRequest
-	11, // 56: starling.peer.v1.Peer.Withdraw:input_type -> starling.peer.v1.WithdrawRequest
-	13, // 57: starling.peer.v1.Peer.State:input_type -> starling.peer.v1.StateRequest
-	17, // 58: starling.peer.v1.Peer.HandOff:input_type -> starling.peer.v1.HandOffRequest
-	19, // 59: starling.peer.v1.Peer.Advance:input_type -> starling.peer.v1.AdvanceRequest
-	21, // 60: starling.peer.v1.Peer.Digests:input_type -> starling.peer.v1.DigestsRequest
-	29, // 61: starling.peer.v1.Peer.Sum:input_type -> starling.peer.v1.SelectRequest
-	23, // 62: starling.peer.v1.Peer.Compare:input_type -> starling.peer.v1.CompareRequest
-	29, // 63: starling.peer.v1.Peer.Select:input_type -> starling.peer.v1.SelectRequest
-	35, // 64: starling.peer.v1.Peer.Evaluate:input_type -> starling.peer.v1.EvaluateRequest
-	39, // 65: starling.peer.v1.Peer.LabelNames:input_type -> starling.peer.v1.LabelsRequest
-	39, // 66: starling.peer.v1.Peer.LabelValues:input_type -> starling.peer.v1.LabelsRequest
-	42, // 67: starling.peer.v1.Peer.Exemplars:input_type -> starling.peer.v1.ExemplarsRequest
-	44, // 68: starling.peer.v1.Peer.Metadata:input_type -> starling.peer.v1.MetadataRequest
-	46, // 69: starling.peer.v1.Peer.Stats:input_type -> starling.peer.v1.StatsRequest
-	50, // 70: starling.peer.v1.Peer.Report:input_type -> starling.peer.v1.ReportRequest
-	48, // 71: starling.peer.v1.Peer.Keyring:input_type -> starling.peer.v1.KeyringRequest
-	54, // 72: starling.peer.v1.Peer.Handover:input_type -> starling.peer.v1.HandoverRequest
-	56, // 73: starling.peer.v1.Peer.Membership:input_type -> starling.peer.v1.MembershipMessage
-	6,  // 74: starling.peer.v1.Peer.Write:output_type -> starling.peer.v1.WriteAnswer
-	10, // 75: starling.peer.v1.Peer.Note:output_type -> starling.peer.v1.NoteResponse
-	12, // 76: starling.peer.v1.Peer.Withdraw:output_type -> starling.peer.v1.WithdrawResponse
-	14, // 77: starling.peer.v1.Peer.State:output_type -> starling.peer.v1.StateResponse
-	32, // 78: starling.peer.v1.Peer.HandOff:output_type -> starling.peer.v1.SelectResponse
-	20, // 79: starling.peer.v1.Peer.Advance:output_type -> starling.peer.v1.AdvanceResponse
-	22, // 80: starling.peer.v1.Peer.Digests:output_type -> starling.peer.v1.DigestsResponse
-	22, // 81: starling.peer.v1.Peer.Sum:output_type -> starling.peer.v1.DigestsResponse
-	24, // 82: starling.peer.v1.Peer.Compare:output_type -> starling.peer.v1.CompareResponse
-	32, // 83: starling.peer.v1.Peer.Select:output_type -> starling.peer.v1.SelectResponse
-	36, // 84: starling.peer.v1.Peer.Evaluate:output_type -> starling.peer.v1.EvaluateResponse
-	40, // 85: starling.peer.v1.Peer.LabelNames:output_type -> starling.peer.v1.LabelsResponse
-	40, // 86: starling.peer.v1.Peer.LabelValues:output_type -> starling.peer.v1.LabelsResponse
-	43, // 87: starling.peer.v1.Peer.Exemplars:output_type -> starling.peer.v1.ExemplarsResponse
-	45, // 88: starling.peer.v1.Peer.Metadata:output_type -> starling.peer.v1.MetadataResponse
-	47, // 89: starling.peer.v1.Peer.Stats:output_type -> starling.peer.v1.StatsResponse
-	51, // 90: starling.peer.v1.Peer.Report:output_type -> starling.peer.v1.ReportResponse
-	49, // 91: starling.peer.v1.Peer.Keyring:output_type -> starling.peer.v1.KeyringResponse
-	55, // 92: starling.peer.v1.Peer.Handover:output_type -> starling.peer.v1.HandoverResponse
-	56, // 93: starling.peer.v1.Peer.Membership:output_type -> starling.peer.v1.MembershipMessage
-	74, // [74:94] is the sub-list for method output_type
-	54, // [54:74] is the sub-list for method input_type
-	54, // [54:54] is the sub-list for extension type_name
-	54, // [54:54] is the sub-list for extension extendee
-	0,  // [0:54] is the sub-list for field type_name
+	55, // 51: starling.peer.v1.ReportResponse.copying:type_name -> starling.peer.v1.Copying
+	54, // 52: starling.peer.v1.ReportResponse.extents:type_name -> starling.peer.v1.Extent
+	52, // 53: starling.peer.v1.ReportResponse.open:type_name -> starling.peer.v1.OpenGap
+	53, // 54: starling.peer.v1.ReportResponse.load:type_name -> starling.peer.v1.Load
+	60, // 55: starling.peer.v1.ExemplarsResponse.Result.exemplars:type_name -> starling.peer.v1.ExemplarsResponse.Item
+	5,  // 56: starling.peer.v1.Peer.Write:input_type -> starling.peer.v1.WriteFrame
+	9,  // 57: starling.peer.v1.Peer.Note:input_type -> starling.peer.v1.NoteRequest
+	11, // 58: starling.peer.v1.Peer.Withdraw:input_type -> starling.peer.v1.WithdrawRequest
+	13, // 59: starling.peer.v1.Peer.State:input_type -> starling.peer.v1.StateRequest
+	17, // 60: starling.peer.v1.Peer.HandOff:input_type -> starling.peer.v1.HandOffRequest
+	19, // 61: starling.peer.v1.Peer.Advance:input_type -> starling.peer.v1.AdvanceRequest
+	21, // 62: starling.peer.v1.Peer.Digests:input_type -> starling.peer.v1.DigestsRequest
+	29, // 63: starling.peer.v1.Peer.Sum:input_type -> starling.peer.v1.SelectRequest
+	23, // 64: starling.peer.v1.Peer.Compare:input_type -> starling.peer.v1.CompareRequest
+	29, // 65: starling.peer.v1.Peer.Select:input_type -> starling.peer.v1.SelectRequest
+	35, // 66: starling.peer.v1.Peer.Evaluate:input_type -> starling.peer.v1.EvaluateRequest
+	39, // 67: starling.peer.v1.Peer.LabelNames:input_type -> starling.peer.v1.LabelsRequest
+	39, // 68: starling.peer.v1.Peer.LabelValues:input_type -> starling.peer.v1.LabelsRequest
+	42, // 69: starling.peer.v1.Peer.Exemplars:input_type -> starling.peer.v1.ExemplarsRequest
+	44, // 70: starling.peer.v1.Peer.Metadata:input_type -> starling.peer.v1.MetadataRequest
+	46, // 71: starling.peer.v1.Peer.Stats:input_type -> starling.peer.v1.StatsRequest
+	50, // 72: starling.peer.v1.Peer.Report:input_type -> starling.peer.v1.ReportRequest
+	48, // 73: starling.peer.v1.Peer.Keyring:input_type -> starling.peer.v1.KeyringRequest
+	56, // 74: starling.peer.v1.Peer.Handover:input_type -> starling.peer.v1.HandoverRequest
+	58, // 75: starling.peer.v1.Peer.Membership:input_type -> starling.peer.v1.MembershipMessage
+	6,  // 76: starling.peer.v1.Peer.Write:output_type -> starling.peer.v1.WriteAnswer
+	10, // 77: starling.peer.v1.Peer.Note:output_type -> starling.peer.v1.NoteResponse
+	12, // 78: starling.peer.v1.Peer.Withdraw:output_type -> starling.peer.v1.WithdrawResponse
+	14, // 79: starling.peer.v1.Peer.State:output_type -> starling.peer.v1.StateResponse
+	32, // 80: starling.peer.v1.Peer.HandOff:output_type -> starling.peer.v1.SelectResponse
+	20, // 81: starling.peer.v1.Peer.Advance:output_type -> starling.peer.v1.AdvanceResponse
+	22, // 82: starling.peer.v1.Peer.Digests:output_type -> starling.peer.v1.DigestsResponse
+	22, // 83: starling.peer.v1.Peer.Sum:output_type -> starling.peer.v1.DigestsResponse
+	24, // 84: starling.peer.v1.Peer.Compare:output_type -> starling.peer.v1.CompareResponse
+	32, // 85: starling.peer.v1.Peer.Select:output_type -> starling.peer.v1.SelectResponse
+	36, // 86: starling.peer.v1.Peer.Evaluate:output_type -> starling.peer.v1.EvaluateResponse
+	40, // 87: starling.peer.v1.Peer.LabelNames:output_type -> starling.peer.v1.LabelsResponse
+	40, // 88: starling.peer.v1.Peer.LabelValues:output_type -> starling.peer.v1.LabelsResponse
+	43, // 89: starling.peer.v1.Peer.Exemplars:output_type -> starling.peer.v1.ExemplarsResponse
+	45, // 90: starling.peer.v1.Peer.Metadata:output_type -> starling.peer.v1.MetadataResponse
+	47, // 91: starling.peer.v1.Peer.Stats:output_type -> starling.peer.v1.StatsResponse
+	51, // 92: starling.peer.v1.Peer.Report:output_type -> starling.peer.v1.ReportResponse
+	49, // 93: starling.peer.v1.Peer.Keyring:output_type -> starling.peer.v1.KeyringResponse
+	57, // 94: starling.peer.v1.Peer.Handover:output_type -> starling.peer.v1.HandoverResponse
+	58, // 95: starling.peer.v1.Peer.Membership:output_type -> starling.peer.v1.MembershipMessage
+	76, // [76:96] is the sub-list for method output_type
+	56, // [56:76] is the sub-list for method input_type
+	56, // [56:56] is the sub-list for extension type_name
+	56, // [56:56] is the sub-list for extension extendee
+	0,  // [0:56] is the sub-list for field type_name
 }
 
 func init() { file_peer_proto_init() }
@@ -4623,7 +4852,7 @@ func file_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peer_proto_rawDesc), len(file_peer_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   59,
+			NumMessages:   61,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
