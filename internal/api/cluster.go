@@ -43,6 +43,19 @@ type ClusterStatus struct {
 	Gaps []GapStatus `json:"gaps"`
 	// Damage is what this node found in its own data and has not repaired.
 	Damage []DamageStatus `json:"damage,omitempty"`
+	// Events are what this node told lately, the newest first: not what others did.
+	Events []EventStatus `json:"events,omitempty"`
+}
+
+// EventStatus is something that this node told in its log.
+type EventStatus struct {
+	// Time is when it was told last, and Count how often.
+	Time  time.Time `json:"time"`
+	Count int       `json:"count"`
+	// Level is "info", "warn" or "error".
+	Level  string `json:"level"`
+	Text   string `json:"text"`
+	Detail string `json:"detail,omitempty"`
 }
 
 // GapStatus is an open gap: a peer may lack samples that this node holds.

@@ -35,6 +35,7 @@ import (
 	"github.com/starling-tsdb/starling/internal/border"
 	"github.com/starling-tsdb/starling/internal/cluster"
 	"github.com/starling-tsdb/starling/internal/config"
+	"github.com/starling-tsdb/starling/internal/events"
 	"github.com/starling-tsdb/starling/internal/gaps"
 	"github.com/starling-tsdb/starling/internal/handoff"
 	"github.com/starling-tsdb/starling/internal/ingest"
@@ -105,6 +106,8 @@ type Node struct {
 	shares  shares
 	heard   heard
 	load    load
+	// events are what this node logged lately.
+	events events.Log
 	// disagreed is where queries found owners to disagree.
 	disagreed disagreements
 	// deletion ends when a newer table is adopted.
@@ -146,7 +149,8 @@ func New(opts Options) (*Node, error) {
 	if opts.Registry == nil {
 		opts.Registry = prometheus.NewRegistry()
 	}
-	n := &Node{opts: opts, logger: opts.Logger, registry: opts.Registry, session: rand.Uint64()}
+	n := &Node{opts: opts, registry: opts.Registry, session: rand.Uint64()}
+	n.logger = slog.New(n.events.Handler(opts.Logger.Handler()))
 	n.registry.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),

@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/starling-tsdb/starling/internal/api"
 	"github.com/starling-tsdb/starling/internal/config"
 )
 
@@ -191,6 +193,11 @@ func TestStatusOfOthers(t *testing.T) {
 		}
 		<-time.After(2 * loadInterval)
 		s := status{m[0].Node}.Status(t.Context())
+		for _, want := range []string{"table adopted", "node is gone", "A peer misses writes: noting what it has to be handed when it is back"} {
+			if !slices.ContainsFunc(s.Events, func(e api.EventStatus) bool { return e.Text == want && e.Count > 0 && !e.Time.IsZero() }) {
+				t.Errorf("it does not tell %q: %+v", want, s.Events)
+			}
+		}
 		for _, n := range s.Nodes {
 			if n.ID == string(gone) {
 				if n.Load != nil || n.Holds != nil || n.State != "dead" {

@@ -96,6 +96,9 @@ func (s status) Status(ctx context.Context) api.ClusterStatus {
 			tell(&out.Nodes[i], r)
 		}
 	}
+	for _, e := range s.n.events.Latest() {
+		out.Events = append(out.Events, api.EventStatus{Time: e.Time.UTC(), Count: e.Count, Level: strings.ToLower(e.Level.String()), Text: e.Text, Detail: e.Detail})
+	}
 	for _, r := range s.n.store.Damage() {
 		out.Damage = append(out.Damage, api.DamageStatus{
 			MinTime: r.MinTime, MaxTime: r.MaxTime, Kind: string(r.Kind), Name: r.Name, Detail: r.Detail, Found: r.Found, Suspect: r.Suspect,
