@@ -132,13 +132,17 @@ func ours(pc uintptr) bool {
 	return strings.HasPrefix(frame.Function, own)
 }
 
-// appendAttr adds one attribute. Stacks are for the log alone.
+// appendAttr adds one attribute. Stacks, and which part of the program it was, are for the log
+// alone.
 func appendAttr(detail, group string, a slog.Attr) string {
-	if a.Key == "stack" || a.Equal(slog.Attr{}) {
+	if a.Key == "stack" || a.Key == "component" || a.Equal(slog.Attr{}) {
 		return detail
 	}
-	value := a.Value.Resolve().String()
-	if value == "" || strings.ContainsAny(value, " =\"\n") {
+	value := strings.Join(strings.Fields(a.Value.Resolve().String()), " ")
+	if value == "" {
+		return detail
+	}
+	if strings.ContainsAny(value, " =\"") {
 		value = strconv.Quote(value)
 	}
 	if detail != "" {

@@ -26,8 +26,8 @@ func TestLatest(t *testing.T) {
 	logger := slog.New(l.Handler(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelWarn})))
 	logger.Debug("nobody is told")
 	logger.Info("a node is there", "node", "a")
-	logger.With("part", "x y").WithGroup("g").Error("a write failed", "err", errors.New(`no "disk"`), "stack", "deep")
-	logger.Info("a node is there", "node", "b")
+	logger.With("part", "x y", "component", "cluster").WithGroup("g").Error("a write failed", "err", errors.New("no\n\t\"disk\""), "stack", "deep")
+	logger.Info("a node is there", "node", "b", "hint", "")
 	logger.Info("a node is there", "node", "a")
 	want := "2×a node is there node=a\n1×a node is there node=b\n" + `1×a write failed part="x y" g.err="no \"disk\""`
 	if got := texts(l); got != want {
