@@ -25,6 +25,7 @@ var layers = map[string]struct {
 }{
 	"series":            {nil, "the vocabulary knows nothing"},
 	"table":             {nil, "the table's state machine is pure"},
+	"page":              {[]string{"api", "readable"}, "a browser sees what the API answers, and nothing else"},
 	"partial":           {nil, "the vocabulary knows nothing"},
 	"spent":             {nil, "the vocabulary knows nothing"},
 	"proof":             {nil, "who serves a query is a pure function"},
@@ -58,7 +59,7 @@ var layers = map[string]struct {
 	"admin":             {[]string{"api", "readable"}, "operators see what the API answers, and nothing else"},
 	"readable":          {[]string{"api"}, "it puts into words what the API answers"},
 	"api":               {[]string{"receive"}, "the front door decodes, and hands on by interfaces"},
-	"node": {[]string{"api", "border", "cluster", "config", "events", "gaps", "handles", "handoff", "ingest", "keyring", "placement", "plan", "query", "receive", "repair", "damage", "statefile", "storage", "transport", "evaluate"},
+	"node": {[]string{"api", "border", "cluster", "config", "events", "gaps", "handles", "handoff", "ingest", "keyring", "page", "placement", "plan", "query", "receive", "repair", "damage", "statefile", "storage", "transport", "evaluate"},
 		"the composition root knows the parts"},
 	"faults": {[]string{"faults/copies", "faults/ledger", "faults/load", "faults/overlay", "faults/wire", "statefile"},
 		"it runs processes, and reads what they left on their disks"},

@@ -67,7 +67,10 @@ var routeTests = []routeTest{
 	{path: "/metrics", contains: []string{"starling_http_requests_total"}},
 	{path: "/debug/pprof/", contains: []string{"goroutine"}},
 	{path: "/debug/pprof/cmdline", contains: []string{"api"}},
-	{path: "/", contains: []string{"Starling 1.2.3", "/api/v1/cluster"}},
+	{path: "/?query=42", contains: []string{"page /: ", `"42"`}},
+	{path: "/graph?query=42", contains: []string{"page /graph: "}},
+	{path: "/assets/a.css?query=1", contains: []string{"page /assets/a.css: "}},
+	{path: "/favicon.ico?query=1", contains: []string{"page /favicon.ico: "}},
 }
 
 func TestRoutes(t *testing.T) {

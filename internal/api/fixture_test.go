@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"maps"
@@ -87,6 +88,7 @@ func newFixture(t *testing.T, change func(*Options)) *fixture {
 			Version:    v1.PrometheusVersion{Version: "1.2.3"},
 			Retention:  "15d",
 		},
+		Page:  fakePage,
 		Admin: &fakeAdmin{}, Recoverer: &fakeAdmin{}, Repairer: &fakeRepairer{}, Keyrings: &fakeKeyrings{},
 		Serving:  f.whether,
 		Ready:    f.whether,
@@ -228,6 +230,15 @@ type headStats struct{ db *teststorage.TestStorage }
 
 func (s headStats) Stats(_ context.Context, label string, limit int) (*tsdb.Stats, error) {
 	return s.db.Head().Stats(label, limit), nil
+}
+
+// fakePage shows what the API answers to a query.
+func fakePage(paths http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "page %s: ", r.URL.Path)
+		r.URL.Path = "/api/v1/query"
+		paths.ServeHTTP(w, r)
+	})
 }
 
 type fakeCluster struct{}

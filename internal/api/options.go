@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -41,6 +42,9 @@ type Options struct {
 	Writes *WriteHandlers
 	// Info says what the status pages show.
 	Info Info
+	// Page builds what is shown at / and /graph, with what is below /assets/ and /favicon.ico.
+	// It asks the handler, which serves the other paths, as any client.
+	Page func(paths http.Handler) http.Handler
 	// Admin changes the cluster.
 	Admin Admin
 	// Recoverer leads it out of the loss of a majority.
@@ -172,6 +176,7 @@ func (o *Options) fill() error {
 		{"Sources.Stats", o.Sources.Stats != nil},
 		{"Writes", o.Writes != nil},
 		{"Info.Cluster", o.Info.Cluster != nil},
+		{"Page", o.Page != nil},
 		{"Admin", o.Admin != nil},
 		{"Recoverer", o.Recoverer != nil},
 		{"Repairer", o.Repairer != nil},

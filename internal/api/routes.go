@@ -54,7 +54,10 @@ func (a *API) routes() http.Handler {
 	get("/-/healthy", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "Starling is healthy.") })
 	get("/-/ready", a.ready)
 	get("/metrics", promhttp.HandlerFor(a.opts.Gatherer, promhttp.HandlerOpts{EnableOpenMetrics: true}).ServeHTTP)
-	handle("GET /{$}", "/", a.index)
+	page := a.opts.Page(a.observed(mux))
+	for pattern, route := range map[string]string{"/{$}": "/", "/graph": "/graph", "/assets/": "/assets/", "/favicon.ico": "/assets/"} {
+		handle("GET "+pattern, route, page.ServeHTTP)
+	}
 
 	handle("/debug/pprof/", "/debug/pprof/", pprof.Index)
 	handle("/debug/pprof/cmdline", "/debug/pprof/", pprof.Cmdline)
@@ -75,14 +78,4 @@ func (a *API) ready(w http.ResponseWriter, _ *http.Request) {
 		return
 	}
 	fmt.Fprintln(w, "Starling is ready.")
-}
-
-// index tells people who open the address in a browser where to go.
-func (a *API) index(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	fmt.Fprintf(w, `Starling %s
-
-Query it as a Prometheus at this address; write to /api/v1/write.
-The cluster: /api/v1/cluster   This node: /-/ready, /metrics
-`, a.opts.Info.Version.Version)
 }

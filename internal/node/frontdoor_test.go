@@ -58,7 +58,7 @@ func TestFrontDoor(t *testing.T) {
 		a := f.start("a", ip(1), nil)
 		f.ready(a)
 		for _, door := range []string{
-			"GET /metrics", "GET /-/ready", "GET /debug/pprof/", "GET /debug/pprof/heap", "GET /", "GET /nothing",
+			"GET /metrics", "GET /-/ready", "GET /debug/pprof/", "GET /debug/pprof/heap", "GET /", "GET /graph?expr=1", "GET /assets/page.css", "GET /favicon.ico", "GET /prometheus/", "GET /nothing",
 			"POST /api/v1/write", "POST /api/v1/otlp/v1/metrics", "POST /api/v1/read", "GET /api/v1/query?query=1", "GET /federate?match[]=m",
 			"GET /api/v1/cluster", "POST /api/v1/cluster/leave", "POST /api/v1/cluster/remove", "POST /api/v1/cluster/keyring/add",
 			"GET /api/v1/status/config", "GET /prometheus/api/v1/query?query=1",

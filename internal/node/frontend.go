@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net/http"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/starling-tsdb/starling/internal/api"
 	"github.com/starling-tsdb/starling/internal/handles"
+	"github.com/starling-tsdb/starling/internal/page"
 	"github.com/starling-tsdb/starling/internal/query"
 	"github.com/starling-tsdb/starling/internal/receive"
 )
@@ -76,6 +78,9 @@ func (n *Node) openFrontend(built *teardown) error {
 			Version:    prometheusVersion(),
 			Retention:  n.retention(),
 			Features:   registry,
+		},
+		Page: func(paths http.Handler) http.Handler {
+			return page.New(page.Options{Cluster: status{n}, API: paths, Version: buildVersion(), Logger: n.logger})
 		},
 		Admin: admin{n}, Recoverer: recoverer{n}, Repairer: repairer{n}, Keyrings: keyrings{n},
 		Limits: api.Limits{
