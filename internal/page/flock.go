@@ -146,8 +146,8 @@ func (f flocks) nodes() []nodeRow {
 	for i, n := range f.Nodes {
 		row := nodeRow{
 			Name: n.Name, Prefix: f.Prefix(n.ID), Version: n.Version, Self: n.ID == f.Self, Silent: f.silent(n),
-			Zone: strings.ReplaceAll(f.Zone(n), "->", "→"), Slot: "–", Tone: well, Standing: f.Standing(n), Epoch: n.Epoch, Behind: n.Epoch != f.Epoch, HTTP: n.Addresses.HTTP,
-			Rate: "?", CPU: "?", Memory: "?", Series: "?", Bytes: "?", Disk: "?",
+			Zone: strings.NewReplacer("->", "→", "- ", "– ").Replace(f.Zone(n)), Slot: "–", Tone: well, Standing: f.Standing(n), Epoch: n.Epoch, Behind: n.Epoch != f.Epoch, HTTP: n.Addresses.HTTP,
+			Rate: "–", CPU: "–", Memory: "–", Series: "–", Bytes: "–", Disk: "–",
 		}
 		if n.Slot != nil {
 			row.Slot = fmt.Sprint(*n.Slot)
@@ -275,7 +275,7 @@ func (f flocks) spread() spreadView {
 		if n.Share == nil {
 			continue
 		}
-		row := spreadRow{Name: f.Of(n.ID), Share: readable.Percent(n.Share.Current), Series: "?", Bar: barOf(n.Share.Current, most, well)}
+		row := spreadRow{Name: f.Of(n.ID), Share: readable.Percent(n.Share.Current), Series: "–", Bar: barOf(n.Share.Current, most, well)}
 		if f.Transition != nil {
 			row.Then = readable.Percent(n.Share.Target)
 		}
@@ -336,11 +336,14 @@ func (f flocks) transition() *transitionView {
 	if t.Since != nil {
 		v.Since = fmt.Sprintf("since %s, for %s", t.Since.UTC().Format(readable.Clock), readable.Span(f.now.Sub(*t.Since)))
 	}
+	if v.Phase != "" {
+		v.Phase = strings.ToUpper(v.Phase[:1]) + v.Phase[1:]
+	}
 	if len(t.Awaited) > 0 {
 		v.Awaiting = f.Awaiting()
 	}
 	if f.Waiting > 0 {
-		v.More = fmt.Sprintf("%d more changes wait for this one to end.", f.Waiting)
+		v.More = fmt.Sprintf("Changes that wait for it to end: %d.", f.Waiting)
 	}
 	for _, c := range t.Copying {
 		v.Rows = append(v.Rows, f.copying(c))
@@ -356,7 +359,7 @@ func (f flocks) copying(c api.CopyStatus) copyRow {
 		row.Done, row.State, row.Bar = "100%", "ready", barOf(1, 1, well)
 		return row
 	case c.Silent:
-		row.Done, row.State, row.Figures = "?", "it does not answer", ""
+		row.Done, row.State, row.Figures = "–", "it does not answer", ""
 		return row
 	case c.Started == nil:
 		row.State, row.Figures = "it has not begun", ""

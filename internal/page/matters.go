@@ -41,6 +41,9 @@ func (f flocks) matters() []matter {
 	if f.Crowded > 0 {
 		say(alarm, "%s of the series have copies in fewer zones than they could: a zone has fewer than half as many nodes as the mean.", readable.Percent(f.Crowded))
 	}
+	if t := f.Transition; t != nil {
+		say(note, "Copies are on the way to other nodes: the transition is %s.", t.Phase)
+	}
 	if f.Paused {
 		say(note, "Transitions are paused: nothing is copied before `starling cluster resume`.")
 	}

@@ -172,7 +172,7 @@ func TestFlock(t *testing.T) {
 		{"healthy", healthy(3), []string{"All is well", "3 of 3", "60 GiB free of 100 GiB", "node=node-2", "24k"}},
 		{"alone", healthy(1), []string{"1 of 1", "All is well"}},
 		{"troubled", troubled(), []string{
-			"node-2 is dead, and keeps its slot", "node-3 is unreachable", "The disk of node-1 is almost full", "node-2 lacks samples, which node-1, node-4 will hand over",
+			"node-2 is dead, and keeps its slot", "the transition is copying", "node-3 is unreachable", "The disk of node-1 is almost full", "node-2 lacks samples, which node-1, node-4 will hand over",
 			"1.2M samples, 5.0 MiB", "43%", "about 6m50s left", "83%", "30 of about 180", "under way", "generation 1", "1.0.0, 1.1.0",
 		}},
 		{"fresh", api.ClusterStatus{Self: ids[0], Nodes: []api.NodeStatus{{ID: ids[0], Name: "node-1", State: "alive"}}}, []string{"belongs to no cluster yet"}},
