@@ -60,7 +60,7 @@ var screens = []screen{
 }
 
 // newTab opens a tab that looks at pages in one way.
-func newTab(t *testing.T, allocated context.Context, s screen) *tab {
+func newTab(allocated context.Context, t *testing.T, s screen) *tab {
 	t.Helper()
 	ctx, cancel := chromedp.NewContext(allocated)
 	t.Cleanup(cancel)
@@ -191,7 +191,7 @@ func TestPage(t *testing.T) {
 	query := "/graph?range=1h&expr=" + url.QueryEscape(`page_wave`)
 	for _, s := range screens {
 		t.Run(s.name, func(t *testing.T) {
-			b := newTab(t, allocated, s)
+			b := newTab(allocated, t, s)
 			b.look("flock-"+s.name, base+"/", "3 of 3")
 			b.look("graph-"+s.name, base+query, "12 series")
 			b.holds("the chart has its lines", "[...document.querySelectorAll('.chart .line')].filter(e => e.getBoundingClientRect().width > 100 && getComputedStyle(e).stroke !== 'none').length >= 10")
@@ -201,7 +201,7 @@ func TestPage(t *testing.T) {
 			b.calm(s.name, "status of 400") // the answer's own status
 		})
 	}
-	t.Run("use", func(t *testing.T) { usePage(t, newTab(t, allocated, screens[0]), processes) })
+	t.Run("use", func(t *testing.T) { usePage(t, newTab(allocated, t, screens[0]), processes) })
 	processes[2].start(t, program)
 	awaitProcesses(t, processes)
 	stopCleanly(t, processes)

@@ -56,7 +56,7 @@ func (a *API) routes() http.Handler {
 	get("/metrics", promhttp.HandlerFor(a.opts.Gatherer, promhttp.HandlerOpts{EnableOpenMetrics: true}).ServeHTTP)
 	page := a.opts.Page(a.observed(mux))
 	for pattern, route := range map[string]string{"/{$}": "/", "/graph": "/graph", "/assets/": "/assets/", "/favicon.ico": "/assets/"} {
-		handle("GET "+pattern, route, page.ServeHTTP)
+		handle("GET "+pattern, route, compressed(page.ServeHTTP))
 	}
 
 	handle("/debug/pprof/", "/debug/pprof/", pprof.Index)

@@ -79,9 +79,7 @@ func (n *Node) openFrontend(built *teardown) error {
 			Retention:  n.retention(),
 			Features:   registry,
 		},
-		Page: func(paths http.Handler) http.Handler {
-			return page.New(page.Options{Cluster: status{n}, API: paths, Version: buildVersion(), Logger: n.logger})
-		},
+		Page:  n.page,
 		Admin: admin{n}, Recoverer: recoverer{n}, Repairer: repairer{n}, Keyrings: keyrings{n},
 		Limits: api.Limits{
 			QueryTimeout:      time.Duration(c.Query.Timeout),
@@ -96,6 +94,11 @@ func (n *Node) openFrontend(built *teardown) error {
 		Logger:     n.logger,
 	})
 	return err
+}
+
+// page is what a browser shows, which asks the other paths of this node for what a query gives.
+func (n *Node) page(paths http.Handler) http.Handler {
+	return page.New(page.Options{Cluster: status{n}, API: paths, Version: buildVersion(), Logger: n.logger})
 }
 
 // writeBytes is what all write requests together may hold of a node's memory: a quarter,

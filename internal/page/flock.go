@@ -33,16 +33,16 @@ type flockView struct {
 	Facts   []fact
 	Matters []matter
 
-	Zones, Loads bool // whether any node tells
-	Nodes        []nodeRow
-	Slots        []slotRow
-	Moving       bool
-	Spread       spreadView
-	Gaps         []gapRow
-	Transition   *transitionView
-	Repair       []repairRow
-	Damage       []damageRow
-	Events       []eventRow
+	Zones      bool // whether any node has one
+	Nodes      []nodeRow
+	Slots      []slotRow
+	Moving     bool
+	Spread     spreadView
+	Gaps       []gapRow
+	Transition *transitionView
+	Repair     []repairRow
+	Damage     []damageRow
+	Events     []eventRow
 }
 
 // fact is a figure of the whole cluster.
@@ -88,7 +88,7 @@ func newFlockView(s *api.ClusterStatus, now time.Time) *flockView {
 		v.Title = "(!) " + v.Title
 	}
 	for _, n := range s.Nodes {
-		v.Zones, v.Loads = v.Zones || n.Zone != "", v.Loads || n.Load != nil
+		v.Zones = v.Zones || n.Zone != ""
 	}
 	return v
 }

@@ -129,7 +129,7 @@ func (p *Page) file(w http.ResponseWriter, r *http.Request, name string) {
 	}
 	w.Header().Set("Cache-Control", age)
 	w.Header().Set("Content-Type", f.contentType)
-	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(f.content))
+	p.write(w, f.content)
 }
 
 // shell is what all pages have around them.
@@ -154,7 +154,11 @@ func (p *Page) render(w http.ResponseWriter, status int, s shell) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	if _, err := w.Write(b.Bytes()); err != nil {
+	p.write(w, b.Bytes())
+}
+
+func (p *Page) write(w http.ResponseWriter, b []byte) {
+	if _, err := w.Write(b); err != nil {
 		p.opts.Logger.Debug("A browser went away during an answer", "err", err)
 	}
 }
