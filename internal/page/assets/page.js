@@ -6,18 +6,22 @@
   if (!parts().length) return;
   let asking = false;
 
-  // kept parts are being read or used: they wait for the next time.
-  const kept = (part) => {
+  // A part in which text is selected waits for the next time.
+  const selected = (part) => {
     const s = document.getSelection();
-    return part.contains(document.activeElement) || (s && !s.isCollapsed && s.containsNode(part, true));
+    return s && !s.isCollapsed && s.containsNode(part, true);
   };
 
+  // What can be scrolled and used stays where it is, with the focus on it.
   const replace = (old, fresh) => {
-    if (old.isEqualNode(fresh) || kept(old)) return;
-    const places = [...old.querySelectorAll(".scroll")].map((e) => [e.scrollLeft, e.scrollTop]);
+    if (old.isEqualNode(fresh) || selected(old)) return;
+    const usable = (part) => [...part.querySelectorAll(".scroll, a")];
+    const before = usable(old).map((e) => ({ left: e.scrollLeft, top: e.scrollTop, focus: e === document.activeElement }));
     old.replaceWith(fresh);
-    fresh.querySelectorAll(".scroll").forEach((e, i) => {
-      if (places[i]) [e.scrollLeft, e.scrollTop] = places[i];
+    usable(fresh).forEach((e, i) => {
+      if (!before[i]) return;
+      [e.scrollLeft, e.scrollTop] = [before[i].left, before[i].top];
+      if (before[i].focus) e.focus({ preventScroll: true });
     });
   };
 
