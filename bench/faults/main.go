@@ -6,6 +6,7 @@
 //	go run ./bench/faults                      all faults
 //	go run ./bench/faults -run 'kill|power'    those whose names match
 //	go run ./bench/faults -short               a selection of few minutes
+//	go run ./bench/faults -secured             with everything encrypted
 //	go run ./bench/faults -list                their names
 //	go run ./bench/faults -mistakes            whether the suite finds mistakes
 //
@@ -34,6 +35,7 @@ var errFailed = errors.New("not every row passed")
 func main() {
 	pattern := flag.String("run", "", "run only what matches this regular `expression`")
 	short := flag.Bool("short", false, "run the short selection")
+	secured := flag.Bool("secured", false, "encrypt all traffic of all nodes, and have clients show certificates and passwords")
 	mistakes := flag.Bool("mistakes", false, "build the program with one mistake after the other, and tell what finds it")
 	list := flag.Bool("list", false, "print the names and run nothing")
 	logs := flag.String("logs", "bin/faults", "where the nodes' logs of failed rows are kept")
@@ -54,9 +56,9 @@ func main() {
 	case *list:
 		printNames(rows, func(r faults.Row) string { return r.Name })
 	case *mistakes:
-		err = setUp(*work, *logs, func(s *suite) error { return s.find(ctx, wrong) })
+		err = setUp(*work, *logs, *secured, func(s *suite) error { return s.find(ctx, wrong) })
 	default:
-		err = setUp(*work, *logs, func(s *suite) error { return s.run(ctx, rows) })
+		err = setUp(*work, *logs, *secured, func(s *suite) error { return s.run(ctx, rows) })
 	}
 	switch {
 	case errors.Is(err, errFailed):
@@ -84,7 +86,7 @@ type suite struct {
 }
 
 // setUp prepares a suite, uses it, and cleans up.
-func setUp(work, logs string, use func(*suite) error) (err error) {
+func setUp(work, logs string, secured bool, use func(*suite) error) (err error) {
 	if err := faults.Available(); err != nil {
 		fmt.Println("skipped: the fault suite", err)
 		return nil
@@ -101,7 +103,7 @@ func setUp(work, logs string, use func(*suite) error) (err error) {
 		return err
 	}
 	s := &suite{builder: &faults.Builder{Repository: ".", Dir: dir}}
-	s.config = faults.Config{Dir: dir, Logs: logs, Program: func(ctx context.Context, injected bool) (string, error) {
+	s.config = faults.Config{Dir: dir, Logs: logs, Secured: secured, Program: func(ctx context.Context, injected bool) (string, error) {
 		if injected {
 			return s.builder.Program(ctx, "injected", faults.Injected())
 		}

@@ -75,7 +75,7 @@ type clients struct {
 
 // use begins the load; it ends with ctx.
 func use(ctx context.Context, nodes []*node, d *data) *clients {
-	c := &clients{client: load.NewClient(), nodes: nodes, data: d, phase: newLatencies()}
+	c := &clients{client: load.NewClient(load.Papers{}), nodes: nodes, data: d, phase: newLatencies()}
 	for k, perSecond := range map[kind]int{write: writesPerSecond, recent: recentPerSecond, old: oldPerSecond} {
 		c.wg.Go(func() { c.repeat(ctx, k, time.Second/time.Duration(perSecond)) })
 	}

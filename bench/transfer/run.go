@@ -86,7 +86,7 @@ func progress(format string, args ...any) {
 
 // measure runs a cluster, takes a node away and brings in another.
 func (r *run) measure(ctx context.Context) (result result, err error) {
-	r.client, r.load = load.NewClient(), math.Inf(1)
+	r.client, r.load = load.NewClient(load.Papers{}), math.Inf(1)
 	ctx, stop := context.WithCancel(ctx)
 	var c *clients
 	defer func() {

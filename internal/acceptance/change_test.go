@@ -122,7 +122,7 @@ func newChanging(t *testing.T, rate, image string) *changing {
 	c.up(t, nodes...)
 	awaitCluster(t, c.project)
 	c.admit(t, nodes...)
-	c.client = load.NewClient()
+	c.client = load.NewClient(load.Papers{})
 	c.load = load.New(c.client, places, len(nodes))
 	if err := c.load.WriteHistory(t.Context()); err != nil {
 		t.Fatal(err)

@@ -44,7 +44,12 @@ type node struct {
 }
 
 // Base is the URL of its HTTP API.
-func (n *node) Base() string { return "http://" + n.at(httpPort) }
+func (n *node) Base() string {
+	if n.rig.secrets != nil {
+		return "https://" + n.at(httpPort)
+	}
+	return "http://" + n.at(httpPort)
+}
 
 // Member tells whether the load talks to it.
 func (n *node) Member() bool { return n.member.Load() }
@@ -65,6 +70,9 @@ func (n *node) args() []string {
 	}
 	for _, other := range n.rig.nodes {
 		args = append(args, "--cluster.join="+other.at(gossipPort))
+	}
+	if n.rig.secrets != nil {
+		args = append(args, n.securedFlags()...)
 	}
 	return append(args, n.rig.flags...)
 }

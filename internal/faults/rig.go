@@ -41,6 +41,8 @@ type rig struct {
 	// epoch is that of the last command that the cluster agreed on.
 	epoch  uint64
 	client *load.Client
+	// secrets are what all is encrypted by, nil if nothing is.
+	secrets *secrets
 	// flags are for all nodes, beside those that say where they are.
 	flags []string
 	// undo takes down what was set up, the last first.
@@ -58,7 +60,7 @@ func Available() error {
 // newRig sets up the network and the directories of founders and of nodes that may come
 // later, and starts nothing. The caller closes the rig, after an error too.
 func newRig(ctx context.Context, dir, program string, founders, spares int) (*rig, error) {
-	r := &rig{dir: dir, wire: wire.New(), client: load.NewClient(), founders: founders}
+	r := &rig{dir: dir, wire: wire.New(), client: load.NewClient(load.Papers{}), founders: founders}
 	r.undo = append(r.undo, r.wire.Close)
 	var err error
 	if r.subnet, err = freeSubnet(); err != nil {

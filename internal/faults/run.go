@@ -45,6 +45,8 @@ type Row struct {
 	Injected bool
 	// RefusalsAllowed tells that the fault makes valid samples look invalid to a quorum.
 	RefusalsAllowed bool
+	// secured rows have everything encrypted, whatever the Config says.
+	secured bool
 	// prepare, if set, is called before the nodes start.
 	prepare func(ctx context.Context, r *rig) error
 	// harm does the harm, waits and heals it.
@@ -74,6 +76,9 @@ type Config struct {
 	Dir string
 	// Logs is where the nodes' logs of failed rows are kept; empty for nowhere.
 	Logs string
+	// Secured has everything encrypted in all rows: between nodes, gossip, and the front door,
+	// which asks for a certificate and a password.
+	Secured bool
 	// Program returns the path of a build.
 	Program func(ctx context.Context, injected bool) (string, error)
 }
@@ -110,6 +115,11 @@ func Run(ctx context.Context, c Config, row Row) (res Result, err error) {
 	for i, n := range r.places {
 		if row.zones > 0 {
 			n.zone = fmt.Sprintf("zone-%d", i%row.zones)
+		}
+	}
+	if c.Secured || row.secured {
+		if err := r.secure(); err != nil {
+			return Result{}, err
 		}
 	}
 	if row.prepare != nil {

@@ -3,6 +3,7 @@ package load
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,11 +20,24 @@ import (
 )
 
 // Client talks to nodes as Prometheus and Grafana do. It may be used concurrently.
-type Client struct{ http *http.Client }
+type Client struct {
+	http   *http.Client
+	papers Papers
+}
+
+// Papers are what a client shows at the front door. The zero value is for nodes that ask for none.
+type Papers struct {
+	// TLS is for nodes that are reached by HTTPS, nil for others.
+	TLS *tls.Config
+	// User and Password are those of basic authentication, empty for none.
+	User, Password string
+}
 
 // NewClient returns a client without any connection.
-func NewClient() *Client {
-	return &Client{http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16, IdleConnTimeout: 5 * time.Second}}}
+func NewClient(papers Papers) *Client {
+	return &Client{papers: papers, http: &http.Client{Transport: &http.Transport{
+		TLSClientConfig: papers.TLS, MaxIdleConnsPerHost: 16, IdleConnTimeout: 5 * time.Second,
+	}}}
 }
 
 // Close closes connections that are not in use.
@@ -44,6 +58,9 @@ func (c *Client) Do(ctx context.Context, method, url string, header http.Header,
 	}
 	for name, values := range header {
 		req.Header[name] = values
+	}
+	if c.papers.User != "" {
+		req.SetBasicAuth(c.papers.User, c.papers.Password)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {

@@ -139,7 +139,7 @@ func TestEncode(t *testing.T) {
 }
 
 func TestBatchesRepeatNoTimestamp(t *testing.T) {
-	l := New(NewClient(), nil, 1)
+	l := New(NewClient(Papers{}), nil, 1)
 	l.began = time.UnixMilli(1_700_000_000_000)
 	s := l.newSender(0)
 	seen := map[ledger.Sample]bool{}
