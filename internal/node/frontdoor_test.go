@@ -83,6 +83,55 @@ func TestFrontDoor(t *testing.T) {
 	})
 }
 
+// TestFrontDoorIsNotOpenedByAFile: a file that is cut short, as while it is written or where the disk
+// is full, asks for less than it did, or cannot be read at all. It lets nobody in without a password.
+func TestFrontDoorIsNotOpenedByAFile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFlock(t)
+		file := filepath.Join(f.TempDir(), "web.yml")
+		whole := "http_server_config:\n  http2: false\nbasic_auth_users:\n  alice: " + firstHash + "\n  bob: " + secondHash + "\n"
+		put := func(content string) {
+			t.Helper()
+			if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		put(whole)
+		f.web = func(w *config.Web) { w.ConfigFile = file }
+		a := f.start("a", ip(1), nil)
+		f.ready(a)
+		shut := func(when string) {
+			t.Helper()
+			for _, password := range []string{"", "wrong", "second"} {
+				for _, door := range []string{"GET /metrics", "GET /debug/pprof/", "POST /api/v1/cluster/leave"} {
+					method, path, _ := strings.Cut(door, " ")
+					code, body := a.knock(method, path, password)
+					if code != http.StatusUnauthorized && code != http.StatusInternalServerError && code != http.StatusServiceUnavailable || strings.Contains(body, "{") {
+						t.Errorf("%s: %s with the password %q: %d %q", when, door, password, code, body)
+					}
+				}
+			}
+		}
+		for n := range whole {
+			put(whole[:n])
+			shut(fmt.Sprintf("cut after %q", whole[:n]))
+		}
+		for _, content := range []string{"basic_auth_users: {}\n", "{}", "# nothing", "\x00", "basic_auth_users: [alice]", whole + "nonsense: true\n"} {
+			put(content)
+			shut(fmt.Sprintf("with %q", content))
+		}
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
+		shut("without a file")
+		put(whole)
+		shut("with the file again")
+		if code, _ := a.knock("GET", "/metrics", "first"); code != http.StatusOK {
+			t.Errorf("with the password, after all that: %d", code)
+		}
+	})
+}
+
 // TestAdminAPIIsOff: nobody deletes or copies by HTTP, as in a Prometheus without
 // --web.enable-admin-api.
 func TestAdminAPIIsOff(t *testing.T) {

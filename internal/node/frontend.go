@@ -17,6 +17,8 @@ import (
 	v1 "github.com/prometheus/prometheus/web/api/v1"
 
 	"github.com/starling-tsdb/starling/internal/api"
+	"github.com/starling-tsdb/starling/internal/config"
+	"github.com/starling-tsdb/starling/internal/door"
 	"github.com/starling-tsdb/starling/internal/handles"
 	"github.com/starling-tsdb/starling/internal/page"
 	"github.com/starling-tsdb/starling/internal/query"
@@ -99,6 +101,14 @@ func (n *Node) openFrontend(built *teardown) error {
 // page is what a browser shows, which asks the other paths of this node for what a query gives.
 func (n *Node) page(paths http.Handler) http.Handler {
 	return page.New(page.Options{Cluster: status{n}, API: paths, Version: buildVersion(), Logger: n.logger})
+}
+
+// openDoor puts before the API what keeps people out.
+func (n *Node) openDoor(*teardown) (err error) {
+	if n.door, err = door.New(n.opts.Config.Web.ConfigFile, n.frontend.Handler(), n.logger); err != nil {
+		return config.Flagged("web.config.file", err)
+	}
+	return nil
 }
 
 // writeBytes is what all write requests together may hold of a node's memory: a quarter,

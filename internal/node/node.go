@@ -135,6 +135,7 @@ type Node struct {
 	reads       *query.Fanout
 	engine      *api.Engine
 	frontend    *api.API
+	door        http.Handler // before the frontend
 }
 
 // New binds the node's addresses, opens its store and builds its parts. Errors name the
@@ -159,7 +160,7 @@ func New(opts Options) (*Node, error) {
 	n.promql = pushdown.Parser{Parser: api.NewParser(api.ParsePromQLFeatures(opts.Config.Features).Parser)}
 	n.evaluations = newEvaluations(evaluationsAtOnce(), n.registry)
 	var built teardown
-	for _, step := range []func(*teardown) error{n.listen, n.openStore, n.joinParts, n.openFrontend} {
+	for _, step := range []func(*teardown) error{n.listen, n.openStore, n.joinParts, n.openFrontend, n.openDoor} {
 		if err := step(&built); err != nil {
 			return nil, errors.Join(err, built.run(n.logger))
 		}
@@ -417,7 +418,7 @@ func (n *Node) Run(ctx context.Context) error {
 // newHTTPServer bounds how long a slow client can hold on to what its request reserved.
 func (n *Node) newHTTPServer() *http.Server {
 	return &http.Server{
-		Handler:           n.frontend.Handler(),
+		Handler:           n.door,
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       time.Minute,
 		WriteTimeout:      time.Duration(n.opts.Config.Query.Timeout) + time.Minute,
