@@ -419,6 +419,7 @@ func (n *Node) Run(ctx context.Context) error {
 func (n *Node) newHTTPServer() *http.Server {
 	return &http.Server{
 		Handler:           n.door,
+		ErrorLog:          slog.NewLogLogger(n.logger.Handler(), slog.LevelWarn),
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       time.Minute,
 		WriteTimeout:      time.Duration(n.opts.Config.Query.Timeout) + time.Minute,
