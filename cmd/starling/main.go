@@ -66,6 +66,9 @@ func (cl *commandLine) serve(ctx context.Context) error {
 		logger.Warn("The node runs without a soft limit of memory", "err", err)
 	}
 	cl.makeUpForSyncs()
+	// A Prometheus reads its files anew when it is sent SIGHUP. A node does so by itself, and
+	// must not end for an operator who is used to sending it.
+	signal.Ignore(syscall.SIGHUP)
 	n, err := node.New(node.Options{Config: cl.config, Flags: cl.values(), Logger: logger})
 	if err != nil {
 		return err
