@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/alecthomas/kingpin/v2"
 )
 
 // TestInstalledFlags: what installs a node names flags and variables that there are.
@@ -16,6 +18,16 @@ func TestInstalledFlags(t *testing.T) {
 	for _, f := range newCommandLine().app.Model().Flags {
 		known["--"+f.Name], known["STARLING_"+strings.ToUpper(variable.Replace(f.Name))] = true, true
 	}
+	var commands func([]*kingpin.CmdModel)
+	commands = func(all []*kingpin.CmdModel) {
+		for _, c := range all {
+			for _, f := range c.Flags {
+				known[f.Envar] = true
+			}
+			commands(c.Commands)
+		}
+	}
+	commands(newCommandLine().app.Model().Commands)
 	root := filepath.Join("..", "..")
 	files, err := filepath.Glob(filepath.Join(root, "docs", "*", "*.*"))
 	if err != nil {

@@ -33,7 +33,7 @@ func TestComposeFourChanges(t *testing.T) {
 
 func testBreathing(t *testing.T, changes int) {
 	requireContainers(t)
-	c := &breathing{changing: newChanging(t, "512KiB", buildStarlingImage(t, hasty()...)), copied: map[string]traffic{}}
+	c := &breathing{changing: newChanging(t, "512KiB", buildStarlingImage(t, hasty()...), nil), copied: map[string]traffic{}}
 	c.operator.begin("three nodes", settledLine)
 	pause(t, 4*time.Second)
 	for i, together := range breaths(changes) {

@@ -23,9 +23,12 @@ const stepTimeout = 2 * time.Minute
 // TestComposeClusterChanges grows the cluster of docker-compose.yml to five nodes under load,
 // has two of the first three leave, and destroys the disk of the last of the first three. All
 // the time nothing is lost, twice or invented, and `starling cluster status` says what happens.
+// Everything is encrypted, and the front door asks for a password.
 func TestComposeClusterChanges(t *testing.T) {
 	requireContainers(t)
-	c := newChanging(t, slowly, buildStarlingImage(t))
+	c := newChanging(t, slowly, buildStarlingImage(t), newSecrets(t))
+	c.mustBeHealthy(t)
+	c.mustBeShut(t)
 	c.operator.begin("three nodes", settledLine)
 	pause(t, 4*time.Second)
 	c.operator.begin("grow to five", `alive, joining`, halfway)
@@ -45,7 +48,7 @@ func TestComposeClusterChanges(t *testing.T) {
 // anything is copied, and lets the others copy. The join waits for it until it is there again.
 func TestComposeJoinAcrossPartition(t *testing.T) {
 	requireContainers(t)
-	c := newChanging(t, slowly, buildStarlingImage(t))
+	c := newChanging(t, slowly, buildStarlingImage(t), nil)
 	c.operator.begin("join, paused", `alive, joining`, `(?m)^Paused: nothing is copied`)
 	c.operate(t, "starling-1", "pause")
 	c.grow(t)
@@ -106,8 +109,8 @@ func (m *member) Member() bool { return m.used.Load() }
 const slowly = "128KiB"
 
 // newChanging starts the first three nodes, which copy at a rate, the load and the operator. All
-// of it ends with the test.
-func newChanging(t *testing.T, rate, image string) *changing {
+// of it ends with the test. With secrets everything is encrypted.
+func newChanging(t *testing.T, rate, image string, s *secrets) *changing {
 	t.Helper()
 	env := []string{"STARLING_IMAGE=" + image}
 	c := &changing{}
@@ -118,11 +121,17 @@ func newChanging(t *testing.T, rate, image string) *changing {
 		c.members, places = append(c.members, m), append(places, m)
 	}
 	env = append(env, "ACCEPTANCE_TRANSFER_RATE="+rate)
-	c.project = newProject(t, []string{filepath.Join(repository, "docs/compose/five.yml"), "testdata/compose.slow.yml"}, env...)
+	overlays := []string{filepath.Join(repository, "docs/compose/five.yml"), "testdata/compose.slow.yml"}
+	if s != nil {
+		overlays = append(overlays, s.overlays()...)
+		env = append(env, "STARLING_SECRETS="+s.dir)
+	}
+	c.project = newProject(t, overlays, env...)
+	c.secrets = s
 	c.up(t, nodes...)
 	awaitCluster(t, c.project)
 	c.admit(t, nodes...)
-	c.client = load.NewClient(load.Papers{})
+	c.client = load.NewClient(s.papers())
 	c.load = load.New(c.client, places, len(nodes))
 	if err := c.load.WriteHistory(t.Context()); err != nil {
 		t.Fatal(err)

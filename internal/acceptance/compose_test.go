@@ -19,6 +19,8 @@ type project struct {
 	env  []string
 	// compose is the command line up to Compose's subcommand.
 	compose []string
+	// secrets are what the front doors ask for, nil for nothing.
+	secrets *secrets
 }
 
 // newProject prepares a project of docker-compose.yml with files laid over it; nothing runs
@@ -78,7 +80,7 @@ func (p *project) url(t *testing.T, service string, port int) string {
 	t.Helper()
 	out := mustRun(t, command{args: []string{"docker", "port", p.container(t, service), fmt.Sprintf("%d/tcp", port)}})
 	address, _, _ := strings.Cut(out, "\n")
-	return "http://" + address
+	return p.secrets.scheme() + address
 }
 
 // printLogs shows the last lines of every container, for whoever reads the failure.
