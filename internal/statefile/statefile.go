@@ -45,10 +45,31 @@ func Decode(name string, b []byte, v any) error {
 	return nil
 }
 
-// Load reads what Save wrote. A missing file is os.ErrNotExist, a damaged one ErrDamaged.
+// ErrName is the error of a name that is no name of a file, but leads elsewhere.
+var ErrName = errors.New("not the name of a file")
+
+// Path is that of a file in a directory, whose name may come from elsewhere. It is ErrName if
+// it would be outside of it, or below.
+func Path(dir, name string) (string, error) {
+	if !filepath.IsLocal(name) || filepath.Base(name) != name || name == "." {
+		return "", fmt.Errorf("%w: %.80q", ErrName, name)
+	}
+	return filepath.Join(dir, name), nil
+}
+
+// Load reads what Save wrote. A missing file is os.ErrNotExist, a damaged one ErrDamaged. It
+// follows no link that leads out of the directory.
 func Load(dir, name string, v any) error {
-	path := filepath.Join(dir, name)
-	b, err := os.ReadFile(path)
+	path, err := Path(dir, name)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenInRoot(dir, name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(f)
 	if err != nil {
 		return err
 	}
@@ -61,11 +82,15 @@ func Load(dir, name string, v any) error {
 // Save writes v into the file of that name in dir, so that Load reads either it or what was
 // there before, also after a power failure.
 func Save(dir, name string, v any) error {
+	path, err := Path(dir, name)
+	if err != nil {
+		return err
+	}
 	b, err := Encode(name, v)
 	if err != nil {
 		return err
 	}
-	return Replace(filepath.Join(dir, name), b)
+	return Replace(path, b)
 }
 
 // Replace writes a file aside, syncs it, renames it into place and syncs the directory.
@@ -88,14 +113,21 @@ func ReplacePrivate(path string, content []byte) error {
 	return replace(path, bytes.NewReader(content), 0o600, (*os.File).Sync)
 }
 
+// replace opens nothing outside of the file's directory, whatever links there are in it.
 func replace(path string, content io.Reader, mode os.FileMode, fsync func(*os.File) error) error {
-	tmp := path + ".tmp"
-	err := write(tmp, content, mode, fsync)
+	dir, name := filepath.Dir(path), filepath.Base(path)
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	defer root.Close()
+	tmp := name + ".tmp"
+	err = write(root, tmp, content, mode, fsync)
 	if err == nil {
-		err = os.Rename(tmp, path)
+		err = root.Rename(tmp, name)
 	}
 	if err == nil {
-		err = SyncPath(filepath.Dir(path), fsync)
+		err = SyncPath(dir, fsync)
 	}
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
@@ -103,8 +135,8 @@ func replace(path string, content io.Reader, mode os.FileMode, fsync func(*os.Fi
 	return nil
 }
 
-func write(path string, content io.Reader, mode os.FileMode, fsync func(*os.File) error) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
+func write(root *os.Root, name string, content io.Reader, mode os.FileMode, fsync func(*os.File) error) error {
+	f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
 	if err != nil {
 		return err
 	}
@@ -113,7 +145,7 @@ func write(path string, content io.Reader, mode os.FileMode, fsync func(*os.File
 		err = fsync(f)
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
-		return errors.Join(err, os.Remove(path)) // a full disk needs the space
+		return errors.Join(err, root.Remove(name)) // a full disk needs the space
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package statefile
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -79,5 +80,61 @@ func TestReplacePrivate(t *testing.T) {
 	b, err := os.ReadFile(path)
 	if err != nil || string(b) != "after" || info.Mode().Perm() != 0o600 {
 		t.Errorf("the file has %q, mode %v, %v", b, info.Mode(), err)
+	}
+}
+
+// A name that comes from elsewhere leads to no other place than the directory, and neither does a link
+// in there.
+func TestNamesLeadNowhereElse(t *testing.T) {
+	above := t.TempDir()
+	dir := filepath.Join(above, "dir")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	outside := filepath.Join(above, "outside")
+	if err := Save(above, "outside", 1); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadFile(outside)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{
+		"", ".", "..", "/", "../outside", "x/../../outside", "x-../../outside", "x-/../outside", "./f", "f/", "a/b", outside, "..\x00", "f\x00", "../outside\x00f",
+	} {
+		if err := Save(dir, name, 2); err == nil {
+			t.Errorf("%q is saved", name)
+		}
+		var got int
+		if err := Load(dir, name, &got); err == nil || errors.Is(err, os.ErrNotExist) || errors.Is(err, ErrDamaged) {
+			t.Errorf("%q is loaded: %v", name, err)
+		}
+	}
+	// Links that lead out, at the name and at the one that is written aside.
+	for _, name := range []string{"outside", "outside.tmp"} {
+		if err := os.Symlink(outside, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got int
+	if err := Load(dir, "outside", &got); err == nil || got != 0 {
+		t.Errorf("a link that leads out is followed: %d, %v", got, err)
+	}
+	if err := Save(dir, "outside", 2); err == nil {
+		t.Error("a link that leads out is written through")
+	}
+	if after, err := os.ReadFile(outside); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("what is outside has become %q, %v", after, err)
+	}
+	entries, err := os.ReadDir(above)
+	if err != nil || len(entries) != 2 {
+		t.Errorf("above the directory are %v, %v", entries, err)
+	}
+	// Names that look odd and are some.
+	for _, name := range []string{"..f", "gap-01ABC", "f..", "~", "-"} {
+		if err := errors.Join(Save(dir, name, 3), Load(dir, name, &got)); err != nil || got != 3 {
+			t.Errorf("%q: %d, %v", name, got, err)
+		}
+		got = 0
 	}
 }
