@@ -152,17 +152,25 @@ func (c *Command) check() error {
 	if nodes != 0 && (len(c.Nodes) != nodes || slices.Contains(c.Nodes, "")) {
 		return fmt.Errorf("nodes %q, want %d node IDs", c.Nodes, nodes)
 	}
+	for _, id := range c.Nodes {
+		if err := id.check(); err != nil {
+			return err
+		}
+	}
 	if c.AcceptLoss && c.Kind != Remove {
 		return errors.New("only a removal can accept a loss")
 	}
 	if c.Kind == Replace && c.Nodes[0] == c.Nodes[1] {
 		return fmt.Errorf("node %s cannot replace itself", c.Nodes[0])
 	}
-	// JSON would alter it silently while the command waits.
-	if c.Member != nil && !(utf8.ValidString(string(c.Member.Node)) && utf8.ValidString(c.Member.Zone)) {
-		return fmt.Errorf("node %q or zone %q is not valid UTF-8", c.Member.Node, c.Member.Zone)
+	if c.Member == nil {
+		return nil
 	}
-	return nil
+	// JSON would alter it silently while the command waits.
+	if !utf8.ValidString(c.Member.Zone) {
+		return fmt.Errorf("zone %q is not valid UTF-8", c.Member.Zone)
+	}
+	return c.Member.Node.check()
 }
 
 func found(t *Table, c Command) (*Table, error) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // A majority of those who agree on the table can be gone for good. Then the survivors
@@ -111,15 +112,11 @@ func (t *Table) validateRecoveries() error {
 }
 
 func recoveryID(id string) bool {
-	if id == "" || len(id) > maxRecoveryID {
-		return false
-	}
-	for _, r := range id {
-		if (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') {
-			return false
-		}
-	}
-	return true
+	return id != "" && len(id) <= maxRecoveryID && !strings.ContainsFunc(id, func(r rune) bool { return !alphanumeric(r) })
+}
+
+func alphanumeric(r rune) bool {
+	return r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z'
 }
 
 // errLastEpoch keeps a generation from epochs that a recovery may use.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -20,8 +21,20 @@ const MaxReplicationFactor = 16
 // ErrInvalid is wrapped by what [Table.Validate] returns.
 var ErrInvalid = errors.New("invalid table")
 
-// NodeID identifies a data directory, and hence a node, for its whole life.
+// NodeID identifies a data directory, and hence a node, for its whole life. Files are named after
+// it: in a table it is made of letters, digits, dashes and underscores.
 type NodeID string
+
+// maxNodeID is far above the 26 characters that a node's own is made of.
+const maxNodeID = 64
+
+func (id NodeID) check() error {
+	foreign := func(r rune) bool { return !alphanumeric(r) && r != '-' && r != '_' }
+	if id == "" || len(id) > maxNodeID || strings.ContainsFunc(string(id), foreign) {
+		return fmt.Errorf("node ID %.80q is not made of up to %d letters, digits, dashes and underscores", id, maxNodeID)
+	}
+	return nil
+}
 
 // Table is one version of the agreed placement. Tables are immutable once shared.
 type Table struct {
@@ -293,9 +306,12 @@ func (a *Assignment) validate() error {
 			}
 			continue
 		}
+		if err := s.Node.check(); err != nil {
+			return fmt.Errorf("slot %d: %w", i, err)
+		}
 		// JSON would alter invalid UTF-8 silently, and two names could become one.
-		if !utf8.ValidString(string(s.Node)) || !utf8.ValidString(s.Zone) {
-			return fmt.Errorf("slot %d: node %q or zone %q is not valid UTF-8", i, s.Node, s.Zone)
+		if !utf8.ValidString(s.Zone) {
+			return fmt.Errorf("slot %d: zone %q is not valid UTF-8", i, s.Zone)
 		}
 		if other, ok := slotOf[s.Node]; ok {
 			return fmt.Errorf("node %s sits in slots %d and %d", s.Node, other, i)
