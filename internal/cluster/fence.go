@@ -12,10 +12,13 @@ import (
 
 // fence is a transport of gossip to and from addresses where nodes may be. memberlist itself
 // can keep nodes elsewhere out of its list, and goes on to talk with anybody: it would take
-// from them that somebody is dead, and tell them who is there.
+// from them that somebody is dead, tell them who is there, and answer to any address that they
+// name.
 type fence struct {
 	memberlist.Transport
+	// allows is nil if nodes may be anywhere, and the channels then are those of the transport.
 	allows  func(address string) error
+	answers func(address string) error
 	packets chan *memberlist.Packet
 	streams chan net.Conn
 	done    chan struct{}
@@ -23,12 +26,9 @@ type fence struct {
 	wg      sync.WaitGroup
 }
 
-// fence puts a fence around the transport, if there are addresses to keep out. It binds the
-// transport that memberlist would have bound.
+// fence puts a fence around the transport. It binds the transport that memberlist would have
+// bound.
 func (g *gossip) fence(conf *memberlist.Config) error {
-	if g.cfg.Allowed == nil {
-		return nil
-	}
 	base := conf.Transport
 	if base == nil {
 		bound, err := memberlist.NewNetTransport(&memberlist.NetTransportConfig{
@@ -41,13 +41,15 @@ func (g *gossip) fence(conf *memberlist.Config) error {
 		conf.AdvertisePort = conf.BindPort
 		base = bound
 	}
-	f := &fence{
-		Transport: base, allows: g.allowsAt,
-		packets: make(chan *memberlist.Packet), streams: make(chan net.Conn), done: make(chan struct{}),
+	f := &fence{Transport: base, answers: g.answersAt}
+	conf.Transport = f
+	if g.cfg.Allowed == nil {
+		return nil
 	}
+	f.allows = g.allowsAt
+	f.packets, f.streams, f.done = make(chan *memberlist.Packet), make(chan net.Conn), make(chan struct{})
 	f.wg.Go(f.filterPackets)
 	f.wg.Go(f.filterStreams)
-	conf.Transport = f
 	return nil
 }
 
@@ -61,6 +63,28 @@ func (g *gossip) allowsAt(address string) error {
 		g.refuseAddress(at.Addr().String(), err)
 	}
 	return err
+}
+
+// answersAt returns why no packet is sent to host:port, which may be what somebody has named.
+func (g *gossip) answersAt(address string) error {
+	if g.cfg.Allowed != nil {
+		return g.allowsAt(address)
+	}
+	at, err := netip.ParseAddrPort(address)
+	if err == nil && g.noPlace(at.Addr()) {
+		err = fmt.Errorf("no node is at %s", at.Addr())
+		g.refuseAddress(at.Addr().String(), err)
+	}
+	return err
+}
+
+// noPlace tells whether no other node can be at an address: it is none of one machine, or one that
+// means another machine to each, and this node is not at such a one itself.
+func (g *gossip) noPlace(ip netip.Addr) bool {
+	ip = ip.Unmap()
+	broadcast := netip.AddrFrom4([4]byte{255, 255, 255, 255})
+	return ip.IsUnspecified() || ip.IsMulticast() || ip == broadcast || ip.IsLoopback() && !g.ip.IsLoopback() ||
+		ip.IsLinkLocalUnicast() && !g.ip.IsLinkLocalUnicast()
 }
 
 func (g *gossip) refuseAddress(host string, err error) {
@@ -111,23 +135,36 @@ func (f *fence) filterStreams() {
 }
 
 // PacketCh implements memberlist.Transport.
-func (f *fence) PacketCh() <-chan *memberlist.Packet { return f.packets }
+func (f *fence) PacketCh() <-chan *memberlist.Packet {
+	if f.allows == nil {
+		return f.Transport.PacketCh()
+	}
+	return f.packets
+}
 
 // StreamCh implements memberlist.Transport.
-func (f *fence) StreamCh() <-chan net.Conn { return f.streams }
+func (f *fence) StreamCh() <-chan net.Conn {
+	if f.allows == nil {
+		return f.Transport.StreamCh()
+	}
+	return f.streams
+}
 
 // WriteTo implements memberlist.Transport.
 func (f *fence) WriteTo(b []byte, address string) (time.Time, error) {
-	if err := f.allows(address); err != nil {
+	if err := f.answers(address); err != nil {
 		return time.Time{}, err
 	}
 	return f.Transport.WriteTo(b, address)
 }
 
-// DialTimeout implements memberlist.Transport.
+// DialTimeout implements memberlist.Transport. It is called for seeds, which may be on this machine, and
+// for nodes that NotifyAlive has let in.
 func (f *fence) DialTimeout(address string, timeout time.Duration) (net.Conn, error) {
-	if err := f.allows(address); err != nil {
-		return nil, err
+	if f.allows != nil {
+		if err := f.allows(address); err != nil {
+			return nil, err
+		}
 	}
 	return f.Transport.DialTimeout(address, timeout)
 }
@@ -135,6 +172,9 @@ func (f *fence) DialTimeout(address string, timeout time.Duration) (net.Conn, er
 // Shutdown implements memberlist.Transport. It may be called more than once.
 func (f *fence) Shutdown() error {
 	err := f.Transport.Shutdown()
+	if f.allows == nil {
+		return err
+	}
 	f.once.Do(func() { close(f.done) })
 	f.wg.Wait()
 	return err

@@ -365,14 +365,15 @@ func (g *gossip) NotifyAlive(n *memberlist.Node) error {
 	if own := g.describe().Cluster; own != "" && p.Cluster != "" && p.Cluster != own {
 		return g.refuseID(p, own)
 	}
+	ip, _ := netip.AddrFromSlice(n.Addr)
+	ip = ip.Unmap()
 	if g.cfg.Allowed != nil {
-		ip, _ := netip.AddrFromSlice(n.Addr)
 		if err := g.cfg.Allowed(ip); err != nil {
 			g.refuseAddress(n.Addr.String(), fmt.Errorf("node %s: %w", p.ID, err))
 			return err
 		}
 	}
-	if n.Addr.IsUnspecified() || (n.Addr.IsLoopback() && !g.ip.IsLoopback()) {
+	if ip.IsUnspecified() || ip.IsLoopback() && !g.ip.IsLoopback() || g.cfg.Allowed == nil && g.noPlace(ip) {
 		err := fmt.Errorf("node %s advertises %s, which is of no use here: set its --cluster.advertise-host", p.ID, n.Addr)
 		if g.quiet.allow("address " + string(p.ID)) {
 			g.log.Warn("gossip refused", "err", err)

@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
@@ -30,6 +31,8 @@ type gossiper struct {
 	ip    string
 	label string
 	key   []byte
+	// claims is where it says that it is, its own address if it is empty.
+	claims string
 }
 
 // intruderID is what a gossiper says that it is.
@@ -38,7 +41,7 @@ const intruderID = "01INTRUDER"
 // meta is what it says of itself.
 type meta struct{ memberlist.Delegate }
 
-func (meta) NodeMeta(int) []byte                 { return []byte(`{"n":"intruder","r":1,"h":2}`) }
+func (meta) NodeMeta(int) []byte                 { return []byte(`{"n":"intruder","r":9081,"h":2}`) }
 func (meta) NotifyMsg([]byte)                    {}
 func (meta) GetBroadcasts(int, int) [][]byte     { return nil }
 func (meta) LocalState(bool) []byte              { return nil }
@@ -52,7 +55,7 @@ func (g gossiper) join(at *member) (heard int, listed bool) {
 	conf.Name, conf.Label, conf.Delegate = intruderID+"-1", g.label, meta{}
 	conf.LogOutput = io.Discard
 	conf.Transport = g.net.Host(g.ip).GossipTransport(7946)
-	conf.AdvertiseAddr, conf.AdvertisePort = g.ip, 7946
+	conf.AdvertiseAddr, conf.AdvertisePort = cmp.Or(g.claims, g.ip), 7946
 	conf.TCPTimeout = time.Second
 	if g.key != nil {
 		var err error
@@ -182,10 +185,10 @@ func TestIntrudersOfGossip(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFlock(t)
 		m := f.secured(func(string, *config.Cluster) {})
-		gossiper{f, stranger, "", nil}.wantNothing("without a label", m)
-		gossiper{f, stranger, "sparrow", nil}.wantNothing("with another label", m)
-		gossiper{f, stranger, "starling", make([]byte, 32)}.wantNothing("with a key where there is none", m)
-		gossiper{f, stranger, "starling", nil}.wantAll("with the label", m)
+		gossiper{flock: f, ip: stranger}.wantNothing("without a label", m)
+		gossiper{flock: f, ip: stranger, label: "sparrow"}.wantNothing("with another label", m)
+		gossiper{flock: f, ip: stranger, label: "starling", key: make([]byte, 32)}.wantNothing("with a key where there is none", m)
+		gossiper{flock: f, ip: stranger, label: "starling"}.wantAll("with the label", m)
 	})
 }
 
@@ -197,9 +200,9 @@ func TestIntrudersFromOutside(t *testing.T) {
 		m := f.secured(func(_ string, c *config.Cluster) { c.AllowedCIDRs = []string{"fd00::/8", "::ffff:10.0.0.0/120"} })
 		i := f.intruder(m[1])
 		i.by(f.net.Host(stranger).Dial).wantNothing("from outside", m[0])
-		gossiper{f, stranger, "starling", nil}.wantNothing("from outside", m)
+		gossiper{flock: f, ip: stranger, label: "starling"}.wantNothing("from outside", m)
 		i.by(f.net.Host("10.0.0.99").Dial).wantAll("from inside", m[0])
-		gossiper{f, "10.0.0.99", "starling", nil}.wantAll("from inside", m)
+		gossiper{flock: f, ip: "10.0.0.99", label: "starling"}.wantAll("from inside", m)
 	})
 }
 

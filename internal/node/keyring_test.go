@@ -214,11 +214,11 @@ func TestIntrudersOfEncryptedGossip(t *testing.T) {
 			f.equipped(ours, "", ip)(c)
 			f.keyed(old)(c)
 		})
-		gossiper{f, stranger, "starling", nil}.wantNothing("in clear", m)
-		gossiper{f, stranger, "starling", young}.wantNothing("with another key", m)
-		gossiper{f, stranger, "", old}.wantNothing("with the key and without the label", m)
-		gossiper{f, stranger, "sparrow", old}.wantNothing("with the key and another label", m)
-		holder := gossiper{f, stranger, "starling", old}
+		gossiper{flock: f, ip: stranger, label: "starling"}.wantNothing("in clear", m)
+		gossiper{flock: f, ip: stranger, label: "starling", key: young}.wantNothing("with another key", m)
+		gossiper{flock: f, ip: stranger, key: old}.wantNothing("with the key and without the label", m)
+		gossiper{flock: f, ip: stranger, label: "sparrow", key: old}.wantNothing("with the key and another label", m)
+		holder := gossiper{flock: f, ip: stranger, label: "starling", key: old}
 		holder.wantAll("with the key", m)
 		f.eventually(time.Minute, "the intruder is gone", func() error {
 			for _, at := range m {
