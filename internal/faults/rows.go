@@ -51,7 +51,7 @@ func Rows() []Row {
 			Name: "clock of one " + signed(skew), Injected: true, harm: injected(15*time.Second, oneNode, "skew="+skew),
 		})
 	}
-	return slices.Concat(rows, zones(), transitions())
+	return slices.Concat(rows, zones(), transitions(), rotations())
 }
 
 func signed(skew string) string {

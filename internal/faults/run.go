@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -130,6 +131,11 @@ func Run(ctx context.Context, c Config, row Row) (res Result, err error) {
 	if err := r.start(ctx); err != nil {
 		return Result{}, fmt.Errorf("founding a cluster: %w", err)
 	}
+	if r.secrets != nil {
+		if err := r.overhear(); err != nil {
+			return Result{}, err
+		}
+	}
 	res, err = perform(ctx, r, row)
 	res.Row, res.Took = row.Name, time.Since(began)
 	return res, err
@@ -203,7 +209,7 @@ func perform(ctx context.Context, r *rig, row Row) (Result, error) {
 		return Result{}, err
 	}
 	l.Ledger.CheckCopies(found, owners, row.copies/2+1, row.copies)
-	failures = append(failures, r.crashes()...)
+	failures = append(failures, slices.Concat(r.crashes(), r.overheard())...)
 	res.sum(l, row.RefusalsAllowed)
 	res.Failures = append(failures, res.Failures...)
 	return res, nil

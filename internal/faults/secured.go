@@ -14,6 +14,7 @@ import (
 
 	"github.com/starling-tsdb/starling/internal/border/issue"
 	"github.com/starling-tsdb/starling/internal/faults/load"
+	"github.com/starling-tsdb/starling/internal/faults/wire"
 )
 
 // What the harness says at the front door, and the hash of it that nodes have.
@@ -27,6 +28,7 @@ type secrets struct {
 	// peers is the authority of the nodes among themselves, clients that of the front door.
 	peers, clients *issue.Authority
 	gossipKey      string
+	ear            *wire.Ear
 }
 
 // secure has all nodes that are started from now on encrypt everything: each other's requests
@@ -61,6 +63,30 @@ func (r *rig) secure() error {
 		User: user, Password: password,
 	})
 	return nil
+}
+
+// overhear has the network listen for what only those can read who have a key: how requests by HTTP
+// and gRPC begin, and the IDs of nodes, which are in all that they say to each other.
+func (r *rig) overhear() error {
+	words := []string{"HTTP/1.1", "PRI * HTTP/2.0", "X-Prometheus-Remote-Write-Version", "Authorization: Basic"}
+	ids, err := identities(r.nodes)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		words = append(words, string(id))
+	}
+	r.secrets.ear = wire.NewEar(words)
+	r.wire.Overhear(r.secrets.ear)
+	return nil
+}
+
+// overheard is what was said in clear though all is to be encrypted.
+func (r *rig) overheard() []string {
+	if r.secrets == nil {
+		return nil
+	}
+	return r.secrets.ear.Heard()
 }
 
 func newGossipKey() string {

@@ -29,6 +29,7 @@ type Rule func(p Packet, rnd *rand.Rand) Fate
 // Switch carries packets between its devices. The zero Rule delivers all of them.
 type Switch struct {
 	rule    atomic.Pointer[Rule]
+	ear     atomic.Pointer[Ear]
 	waiting atomic.Int64
 
 	mu      sync.Mutex
@@ -79,6 +80,9 @@ func (s *Switch) Set(r Rule) {
 	s.rule.Store(&r)
 }
 
+// Overhear has an ear listen to all packets from now on.
+func (s *Switch) Overhear(e *Ear) { s.ear.Store(e) }
+
 // Close takes the devices away.
 func (s *Switch) Close() error {
 	s.mu.Lock()
@@ -112,6 +116,9 @@ func (s *Switch) read(f *os.File) {
 }
 
 func (s *Switch) forward(p Packet, data []byte, rnd *rand.Rand) {
+	if ear := s.ear.Load(); ear != nil {
+		ear.hear(p, data)
+	}
 	fate := Fate{}
 	if rule := s.rule.Load(); rule != nil {
 		fate = (*rule)(p, rnd)
