@@ -38,7 +38,7 @@ help: ## List the targets
 	@echo
 	@echo "  make cluster CLEAN=1 starts from empty data directories."
 	@echo "  make run ARGS='…' and make cluster ARGS='…' pass flags on to the nodes."
-	@echo "  make faults and mistakes take FAULTS='-short' or FAULTS='-run regexp'."
+	@echo "  make faults and mistakes take FAULTS='-short -secured' or FAULTS='-run regexp'."
 	@echo "  make test, race and microbench take PKG=./internal/…, microbench takes BENCH=regexp."
 	@echo "  make bench, bench-ingest and bench-compose take INGEST='-runs 3 -out report', flags of bench/ingest."
 	@echo "  make bench-query takes QUERY='-nodes 5 -rounds 9', flags of bench/query."
@@ -88,7 +88,8 @@ race: ## Run the tests with the race detector (needs a C compiler)
 	CGO_ENABLED=1 $(GO) test -race -cpu 1 -timeout 30m $(TESTFLAGS) $(PKG)
 
 # First the fault suite (docs/faults.md): FAULTS=-short is a selection of it, FAULTS="-run
-# 'kill|disk'" what matches, FAULTS=-list prints the names. It says so where it cannot run.
+# 'kill|disk'" what matches, FAULTS=-secured has everything encrypted, FAULTS=-list prints the
+# names. It says so where it cannot run.
 # Then real processes and containers: builds a real Prometheus from the Go module proxy
 # (once, a few minutes; kept in the user's cache directory), starts three nodes by
 # docker-compose.yml, kills one under load and compares every answer with Prometheus's; grows

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -211,6 +212,14 @@ func TestFrontDoorIsMoved(t *testing.T) {
 	if fresh.shown == first {
 		t.Error("the node shows the certificate that was replaced")
 	}
+	// In one file both are replaced at once.
+	cert, key := h.servers.Issue(issue.Leaf{Hosts: []string{"127.0.0.1"}})
+	h.put(map[string][]byte{
+		"both.pem": slices.Concat(cert, key),
+		"web.yml":  []byte(strings.NewReplacer("node.pem", "both.pem", "node-key.pem", "both.pem").Replace(webConfig)),
+	})
+	good.mustSee("with a file of both")
+	h.put(map[string][]byte{"web.yml": []byte(webConfig)})
 	cert, err := os.ReadFile(h.path("node.pem"))
 	if err != nil {
 		t.Fatal(err)
@@ -300,6 +309,17 @@ func TestOperatorShowsACertificate(t *testing.T) {
 			if cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != c.want || !strings.Contains(string(out), c.says) {
 				t.Errorf("starling %s with %s: %v: %s", strings.Join(args, " "), c.file, err, out)
 			}
+		}
+	}
+}
+
+// TestRateLimit: what is beyond the limit is refused, whoever asks for what.
+func TestRateLimit(t *testing.T) {
+	h := newHouse(t, webConfig+"rate_limit: {interval: 1h, burst: 2}\n")
+	good := h.visitor(h.papers(h.clients, issue.Leaf{}))
+	for i, want := range []int{http.StatusOK, http.StatusOK, http.StatusTooManyRequests, http.StatusTooManyRequests} {
+		if code, _ := good.ask(doors[i%2*7]); (code == http.StatusTooManyRequests) != (want == http.StatusTooManyRequests) {
+			t.Errorf("request %d is answered %d", i, code)
 		}
 	}
 }

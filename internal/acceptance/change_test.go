@@ -29,6 +29,7 @@ func TestComposeClusterChanges(t *testing.T) {
 	c := newChanging(t, slowly, buildStarlingImage(t), newSecrets(t))
 	c.mustBeHealthy(t)
 	c.mustBeShut(t)
+	c.replaceKey(t)
 	c.operator.begin("three nodes", settledLine)
 	pause(t, 4*time.Second)
 	c.operator.begin("grow to five", `alive, joining`, halfway)

@@ -2,12 +2,17 @@ package acceptance
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -118,4 +123,53 @@ func greet(ctx context.Context, address string) error {
 	}
 	_, err = conn.Read(make([]byte, 1))
 	return err
+}
+
+// replaceKey has the nodes use another key of gossip, which each writes into its file.
+func (c *changing) replaceKey(t *testing.T) {
+	t.Helper()
+	key := make([]byte, 32)
+	_, _ = rand.Read(key) // never fails
+	var before []string
+	if err := json.Unmarshal([]byte(readFile(t, filepath.Join(c.secrets.dir, "starling-1", "keyring", "keyring.json"))), &before); err != nil {
+		t.Fatal(err)
+	}
+	encoded := base64.StdEncoding.EncodeToString(key)
+	c.operateWith(t, encoded, "starling-1", "keyring", "add")
+	c.operateWith(t, encoded, "starling-2", "keyring", "use")
+	c.operateWith(t, before[0], "starling-3", "keyring", "remove")
+	// A node that has joined no cluster yet finds the others by its file.
+	for i := 1; i <= 5; i++ {
+		file := filepath.Join(c.secrets.dir, fmt.Sprintf("starling-%d", i), "keyring", "keyring.json")
+		if i <= len(nodes) {
+			var now []string
+			if err := json.Unmarshal([]byte(readFile(t, file)), &now); err != nil || !slices.Equal(now, []string{encoded}) {
+				t.Errorf("%s has %d keys, not the new one alone: %v", file, len(now), err)
+			}
+			continue
+		}
+		content := fmt.Appendf(nil, "[%q]", encoded)
+		if err := os.WriteFile(file, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// operateWith is operate with something on the standard input.
+func (c *changing) operateWith(t *testing.T, input, service string, args ...string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "docker", append([]string{"exec", "-i", c.container(t, service), "/bin/starling", "cluster"}, args...)...)
+	cmd.Stdin = strings.NewReader(input)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("starling cluster %s on %s: %v: %s", strings.Join(args, " "), service, err, out)
+	}
+}
+
+func readFile(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
 }
