@@ -60,6 +60,7 @@ var layers = map[string]struct {
 	"query":             {[]string{"merge"}, "the path of a query knows its sources by an interface"},
 	"admin":             {[]string{"api", "readable"}, "operators see what the API answers, and nothing else"},
 	"readable":          {[]string{"api"}, "it puts into words what the API answers"},
+	"history":           {[]string{"statefile"}, "it talks to nodes as any sender does"},
 	"api":               {[]string{"receive"}, "the front door decodes, and hands on by interfaces"},
 	"node": {[]string{"api", "border", "cluster", "config", "door", "events", "gaps", "handles", "handoff", "ingest", "keyring", "page", "placement", "plan", "query", "receive", "repair", "damage", "statefile", "storage", "transport", "evaluate"},
 		"the composition root knows the parts"},

@@ -33,6 +33,7 @@ type commandLine struct {
 	healthHTTPConfig string
 
 	cluster clusterCommand
+	imports importCommand
 }
 
 func newCommandLine() *commandLine {
@@ -53,6 +54,7 @@ func newCommandLine() *commandLine {
 	cl.health.Flag("http.config.file", "HTTP client configuration file for TLS and passwords, in Prometheus's format.").
 		Envar("STARLING_HEALTH_HTTP_CONFIG_FILE").StringVar(&cl.healthHTTPConfig)
 	cl.clusterCommands()
+	cl.importCommands()
 	cl.webFlags(&cl.config.Web)
 	cl.storageFlags(&cl.config.Storage)
 	cl.clusterFlags(&cl.config.Cluster)

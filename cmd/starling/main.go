@@ -42,6 +42,8 @@ func run(args []string) int {
 	switch administer := cl.cluster.run[command]; {
 	case administer != nil:
 		err = cl.administer(ctx, administer)
+	case command == cl.imports.cmd.FullCommand():
+		err = cl.importSamples(ctx, os.Stdout)
 	case command == cl.health.FullCommand():
 		err = cl.checkHealth(ctx)
 	default:

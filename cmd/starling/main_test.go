@@ -155,6 +155,12 @@ func TestExitStatus(t *testing.T) {
 		{[]string{"--cluster.join=:7946"}, exitFailure},
 		{[]string{"--log.level=loud"}, exitFailure},
 		{[]string{"--log.format=xml"}, exitFailure},
+		{[]string{"import"}, exitUsage},
+		{[]string{"import", "--from.blocks=a", "--from.export=http://b"}, exitUsage},
+		{[]string{"import", "--from.remote-read=http://a/read"}, exitUsage}, // no --start
+		{[]string{"import", "--from.blocks=a", "--start=yesterday"}, exitUsage},
+		{[]string{"import", "--from.blocks=a", "--match={"}, exitUsage},
+		{[]string{"import", "--from.blocks=/none", "--label=region=east"}, exitFailure},
 		{[]string{"health", "--url=http://127.0.0.1:1/", "--timeout=100ms"}, exitFailure},
 	} {
 		if got := run(c.args); got != c.want {
