@@ -38,6 +38,9 @@ func TestUpgrade(t *testing.T) {
 	u.finish(t)
 }
 
+// maxDown is how long no write or no query may succeed at any node, on a busy machine.
+const maxDown = 10 * time.Second
+
 // What the programs say that they are.
 const versionBefore, versionAfter = "before", "after"
 
@@ -274,6 +277,9 @@ func (u *upgrade) finish(t *testing.T) {
 	t.Logf("%d samples sent, %d acknowledged, %d refused, %d lost, %d twice, %d invented; %d fixed questions asked", counts.Sent, counts.Acknowledged,
 		counts.Refused, found(ledger.Lost), found(ledger.Duplicated), found(ledger.Invented), u.count.Load())
 	t.Logf("no write succeeded anywhere for %s at the longest, no query for %s", writes.Anywhere.Round(time.Millisecond), reads.Anywhere.Round(time.Millisecond))
+	if writes.Anywhere > maxDown || reads.Anywhere > maxDown {
+		t.Errorf("that is longer than %s", maxDown)
+	}
 	for _, failure := range u.load.Failures(false) {
 		t.Error(failure)
 	}
