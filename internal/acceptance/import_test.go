@@ -114,8 +114,7 @@ func (p *process) usage(t *testing.T) string {
 			memory = strings.Join(strings.Fields(line), " ")
 		}
 	}
-	dir := strings.TrimPrefix(p.args[4], "--storage.tsdb.path=")
-	return memory + "; " + strings.ReplaceAll(mustRun(t, command{args: []string{"sh", "-c", "cd " + dir + " && for d in . wal wbl chunks_head; do du -sm $d; done"}}), "\n", ", ")
+	return memory + "; " + strings.ReplaceAll(mustRun(t, command{args: []string{"sh", "-c", "cd " + p.dataDir() + " && for d in . wal wbl chunks_head; do du -sm $d; done"}}), "\n", ", ")
 }
 
 func lastLine(s string) string { return s[strings.LastIndexByte(s, '\n')+1:] }
