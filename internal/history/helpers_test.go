@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -191,6 +192,10 @@ func (n *fakeNode) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusUnsupportedMediaType)
 		return
 	}
+	if slices.ContainsFunc(request.Timeseries, func(ts writev2.TimeSeries) bool { return len(ts.Samples) > 0 && len(ts.Histograms) > 0 }) {
+		http.Error(w, "a series with floats and histograms, which no receiver takes", http.StatusUnsupportedMediaType)
+		return
+	}
 	floats, histograms, refused := n.take(request)
 	w.Header().Set("X-Prometheus-Remote-Write-Samples-Written", fmt.Sprint(floats))
 	w.Header().Set("X-Prometheus-Remote-Write-Histograms-Written", fmt.Sprint(histograms))
@@ -221,8 +226,8 @@ func (n *fakeNode) take(request *writev2.Request) (floats, histograms, refused i
 	for _, ts := range request.Timeseries {
 		builder := labels.NewScratchBuilder(0)
 		ls, err := ts.ToLabels(&builder, request.Symbols)
-		if err != nil || len(ts.Samples) > 0 && len(ts.Histograms) > 0 {
-			panic("a series that no receiver takes")
+		if err != nil {
+			panic(err)
 		}
 		put := func(t int64, text string, count *int) {
 			if n.refuse != nil && n.refuse(t) {
