@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +22,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 	"github.com/prometheus/prometheus/tsdb/tsdbutil"
 
+	"github.com/starling-tsdb/starling/internal/faults/load"
 	"github.com/starling-tsdb/starling/internal/history"
 )
 
@@ -28,31 +30,43 @@ import (
 type kept struct {
 	series, days int
 	interval     time.Duration
+	end          time.Time
+	dir          string
 }
 
-// TestImport moves the blocks of a Prometheus to three nodes that take new samples already, as
-// docs/migration.md says: with a wide window for late samples, which is narrow again afterwards. The
-// import is killed in the middle and started again. Every sample is read back from every node.
+// TestImport moves the blocks of a Prometheus to three nodes, as docs/migration.md says: with a wide
+// window for late samples. Every sample is read back from every node.
 func TestImport(t *testing.T) {
 	requireAcceptance(t)
-	k := kept{series: 40, days: 3, interval: time.Minute}
+	k := kept{series: 40, days: 3, interval: time.Minute, end: time.Now().Add(-3 * time.Hour).Truncate(2 * time.Hour), dir: t.TempDir()}
 	if os.Getenv("STARLING_ACCEPTANCE") == long {
-		k = kept{series: 1000, days: 15, interval: 15 * time.Second}
+		k.series, k.days, k.interval = 300, 15, 15*time.Second
 	}
-	program, blocks := buildStarling(t), t.TempDir()
-	end := time.Now().Add(-3 * time.Hour).Truncate(2 * time.Hour)
-	k.write(t, blocks, end)
+	program := buildStarling(t)
+	k.write(t)
+	t.Run("beside new samples", func(t *testing.T) { k.importLate(t, program) })
+	t.Run("into an empty cluster", func(t *testing.T) { k.importFirst(t, program) })
+}
 
+// wide are the flags of nodes that take old samples, the window at last.
+var wide = []string{"--storage.tsdb.retention.time=30d", "--storage.tsdb.out-of-order-time-window=31d"}
+
+func (k kept) command(program string, p *process, progress string) []string {
+	return []string{program, "import", "--from.blocks=" + k.dir, "--url=" + p.base, "--progress=" + progress, "--label=moved=yes"}
+}
+
+// importLate has nodes take new samples already. The import is killed in the middle and started
+// again, on another node; afterwards the window is narrow again.
+func (k kept) importLate(t *testing.T, program string) {
 	processes := newProcesses(t, 3)
-	wide := []string{"--storage.tsdb.out-of-order-time-window=30d", "--storage.tsdb.retention.time=30d"}
 	startAll(t, processes, program, wide)
 	now := time.Now()
 	mustWrite(t, processes[0].base, "acceptance_new", now, 1)
 
 	progress := filepath.Join(t.TempDir(), "progress")
-	importing := []string{program, "import", "--from.blocks=" + blocks, "--url=" + processes[0].base, "--progress=" + progress, "--label=moved=yes"}
+	first := k.command(program, processes[0], progress)
 	began := time.Now()
-	killed := exec.Command(importing[0], importing[1:]...)
+	killed := exec.Command(first[0], first[1:]...)
 	if err := killed.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -64,26 +78,54 @@ func TestImport(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("killed: %v", killed.Wait())
-	importing[3] = "--url=" + processes[1].base
-	out := mustRun(t, command{args: importing})
+	out := mustRun(t, command{args: k.command(program, processes[1], progress)})
+	k.report(t, processes, began, out)
+	if !strings.Contains(out, "Going on from") {
+		t.Errorf("the import says\n%s", out)
+	}
+	stopCleanly(t, processes)
+	began = time.Now()
+	startAll(t, processes, program, wide[:1])
+	t.Logf("all nodes have started again after %s", time.Since(began).Round(time.Second))
+	for _, p := range processes {
+		k.mustBeThere(t, p.base)
+		mustRead(t, p.base, "acceptance_new", now, "1")
+	}
+	if status, body, err := writeSample(t.Context(), processes[0].base, "acceptance_new", now.Add(-24*time.Hour), 1); status != http.StatusBadRequest {
+		t.Errorf("an old sample is answered %d, %v after the window is narrow again: %s", status, err, body)
+	}
+	stopCleanly(t, processes)
+}
+
+// importFirst has the import be the first that the nodes are sent: none of it is late.
+func (k kept) importFirst(t *testing.T, program string) {
+	processes := newProcesses(t, 3)
+	startAll(t, processes, program, wide)
+	began := time.Now()
+	out := mustRun(t, command{args: k.command(program, processes[0], filepath.Join(t.TempDir(), "progress"))})
+	k.report(t, processes, began, out)
+	const late = "prometheus_tsdb_head_out_of_order_samples_appended_total"
+	for _, p := range processes {
+		n, err := load.NewClient(load.Papers{}).Metric(t.Context(), p.base, late)
+		if err != nil || n != 0 {
+			t.Errorf("%s took %v samples out of order, %v", p.base, n, err)
+		}
+	}
+	k.mustBeThere(t, processes[1].base)
+	stopCleanly(t, processes)
+}
+
+// report tells what an import took, and checks that it wrote all.
+func (k kept) report(t *testing.T, processes []*process, began time.Time, out string) {
+	t.Helper()
 	samples := k.series * k.days * int(24*time.Hour/k.interval)
 	t.Logf("%d samples in %s: %s", samples, time.Since(began).Round(time.Second), lastLine(out))
-	if !strings.Contains(out, "Going on from") || !strings.Contains(out, " 0 refused") {
+	if !strings.Contains(out, " 0 refused") {
 		t.Errorf("the import says\n%s", out)
 	}
 	for _, p := range processes {
 		t.Log(p.usage(t))
 	}
-	stopCleanly(t, processes)
-	startAll(t, processes, program, wide[1:])
-	for _, p := range processes {
-		k.mustBeThere(t, blocks, p.base, end)
-		mustRead(t, p.base, "acceptance_new", now, "1")
-	}
-	if status, body, err := writeSample(t.Context(), processes[0].base, "acceptance_new", now.Add(-24*time.Hour), 1); status != 400 {
-		t.Errorf("an old sample is answered %d, %v after the window is narrow again: %s", status, err, body)
-	}
-	stopCleanly(t, processes)
 }
 
 // startAll starts processes with further flags.
@@ -94,6 +136,9 @@ func startAll(t *testing.T, processes []*process, program string, flags []string
 		p.args = append(args[:len(args):len(args)], flags...)
 		p.start(t, program)
 		p.args = args
+	}
+	for _, p := range processes {
+		eventually(t, 10*time.Minute, p.base+" has replayed its log", ready(p.base))
 	}
 	awaitProcesses(t, processes)
 }
@@ -119,12 +164,12 @@ func (p *process) usage(t *testing.T) string {
 
 func lastLine(s string) string { return s[strings.LastIndexByte(s, '\n')+1:] }
 
-// write makes blocks of two hours, up to a time: counters, gauges with stale markers, and native
+// write makes blocks of two hours: counters, gauges with stale markers, and native
 // histograms.
-func (k kept) write(t *testing.T, dir string, end time.Time) {
+func (k kept) write(t *testing.T) {
 	t.Helper()
-	for start := end.AddDate(0, 0, -k.days); start.Before(end); start = start.Add(2 * time.Hour) {
-		w, err := tsdb.NewBlockWriter(slog.New(slog.DiscardHandler), dir, (2 * time.Hour).Milliseconds())
+	for start := k.end.AddDate(0, 0, -k.days); start.Before(k.end); start = start.Add(2 * time.Hour) {
+		w, err := tsdb.NewBlockWriter(slog.New(slog.DiscardHandler), k.dir, (2 * time.Hour).Milliseconds())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -166,9 +211,9 @@ func (k kept) append(app storage.Appender, ls labels.Labels, i int, at time.Time
 }
 
 // mustBeThere compares all that a node answers to a remote read with the blocks, hour after hour.
-func (k kept) mustBeThere(t *testing.T, dir, base string, end time.Time) {
+func (k kept) mustBeThere(t *testing.T, base string) {
 	t.Helper()
-	blocks, err := history.OpenBlocks(dir)
+	blocks, err := history.OpenBlocks(k.dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +223,7 @@ func (k kept) mustBeThere(t *testing.T, dir, base string, end time.Time) {
 		t.Fatal(err)
 	}
 	compared := 0
-	for start := end.AddDate(0, 0, -k.days); start.Before(end); start = start.Add(6 * time.Hour) {
+	for start := k.end.AddDate(0, 0, -k.days); start.Before(k.end); start = start.Add(6 * time.Hour) {
 		mint, maxt := start.UnixMilli(), start.Add(6*time.Hour).UnixMilli()-1
 		want := keptSamples(t, blocks, mint, maxt, "yes")
 		got := keptSamples(t, node, mint, maxt, "")
