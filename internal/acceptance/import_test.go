@@ -263,7 +263,7 @@ func keptSamples(t *testing.T, s history.Source, mint, maxt int64, moved string)
 			if at < mint || at > maxt {
 				continue
 			}
-			text := ""
+			var text string
 			if kind == chunkenc.ValFloat {
 				_, v := it.At()
 				text = fmt.Sprintf("%x", math.Float64bits(v))

@@ -250,7 +250,7 @@ func (n *fakeNode) take(request *writev2.Request) (floats, histograms, refused i
 }
 
 // importInto runs an import of all that a source has into a node.
-func importInto(t *testing.T, ctx context.Context, n *fakeNode, s Source, change func(*Options)) (Report, error) {
+func importInto(ctx context.Context, t *testing.T, n *fakeNode, s Source, change func(*Options)) (Report, error) {
 	t.Helper()
 	o := Options{
 		Source: s, URL: n.URL, Client: n.Client(), From: begun.UnixMilli(), To: begun.Add(24 * time.Hour).UnixMilli(),

@@ -53,7 +53,7 @@ func equal(t *testing.T, got, want contents) {
 // any of them out of order.
 func TestImportOfBlocks(t *testing.T) {
 	b, n := openBlocks(t, makeBlocks(t, 3)), newFakeNode(t)
-	report, err := importInto(t, t.Context(), n, b, nil)
+	report, err := importInto(t.Context(), t, n, b, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,11 +80,11 @@ func TestImportGoesOn(t *testing.T) {
 		return false
 	}
 	change := func(o *Options) { o.Progress = progress }
-	if _, err := importInto(t, ctx, n, b, change); !errors.Is(err, context.Canceled) {
+	if _, err := importInto(ctx, t, n, b, change); !errors.Is(err, context.Canceled) {
 		t.Fatalf("an import that is ended: %v", err)
 	}
 	before := n.requests
-	report, err := importInto(t, t.Context(), n, b, change)
+	report, err := importInto(t.Context(), t, n, b, change)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,17 +97,17 @@ func TestImportGoesOn(t *testing.T) {
 		t.Errorf("it began anew: %d requests, and %d before", again, before)
 	}
 	before = n.requests
-	if _, err := importInto(t, t.Context(), n, b, change); err != nil || n.requests != before {
+	if _, err := importInto(t.Context(), t, n, b, change); err != nil || n.requests != before {
 		t.Errorf("an import that is done: %v, and %d more requests", err, n.requests-before)
 	}
-	_, err = importInto(t, t.Context(), n, b, func(o *Options) { change(o); o.Labels = labels.FromStrings("a", "b") })
+	_, err = importInto(t.Context(), t, n, b, func(o *Options) { change(o); o.Labels = labels.FromStrings("a", "b") })
 	if err == nil || !strings.Contains(err.Error(), progress) {
 		t.Errorf("the file of another import: %v", err)
 	}
 	if err := os.WriteFile(progress, []byte("starling"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err = importInto(t, t.Context(), n, b, change); err == nil || !strings.Contains(err.Error(), progress) {
+	if _, err = importInto(t.Context(), t, n, b, change); err == nil || !strings.Contains(err.Error(), progress) {
 		t.Errorf("a damaged file: %v", err)
 	}
 }
@@ -139,7 +139,7 @@ func TestAnswers(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			n := newFakeNode(t)
 			n.answer, n.refuse = tc.answer, tc.refuse
-			report, err := importInto(t, t.Context(), n, b, nil)
+			report, err := importInto(t.Context(), t, n, b, nil)
 			if tc.says != "" {
 				if err == nil || !strings.Contains(err.Error(), tc.says) {
 					t.Errorf("%v, want an error with %q", err, tc.says)
@@ -161,7 +161,7 @@ func TestAnswers(t *testing.T) {
 	t.Run("nobody there", func(t *testing.T) {
 		n := newFakeNode(t)
 		n.Server.Close()
-		if _, err := importInto(t, t.Context(), n, b, nil); err == nil {
+		if _, err := importInto(t.Context(), t, n, b, nil); err == nil {
 			t.Error("an import into nothing succeeds")
 		}
 	})
@@ -169,7 +169,7 @@ func TestAnswers(t *testing.T) {
 
 func TestLabelsAreAddedAndSeriesSelected(t *testing.T) {
 	b, n := openBlocks(t, makeBlocks(t, 1)), newFakeNode(t)
-	_, err := importInto(t, t.Context(), n, b, func(o *Options) {
+	_, err := importInto(t.Context(), t, n, b, func(o *Options) {
 		o.Labels = labels.FromStrings("region", "east")
 		o.Matchers = []*labels.Matcher{labels.MustNewMatcher(labels.MatchEqual, labels.MetricName, "kept_1")}
 	})
@@ -197,7 +197,7 @@ func TestImportByRemoteRead(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := importInto(t, t.Context(), n, r, func(o *Options) { o.To = begun.Add(5 * time.Hour).UnixMilli() }); err != nil {
+			if _, err := importInto(t.Context(), t, n, r, func(o *Options) { o.To = begun.Add(5 * time.Hour).UnixMilli() }); err != nil {
 				t.Fatal(err)
 			}
 			equal(t, n.taken, want)
@@ -227,7 +227,7 @@ func TestImportOfAnExport(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := importInto(t, t.Context(), n, e, func(o *Options) { o.To = begun.Add(time.Hour).UnixMilli() }); err != nil {
+	if _, err := importInto(t.Context(), t, n, e, func(o *Options) { o.To = begun.Add(time.Hour).UnixMilli() }); err != nil {
 		t.Fatal(err)
 	}
 	a, b := labels.FromStrings(labels.MetricName, "up", "job", "a"), labels.FromStrings(labels.MetricName, "up", "job", "b")
@@ -248,7 +248,7 @@ func TestBrokenExports(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := importInto(t, t.Context(), newFakeNode(t), e, nil); err == nil {
+		if _, err := importInto(t.Context(), t, newFakeNode(t), e, nil); err == nil {
 			t.Errorf("an export that answers %s is imported", answer)
 		}
 		server.Close()
@@ -259,7 +259,7 @@ func TestBrokenExports(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := importInto(t, t.Context(), newFakeNode(t), e, nil); err == nil || !strings.Contains(err.Error(), "404") {
+	if _, err := importInto(t.Context(), t, newFakeNode(t), e, nil); err == nil || !strings.Contains(err.Error(), "404") {
 		t.Errorf("an export that is not there: %v", err)
 	}
 	if _, err := NewExport("victoria:8428", promconfig.HTTPClientConfig{}); err == nil {
