@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/prometheus/prompb"
+
 	"github.com/starling-tsdb/starling/internal/faults/ledger"
 	"github.com/starling-tsdb/starling/internal/faults/load"
 )
@@ -170,6 +172,7 @@ func newUpgrade(t *testing.T, program string) *upgrade {
 // the history.
 func (u *upgrade) prepare(t *testing.T) {
 	t.Helper()
+	u.writeBuckets(t)
 	end, series := time.Now().Truncate(time.Second), `faults_gauge{sender="4"}`
 	start := end.Add(-3 * time.Hour)
 	add := func(path string, v url.Values) {
@@ -185,6 +188,8 @@ func (u *upgrade) prepare(t *testing.T) {
 		`sum by (sender) (count_over_time(` + series + `[10m])) / on (sender) avg by (sender) (` + series + `)`,
 		`topk(2, max_over_time(` + series + `[10m]))`,
 		`quantile(0.9, ` + series + `)`,
+		`histogram_quantile(0.9, rate(upgrade_bucket[10m]))`,
+		`histogram_quantile(0.9, sum by (le) (rate(upgrade_bucket[10m])))`,
 		series,
 	} {
 		add("/api/v1/query_range", url.Values{"query": {query}, "start": {seconds(start)}, "end": {seconds(end)}, "step": {"180"}})
@@ -193,6 +198,25 @@ func (u *upgrade) prepare(t *testing.T) {
 	add("/api/v1/labels", within)
 	add("/api/v1/label/number/values", within)
 	add("/api/v1/series", within)
+}
+
+// writeBuckets writes an hour of three classic histograms, up to ten minutes ago.
+func (u *upgrade) writeBuckets(t *testing.T) {
+	t.Helper()
+	var message prompb.WriteRequest
+	for i := range 12 {
+		series := prompb.TimeSeries{Labels: []prompb.Label{
+			{Name: "__name__", Value: "upgrade_bucket"}, {Name: "instance", Value: fmt.Sprint(i % 3)}, {Name: "le", Value: []string{"0.1", "1", "10", "+Inf"}[i/3]},
+		}}
+		for n := range 60 {
+			at := time.Now().Add(time.Duration(n-70) * time.Minute)
+			series.Samples = append(series.Samples, prompb.Sample{Timestamp: at.UnixMilli(), Value: float64(n * (i + 1))})
+		}
+		message.Timeseries = append(message.Timeseries, series)
+	}
+	if status, body, err := postWrite(t.Context(), u.nodes[0].base, &message); err != nil || status/100 != 2 {
+		t.Fatalf("writing histograms: %d, %v: %s", status, err, body)
+	}
 }
 
 // ask has a node answer all questions in turn, and once more with statistics, for as long as it serves.
