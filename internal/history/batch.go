@@ -9,11 +9,15 @@ import (
 )
 
 const (
-	// maxBatchSamples is what a stock Prometheus sends at once.
-	maxBatchSamples = 2000
-	// maxBatchBytes is about how large a batch gets, of histograms with many buckets or series with
-	// long labels, far below what a node takes.
-	maxBatchBytes = 2 << 20
+	// fullSamples is what a stock Prometheus sends at once, and fullBytes about how large a batch
+	// gets of histograms with many buckets or of long labels. The last series is added as a whole:
+	// batches overtake each other, and what is behind would be late.
+	fullSamples = 2000
+	fullBytes   = 2 << 20
+	// maxSamples and maxBytes are where a series is divided all the same, far below what a node
+	// takes.
+	maxSamples = 20_000
+	maxBytes   = 8 << 20
 )
 
 // batch is one request that is being put together.
@@ -26,7 +30,9 @@ type batch struct {
 
 func newBatch() *batch { return &batch{symbols: writev2.NewSymbolTable()} }
 
-func (b *batch) full() bool { return b.samples >= maxBatchSamples || b.bytes >= maxBatchBytes }
+func (b *batch) full() bool { return b.samples >= fullSamples || b.bytes >= fullBytes }
+
+func (b *batch) tooLarge() bool { return b.samples >= maxSamples || b.bytes >= maxBytes }
 
 // begin adds a series without samples.
 func (b *batch) begin(ls labels.Labels) {
@@ -106,13 +112,19 @@ func (b *batches) add(s storage.Series, it chunkenc.Iterator) (chunkenc.Iterator
 			begun = true
 		}
 		b.now.add(it, kind)
-		if b.now.full() {
+		if b.now.tooLarge() {
 			if err := b.flush(); err != nil {
 				return it, err
 			}
 		}
 	}
-	return it, it.Err()
+	if err := it.Err(); err != nil {
+		return it, err
+	}
+	if b.now != nil && b.now.full() {
+		return it, b.flush()
+	}
+	return it, nil
 }
 
 // labels are those of a series and the extra ones, which win.
