@@ -15,7 +15,7 @@ import (
 const module = "github.com/starling-tsdb/starling/internal/"
 
 // vocabulary may be imported by everybody: it is what packages talk to each other in.
-var vocabulary = []string{"series", "table", "partial", "proof", "expiry", "pushdown", "spent"}
+var vocabulary = []string{"series", "table", "partial", "proof", "expiry", "pushdown", "spent", "tracing"}
 
 // layers says, for each package, which others it may import beside the vocabulary. A
 // package that is not listed is a mistake: say here where it belongs.
@@ -28,6 +28,8 @@ var layers = map[string]struct {
 	"page":              {[]string{"api", "readable"}, "a browser sees what the API answers, and nothing else"},
 	"partial":           {nil, "the vocabulary knows nothing"},
 	"spent":             {nil, "the vocabulary knows nothing"},
+	"tracing":           {nil, "the vocabulary knows nothing"},
+	"tracing/otlp":      {nil, "what is sent are spans, of whatever"},
 	"proof":             {nil, "who serves a query is a pure function"},
 	"merge":             {nil, "which value is answered is a pure function, the same in reads, compaction and imports"},
 	"events":            {nil, "what was told is text"},
@@ -62,7 +64,7 @@ var layers = map[string]struct {
 	"readable":          {[]string{"api"}, "it puts into words what the API answers"},
 	"history":           {[]string{"statefile"}, "it talks to nodes as any sender does"},
 	"api":               {[]string{"receive"}, "the front door decodes, and hands on by interfaces"},
-	"node": {[]string{"api", "border", "cluster", "config", "door", "events", "gaps", "handles", "handoff", "ingest", "keyring", "page", "placement", "plan", "query", "receive", "repair", "damage", "statefile", "storage", "transport", "evaluate"},
+	"node": {[]string{"api", "border", "cluster", "config", "door", "events", "gaps", "handles", "handoff", "ingest", "keyring", "page", "placement", "plan", "query", "receive", "repair", "damage", "statefile", "storage", "tracing/otlp", "transport", "evaluate"},
 		"the composition root knows the parts"},
 	"faults": {[]string{"border/issue", "faults/copies", "faults/ledger", "faults/load", "faults/overlay", "faults/wire", "statefile"},
 		"it runs processes, and reads what they left on their disks"},
