@@ -59,6 +59,7 @@ func newCommandLine() *commandLine {
 	cl.storageFlags(&cl.config.Storage)
 	cl.clusterFlags(&cl.config.Cluster)
 	cl.queryFlags(&cl.config.Query)
+	cl.tracingFlags(&cl.config.Tracing)
 	cl.app.Flag("enable-feature", "Prometheus's experimental features, comma-separated or repeated: "+strings.Join(config.Features(), ", ")+".").
 		SetValue(&listValue{dst: &cl.config.Features})
 	cl.memoryFlags()
@@ -155,6 +156,35 @@ func (cl *commandLine) queryFlags(c *config.Query) {
 	cl.value("query.lookback-delta", "How far back an instant looks for a sample.", c.LookbackDelta.String(), duration(&c.LookbackDelta))
 	cl.value("query.verify-pushdown", "Share of the queries evaluated in parts by the owners of their series that are evaluated as a whole, too, to compare; 0 to 1.",
 		strconv.FormatFloat(c.VerifyPushdown, 'g', -1, 64), parsed(&c.VerifyPushdown, parseFloat))
+}
+
+func (cl *commandLine) tracingFlags(c *config.Tracing) {
+	cl.app.Flag("tracing.endpoint", "URL of a collector that takes traces by OTLP, e.g. http://collector:4317; gRPC is spoken at port 4317, HTTP elsewhere. Default: OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or OTEL_EXPORTER_OTLP_ENDPOINT; without one nothing is traced.").
+		StringVar(&c.Endpoint)
+	cl.value("tracing.sampling-fraction", "Share of the requests that are traced, 0 to 1, where the sender has not decided; auto is as OTEL_TRACES_SAMPLER says, or 0.01.",
+		"auto", parsed(&c.SamplingFraction, parseFraction))
+}
+
+func parseFraction(s string) (float64, error) {
+	if s == "auto" {
+		return config.AutoFraction, nil
+	}
+	f, err := parseFloat(s)
+	if err != nil || !(f >= 0 && f <= 1) {
+		return 0, errors.New("takes a number from 0 to 1, or auto")
+	}
+	return f, nil
+}
+
+// otelVariables returns what the environment says to OpenTelemetry, by name.
+func otelVariables(environ []string) map[string]string {
+	variables := map[string]string{}
+	for _, v := range environ {
+		if name, value, _ := strings.Cut(v, "="); strings.HasPrefix(name, config.VariablePrefix) {
+			variables[name] = value
+		}
+	}
+	return variables
 }
 
 // values returns what every flag is set to, as /api/v1/status/flags shows it.

@@ -34,7 +34,7 @@ func TestInstalledFlags(t *testing.T) {
 		t.Fatal(err)
 	}
 	files = append(files, filepath.Join(root, "docker-compose.yml"), filepath.Join(root, "Dockerfile"))
-	named := regexp.MustCompile(`(?m)(?:- |ExecStart=\S+ )(--(?:cluster|query|storage|web)[a-z.-]*)=|\b(STARLING_(?:CLUSTER|STORAGE|WEB|QUERY)_[A-Z_]+)`)
+	named := regexp.MustCompile(`(?m)(?:- |ExecStart=\S+ )(--(?:cluster|query|storage|tracing|web)[a-z.-]*)=|\b(STARLING_(?:CLUSTER|STORAGE|TRACING|WEB|QUERY)_[A-Z_]+)`)
 	var with []string
 	for _, file := range files {
 		if !slices.Contains([]string{".yml", ".yaml", ".service", ""}, filepath.Ext(file)) {

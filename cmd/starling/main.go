@@ -60,6 +60,7 @@ func run(args []string) int {
 }
 
 func (cl *commandLine) serve(ctx context.Context) error {
+	cl.config.Tracing.Variables = otelVariables(os.Environ())
 	if err := cl.config.Check(); err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"log/slog"
+	"maps"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -24,6 +25,7 @@ func TestFlagsReachTheConfig(t *testing.T) {
 		"--cluster.replication-factor=2", "--cluster.zone=z",
 		"--cluster.tls.cert-file=c", "--cluster.tls.key-file=k", "--cluster.tls.ca-file=a", "--cluster.tls.server-name=s", "--cluster.gossip-keyring-file=g", "--cluster.allowed-cidrs=10.0.0.0/8,fd00::/8",
 		"--query.timeout=1m", "--query.max-samples=7", "--query.max-concurrency=8", "--query.lookback-delta=9m", "--query.verify-pushdown=0.25",
+		"--tracing.endpoint=http://c:4317", "--tracing.sampling-fraction=0.5",
 		"--enable-feature=promql-duration-expr,st-storage", "--log.level=debug", "--log.format=json",
 	})
 	if err != nil {
@@ -62,6 +64,8 @@ func TestFlagsReachTheConfig(t *testing.T) {
 		{"query.max-concurrency", c.Query.MaxConcurrency == 8},
 		{"query.lookback-delta", time.Duration(c.Query.LookbackDelta) == 9*time.Minute},
 		{"query.verify-pushdown", c.Query.VerifyPushdown == 0.25},
+		{"tracing.endpoint", c.Tracing.Endpoint == "http://c:4317"},
+		{"tracing.sampling-fraction", c.Tracing.SamplingFraction == 0.5},
 		{"enable-feature", slices.Equal(c.Features, []string{"promql-duration-expr", "st-storage"})},
 		{"log.level", cl.log.Level.String() == "debug"},
 		{"log.format", cl.log.Format.String() == "json"},
@@ -81,7 +85,7 @@ func TestDefaultsOfTheFlagsAreThoseOfTheConfig(t *testing.T) {
 	if err := cl.config.Check(); err != nil {
 		t.Error(err)
 	}
-	if cl.config.Storage != want.Storage || cl.config.Web != want.Web || cl.config.Query != want.Query {
+	if cl.config.Storage != want.Storage || cl.config.Web != want.Web || cl.config.Query != want.Query || cl.config.Tracing.SamplingFraction != want.Tracing.SamplingFraction {
 		t.Errorf("without flags: %+v, want %+v", cl.config, want)
 	}
 }
@@ -95,6 +99,19 @@ func TestEnvironment(t *testing.T) {
 	}
 	if !slices.Equal(cl.config.Cluster.Join, []string{"a:1", "b:2"}) || time.Duration(cl.config.Query.Timeout) != 7*time.Second {
 		t.Errorf("environment variables did not arrive: %+v", cl.config)
+	}
+}
+
+func TestVariablesOfOpenTelemetry(t *testing.T) {
+	got := otelVariables([]string{"HOME=/", "OTEL_EXPORTER_OTLP_HEADERS=a=b", "OTEL_SDK_DISABLED=", "NOT_OTEL_X=1"})
+	if want := map[string]string{"OTEL_EXPORTER_OTLP_HEADERS": "a=b", "OTEL_SDK_DISABLED": ""}; !maps.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	for _, fraction := range []string{"-1", "1.01", "NaN", "often"} {
+		_, err := newCommandLine().app.Parse([]string{"--tracing.sampling-fraction=" + fraction})
+		if err == nil || !strings.Contains(err.Error(), "tracing.sampling-fraction") || !strings.Contains(err.Error(), fraction) {
+			t.Errorf("%s: %v", fraction, err)
+		}
 	}
 }
 

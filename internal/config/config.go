@@ -41,6 +41,7 @@ type Config struct {
 	Storage Storage
 	Cluster Cluster
 	Query   Query
+	Tracing Tracing
 	// Features are the --enable-feature names, each from Features().
 	Features []string
 }
@@ -186,6 +187,7 @@ func Default() Config {
 			MaxConcurrency: 20,
 			LookbackDelta:  model.Duration(5 * time.Minute),
 		},
+		Tracing: Tracing{SamplingFraction: AutoFraction},
 	}
 }
 
@@ -238,6 +240,7 @@ func (c *Config) Check() error {
 		c.Storage.check,
 		c.Cluster.check,
 		c.Query.check,
+		c.Tracing.check,
 		c.checkFeatures,
 	)
 }
