@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/starling-tsdb/starling/internal/table"
+	"github.com/starling-tsdb/starling/internal/tracing"
 )
 
 // Owner is what a node measured of a read of its own series.
@@ -20,6 +21,15 @@ type Owner struct {
 	Waiting, Reading, Evaluating time.Duration
 	// Series and Samples were read, those too that turn out to be of no use.
 	Series, Samples int64
+}
+
+// Tell has a span say what was measured. It does nothing of nil.
+func (o *Owner) Tell(s *tracing.Span) {
+	if o == nil {
+		return
+	}
+	s.Set(tracing.Samples(o.Samples), tracing.Int("starling.series.read", o.Series), tracing.Seconds("starling.waiting", o.Waiting),
+		tracing.Seconds("starling.reading", o.Reading), tracing.Seconds("starling.evaluating", o.Evaluating))
 }
 
 // Node is what a read took of one node.
@@ -35,6 +45,12 @@ type Node struct {
 	Failed string
 	// Owner is nil if the node has not said what it measured.
 	Owner *Owner
+}
+
+// Tell has a span say what the read took.
+func (n *Node) Tell(s *tracing.Span) {
+	s.Set(tracing.Series(n.Series), tracing.Bytes(n.Bytes))
+	n.Owner.Tell(s)
 }
 
 // Read is what one read took, of a part of a query that owners evaluate or of series as they are

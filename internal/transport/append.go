@@ -11,6 +11,7 @@ import (
 	"github.com/starling-tsdb/starling/internal/proof"
 	"github.com/starling-tsdb/starling/internal/series"
 	"github.com/starling-tsdb/starling/internal/table"
+	"github.com/starling-tsdb/starling/internal/tracing"
 	"github.com/starling-tsdb/starling/internal/transport/frame"
 	"github.com/starling-tsdb/starling/internal/transport/peerpb"
 )
@@ -54,7 +55,7 @@ func (p *Peer) append(ctx context.Context, t *table.Table, b *series.Batch) (pro
 // send has the peer's stream carry the batch. The error is one that a request of its own
 // would have ended with.
 func (p *Peer) send(ctx context.Context, t *table.Table, b *series.Batch) ([]appendPart, error) {
-	c := &appendCall{epoch: t.Epoch, batch: b, items: frame.Items(b), done: make(chan struct{})}
+	c := &appendCall{epoch: t.Epoch, batch: b, items: frame.Items(b), trace: tracing.Carry(ctx), done: make(chan struct{})}
 	c.deadline, _ = ctx.Deadline()
 	s, err := p.enqueue(t.Lineage(), c)
 	if err != nil {
@@ -65,6 +66,7 @@ func (p *Peer) send(ctx context.Context, t *table.Table, b *series.Batch) ([]app
 	case <-ctx.Done():
 	}
 	s.leave(c)
+	tracing.Of(ctx).Set(tracing.Bytes(c.bytes))
 	if !c.ended {
 		return nil, status.FromContextError(ctx.Err()).Err()
 	}

@@ -97,10 +97,12 @@ func (w *appendServer) receive() error {
 // serve runs one append. A panic is its failure alone, as it is a request's of its own.
 func (w *appendServer) serve(f *peerpb.WriteFrame, b *series.Batch, arrived time.Time) *peerpb.WriteAnswer {
 	debug.SetPanicOnFault(true)
+	ctx, span := w.opts.Tracer.Continue(w.stream.Context(), f.Trace, spanName(appendMethod))
 	confirmation, err := func() (c proof.Confirmation, err error) {
 		defer func() { err = w.finish(appendMethod, recover(), err) }()
-		return w.append(f, b, arrived)
+		return w.append(ctx, f, b, arrived)
 	}()
+	span.End(err)
 	if err != nil {
 		return &peerpb.WriteAnswer{Request: f.Request, Failure: failureToProto(err)}
 	}
@@ -111,12 +113,11 @@ func (w *appendServer) serve(f *peerpb.WriteFrame, b *series.Batch, arrived time
 	}
 }
 
-func (w *appendServer) append(f *peerpb.WriteFrame, b *series.Batch, arrived time.Time) (proof.Confirmation, error) {
+func (w *appendServer) append(ctx context.Context, f *peerpb.WriteFrame, b *series.Batch, arrived time.Time) (proof.Confirmation, error) {
 	// Again, for this node may have become one of a cluster since the stream was opened.
 	if err := w.checkAddressee(w.header); err != nil {
 		return proof.Confirmation{}, err
 	}
-	ctx := w.stream.Context()
 	if f.TimeoutMs > 0 {
 		timeout := time.Duration(min(f.TimeoutMs, uint64(maxAppendTime.Milliseconds()))) * time.Millisecond
 		var cancel context.CancelFunc

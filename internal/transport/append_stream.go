@@ -24,6 +24,8 @@ type appendCall struct {
 	deadline time.Time // zero if there is none
 	batch    *series.Batch
 	items    int // of the batch
+	// trace is what it is part of, nil unless that is sampled.
+	trace []byte
 	// done is closed when there is nothing more to wait for.
 	done  chan struct{}
 	ended bool
@@ -36,6 +38,8 @@ type appendCall struct {
 	// next is the first item that was not sent yet, parts is what was.
 	next  int
 	parts []appendPart
+	// bytes are those of the frames.
+	bytes int64
 }
 
 // appendPart is what one frame carried of a batch: items from first up to next.
@@ -196,7 +200,7 @@ func (s *appendStream) take() *appendCall {
 
 // encode makes the next part of a call, or ends the call.
 func (s *appendStream) encode(c *appendCall) (f *peerpb.WriteFrame) {
-	f = &peerpb.WriteFrame{Request: c.request, Epoch: c.epoch, TimeoutMs: millisecondsLeft(c.deadline)}
+	f = &peerpb.WriteFrame{Request: c.request, Epoch: c.epoch, TimeoutMs: millisecondsLeft(c.deadline), Trace: c.trace}
 	next, err := 0, errors.New("panic")
 	defer func() {
 		panicked := recover()
@@ -205,6 +209,7 @@ func (s *appendStream) encode(c *appendCall) (f *peerpb.WriteFrame) {
 		if err == nil {
 			c.parts = append(c.parts, appendPart{first: c.next, next: next})
 			c.next = next
+			c.bytes += int64(len(f.Batch))
 		} else {
 			f = nil
 			delete(s.waiting, c.request)

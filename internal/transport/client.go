@@ -156,6 +156,7 @@ func (p *Peers) connect(label string, dial func(context.Context, string) (net.Co
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second, PermitWithoutStream: true}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessageBytes), grpc.MaxCallSendMsgSize(maxMessageBytes)),
 		grpc.WithUnaryInterceptor(p.measureUnary(label)),
+		grpc.WithStreamInterceptor(carryStream),
 	)
 	if err != nil {
 		// NewClient only checks its constant options.
@@ -167,7 +168,7 @@ func (p *Peers) connect(label string, dial func(context.Context, string) (net.Co
 func (p *Peers) measureUnary(peer string) grpc.UnaryClientInterceptor {
 	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 		start := time.Now()
-		err := invoke(ctx, method, req, reply, cc, opts...)
+		err := invoke(carrying(ctx), method, req, reply, cc, opts...)
 		p.observe(peer, method, start, err)
 		return err
 	}

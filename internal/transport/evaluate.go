@@ -191,6 +191,7 @@ func (s *Server) Evaluate(req *peerpb.EvaluateRequest, stream grpc.ServerStreami
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
 	part, err := s.opts.Reader.Evaluate(stream.Context(), sel, string(req.Fragment), g)
+	tell(stream.Context(), sel.Spent)
 	var unproven *pushdown.UnprovenError
 	var limited promql.ErrTooManySamples
 	switch {

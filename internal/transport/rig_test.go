@@ -26,6 +26,7 @@ import (
 	"github.com/starling-tsdb/starling/internal/simnet"
 	"github.com/starling-tsdb/starling/internal/spent"
 	"github.com/starling-tsdb/starling/internal/table"
+	"github.com/starling-tsdb/starling/internal/tracing"
 )
 
 // holder is a node's table, and its appender.
@@ -271,6 +272,7 @@ type rig struct {
 	reader *localReader
 	peers  *Peers
 	raft   net.Listener
+	tracer *tracing.Tracer // of the remote node, from the next serve on
 	stop   func(grace time.Duration)
 }
 
@@ -315,7 +317,7 @@ func (r *rig) serve(t *testing.T) {
 	r.raft = split.Raft()
 	server := NewServer(ServerOptions{
 		Self:     "remote",
-		Appender: r.remote, Reader: r.reader, Giver: r.reader, Tables: r.remote, Starts: r.remote, Horizons: r.remote, Reporter: r.reader, Membership: r.remote, Logger: slog.New(slog.DiscardHandler),
+		Appender: r.remote, Reader: r.reader, Giver: r.reader, Tables: r.remote, Starts: r.remote, Horizons: r.remote, Reporter: r.reader, Membership: r.remote, Tracer: r.tracer, Logger: slog.New(slog.DiscardHandler),
 	})
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(split.GRPC()) }()

@@ -29,6 +29,7 @@ import (
 	"github.com/starling-tsdb/starling/internal/series"
 	"github.com/starling-tsdb/starling/internal/spent"
 	"github.com/starling-tsdb/starling/internal/table"
+	"github.com/starling-tsdb/starling/internal/tracing"
 	"github.com/starling-tsdb/starling/internal/transport/peerpb"
 )
 
@@ -114,8 +115,8 @@ type Membership interface {
 	Handle(ctx context.Context, request []byte) ([]byte, error)
 }
 
-// ServerOptions are the parts that a Server answers from. All are required but Interner and
-// Registerer.
+// ServerOptions are the parts that a Server answers from. All are required but Interner, Tracer
+// and Registerer.
 type ServerOptions struct {
 	// Self is this node: requests that are meant for another are refused.
 	Self       table.NodeID
@@ -131,7 +132,9 @@ type ServerOptions struct {
 	Membership Membership
 	// Interner is asked for the labels to keep of series that a peer goes on to send by
 	// number. It is called by several goroutines.
-	Interner   func() series.Interner
+	Interner func() series.Interner
+	// Tracer begins the spans of requests that come with one; nil for none.
+	Tracer     *tracing.Tracer
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -188,13 +191,24 @@ func (s *Server) interceptUnary(ctx context.Context, req any, info *grpc.UnarySe
 	// A mapped file that lost its end raises a fault: a panic of this request, not the
 	// end of the process.
 	debug.SetPanicOnFault(true)
-	defer func() { err = s.finish(info.FullMethod, recover(), err) }()
+	ctx, span := s.traced(ctx, info.FullMethod)
+	defer func() {
+		err = s.finish(info.FullMethod, recover(), err)
+		span.End(err)
+	}()
 	return handler(ctx, req)
 }
 
 func (s *Server) interceptStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 	debug.SetPanicOnFault(true)
-	defer func() { err = s.finish(info.FullMethod, recover(), err) }()
+	ctx, span := s.traced(ss.Context(), info.FullMethod)
+	if span != nil {
+		ss = tracedStream{ss, ctx}
+	}
+	defer func() {
+		err = s.finish(info.FullMethod, recover(), err)
+		span.End(err)
+	}()
 	return handler(srv, ss)
 }
 

@@ -24,6 +24,7 @@ func (s *Server) Select(req *peerpb.SelectRequest, stream grpc.ServerStreamingSe
 		return err
 	}
 	defer set.Close()
+	defer tell(stream.Context(), sel.Spent)
 	return sendSeries(set, stream, labelsOnly(req.Hints), sel.Spent)
 }
 

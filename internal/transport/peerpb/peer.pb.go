@@ -316,7 +316,10 @@ type WriteFrame struct {
 	// timeout_ms is how long the answer is waited for, 0 for ever.
 	TimeoutMs uint64 `protobuf:"varint,4,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
 	// batch is a frame as described in docs/formats.md. All of a stream are decoded in order.
-	Batch         []byte `protobuf:"bytes,5,opt,name=batch,proto3" json:"batch,omitempty"`
+	Batch []byte `protobuf:"bytes,5,opt,name=batch,proto3" json:"batch,omitempty"`
+	// trace is the span that the append is part of, as described in docs/formats.md: absent unless
+	// that is sampled. Nodes of earlier versions pass over it.
+	Trace         []byte `protobuf:"bytes,6,opt,name=trace,proto3" json:"trace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -382,6 +385,13 @@ func (x *WriteFrame) GetTimeoutMs() uint64 {
 func (x *WriteFrame) GetBatch() []byte {
 	if x != nil {
 		return x.Batch
+	}
+	return nil
+}
+
+func (x *WriteFrame) GetTrace() []byte {
+	if x != nil {
+		return x.Trace
 	}
 	return nil
 }
@@ -4313,7 +4323,7 @@ const file_peer_proto_rawDesc = "" +
 	"\x06family\x18\x01 \x01(\tR\x06family\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x12\n" +
 	"\x04unit\x18\x03 \x01(\tR\x04unit\x12\x12\n" +
-	"\x04help\x18\x04 \x01(\tR\x04help\"\xa3\x01\n" +
+	"\x04help\x18\x04 \x01(\tR\x04help\"\xb9\x01\n" +
 	"\n" +
 	"WriteFrame\x120\n" +
 	"\x06header\x18\x01 \x01(\v2\x18.starling.peer.v1.HeaderR\x06header\x12\x18\n" +
@@ -4321,7 +4331,8 @@ const file_peer_proto_rawDesc = "" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x1d\n" +
 	"\n" +
 	"timeout_ms\x18\x04 \x01(\x04R\ttimeoutMs\x12\x14\n" +
-	"\x05batch\x18\x05 \x01(\fR\x05batch\"\xda\x01\n" +
+	"\x05batch\x18\x05 \x01(\fR\x05batch\x12\x14\n" +
+	"\x05trace\x18\x06 \x01(\fR\x05trace\"\xda\x01\n" +
 	"\vWriteAnswer\x125\n" +
 	"\brefusals\x18\x01 \x03(\v2\x19.starling.peer.v1.RefusalR\brefusals\x12)\n" +
 	"\x04gaps\x18\x02 \x03(\v2\x15.starling.peer.v1.GapR\x04gaps\x12\x18\n" +
