@@ -129,17 +129,25 @@ func (c *Coordinator) Write(ctx context.Context, b *series.Batch) (series.Result
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, c.opts.Timeout)
 	defer cancel()
+	ctx, span := startWrite(ctx, b)
+	res, err := c.writeByTables(ctx, b)
+	endWrite(span, &res, err)
+	c.duration.Observe(time.Since(start).Seconds())
+	var short *ShortError
+	if errors.As(err, &short) {
+		c.opts.Logger.Warn("Write is short of its quorum", "samples", short.Samples, "of", short.Total, "causes", strings.Join(short.Causes, "; "))
+	}
+	return res, err
+}
+
+// writeByTables writes, and plans anew while the table changes.
+func (c *Coordinator) writeByTables(ctx context.Context, b *series.Batch) (series.Result, error) {
 	for backoff := firstBackoff; ; backoff = min(2*backoff, maxBackoff) {
 		res, err := c.write(ctx, b)
 		var mismatch *table.MismatchError
 		if errors.As(err, &mismatch) && c.awaitTable(ctx, mismatch.Want, backoff) {
 			c.replans.Inc()
 			continue
-		}
-		c.duration.Observe(time.Since(start).Seconds())
-		var short *ShortError
-		if errors.As(err, &short) {
-			c.opts.Logger.Warn("Write is short of its quorum", "samples", short.Samples, "of", short.Total, "causes", strings.Join(short.Causes, "; "))
 		}
 		return res, err
 	}
@@ -165,9 +173,8 @@ func (c *Coordinator) write(ctx context.Context, b *series.Batch) (series.Result
 	if t == nil {
 		return series.Result{}, ErrNoTable
 	}
-	assignments := t.Writing()
-	plan := split(b, assignments, placements)
-	tally := newTally(b, assignments, plan.gone)
+	plan := planned(ctx, t, b, placements)
+	tally := newTally(b, t.Writing(), plan.gone)
 	col := c.collect(ctx, tally, plan.parts, c.send(ctx, t, b, plan.parts))
 	res, err := c.conclude(ctx, tally, plan.gone, col)
 	if err != nil {
@@ -194,10 +201,12 @@ func (c *Coordinator) send(ctx context.Context, t *table.Table, b *series.Batch,
 		c.workers.Go(func() {
 			defer owners.Done()
 			a := answer{part: p}
+			ctx, span := startAppend(detached, p)
 			a.err = c.guard(p.node, func() (err error) {
-				a.confirmation, err = c.opts.Replica(p.node).Append(detached, t, p.batch)
+				a.confirmation, err = c.opts.Replica(p.node).Append(ctx, t, p.batch)
 				return err
 			})
+			endAppend(span, &a)
 			answers <- a
 		})
 	}

@@ -51,6 +51,7 @@ func (c *Coordinator) ask(ctx context.Context, tb *table.Table, requests map[req
 		late := l.nodes[r.node]
 		go func() {
 			n := noted{request: r}
+			ctx, span := askHolder(ctx, "note gap", r)
 			n.err = c.guard(r.by.part.node, func() (err error) {
 				holder := c.opts.Replica(r.by.part.node)
 				if !late {
@@ -59,6 +60,7 @@ func (c *Coordinator) ask(ctx context.Context, tb *table.Table, requests map[req
 				n.ticket, err = holder.NoteLate(ctx, tb, r.node, since)
 				return err
 			})
+			span.End(n.err)
 			l.notes <- n
 		}()
 	}
@@ -93,9 +95,12 @@ func (c *Coordinator) withdraw(ctx context.Context, tb *table.Table, l *latecome
 // takeBack withdraws one note. If that fails, the holder has the gap handed off.
 func (c *Coordinator) takeBack(ctx context.Context, tb *table.Table, n noted) {
 	result := "withdrawn"
-	if err := c.guard(n.by.part.node, func() error {
+	ctx, span := askHolder(ctx, "withdraw gap", n.request)
+	err := c.guard(n.by.part.node, func() error {
 		return c.opts.Replica(n.by.part.node).Withdraw(ctx, tb, n.node, n.ticket)
-	}); err != nil {
+	})
+	span.End(err)
+	if err != nil {
 		result = "not withdrawn"
 		c.opts.Logger.Debug("A note for an owner that was only late was not withdrawn", "by", n.by.part.node, "late", n.node, "err", err)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb"
 
 	"github.com/starling-tsdb/starling/internal/series"
+	"github.com/starling-tsdb/starling/internal/tracing"
 )
 
 // maxAttempts bounds how often an append starts anew because the head dropped a series
@@ -36,8 +37,17 @@ const maxAttempts = 10
 // TSDB is answered by an error that wraps ErrFenced; see Fatal.
 //
 // The batch is only read, but its strings may be kept. Metadata is best effort.
-func (s *Store) Append(ctx context.Context, b *series.Batch) (series.Outcome, error) {
+func (s *Store) Append(ctx context.Context, b *series.Batch) (outcome series.Outcome, err error) {
+	ctx, traced := tracing.Start(ctx, "store")
+	defer func() { endStore(traced, b, outcome, err) }()
 	return s.append(ctx, &write{batch: b})
+}
+
+func endStore(traced *tracing.Span, b *series.Batch, o series.Outcome, err error) {
+	if traced != nil {
+		traced.Set(tracing.Series(len(b.Series)), tracing.Samples(b.NumSamples()), tracing.Int("starling.refused", len(o.Refusals)))
+		traced.End(err)
+	}
 }
 
 // Import stores samples that other nodes have taken already, however old or new they are
@@ -104,7 +114,10 @@ func (s *Store) confirm(ctx context.Context, w *write, next *round) error {
 	if w.counts == (counts{}) {
 		return s.fence.check()
 	}
-	return s.durable(ctx, next)
+	ctx, traced := tracing.Start(ctx, "sync")
+	err := s.durable(ctx, next)
+	traced.End(err)
+	return err
 }
 
 // durable returns when what the logs held before a round is as durable as the mode promises.
