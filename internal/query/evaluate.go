@@ -21,8 +21,6 @@ func (f *Fanout) Evaluate(ctx context.Context, fragment *pushdown.Fragment, g pu
 		Mint: mint, Maxt: maxt, Matchers: fragment.Matchers,
 		Hints: &storage.SelectHints{Start: mint, End: maxt, Step: g.Step, Range: fragment.Range, DisableTrimming: true},
 	}
-	ended := req.note(ctx, noSelector)
-	defer ended()
 	ask := func(req SelectRequest) question[*pushdown.Partial] {
 		return func(ctx context.Context, n Node, sh *share) (*pushdown.Partial, error) {
 			return n.Source.Evaluate(ctx, EvaluateRequest{SelectRequest: req.clone(), Fragment: fragment, Grid: g, Take: sh.take})
@@ -30,7 +28,8 @@ func (f *Fanout) Evaluate(ctx context.Context, fragment *pushdown.Fragment, g pu
 	}
 	rows := func(p *pushdown.Partial) int { return len(p.Values) }
 	b := f.newBudget()
-	answers, err := measured(f, "evaluate", func(view View) (gathered[*pushdown.Partial], error) {
+	answers, err := measured(ctx, f, "evaluate", func(ctx context.Context, view View) (gathered[*pushdown.Partial], error) {
+		defer req.note(ctx, noSelector)()
 		return readServing(ctx, f, view, b, req, noted(ask, req.read, rows), true)
 	})
 	if err != nil {

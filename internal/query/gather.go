@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/prometheus/util/annotations"
 
 	"github.com/starling-tsdb/starling/internal/partial"
+	"github.com/starling-tsdb/starling/internal/tracing"
 )
 
 const (
@@ -49,13 +50,9 @@ type gathered[T any] struct {
 // for those whose answers have no room for warnings. The answers it returns, and nothing
 // else, stay counted in the budget.
 func gather[T any](ctx context.Context, f *Fanout, b *budget, operation string, q question[T]) (gathered[T], error) {
-	view, err := f.view()
-	var g gathered[T]
-	if err == nil {
-		g, err = gatherAttempts(ctx, f, view, b, patience{f.opts.Timeout, f.opts.Grace}, q)
-	}
-	f.metrics.requests.WithLabelValues(operation, result(err, len(g.warnings) > 0)).Inc()
-	return g, err
+	return measured(ctx, f, operation, func(ctx context.Context, view View) (gathered[T], error) {
+		return gatherAttempts(ctx, f, view, b, patience{f.opts.Timeout, f.opts.Grace}, q)
+	})
 }
 
 func gatherAttempts[T any](ctx context.Context, f *Fanout, view View, b *budget, wait patience, q question[T]) (gathered[T], error) {
@@ -212,6 +209,8 @@ func (r *round[T]) ask(ctx context.Context, q question[T]) error {
 func askNode[T any](ctx context.Context, f *Fanout, node Node, sh *share, q question[T]) (value T, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends a stream that was not read to its end
+	ctx, span := tracing.Ask(ctx, "ask", tracing.Peer(node.ID))
+	defer func() { endAsked(ctx, span, err) }()
 
 	// A mapped file that lost its end raises a fault, which ends the process unless
 	// the goroutine asks for a panic.

@@ -36,7 +36,9 @@ func (r *reader) labels(ctx context.Context, operation, name string, hints *stor
 	if hints != nil {
 		q.Limit = max(0, hints.Limit)
 	}
-	g, err := measured(r.f, operation, func(view View) (gathered[[]string], error) { return r.f.list(ctx, view, r.budget, q) })
+	g, err := measured(ctx, r.f, operation, func(ctx context.Context, view View) (gathered[[]string], error) {
+		return r.f.list(ctx, view, r.budget, q)
+	})
 	if err != nil {
 		return nil, nil, err
 	}

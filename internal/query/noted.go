@@ -9,16 +9,25 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 
 	"github.com/starling-tsdb/starling/internal/spent"
+	"github.com/starling-tsdb/starling/internal/tracing"
 )
 
 // note has what the request takes noted, if the context of its query says that somebody wants to
-// know. Who calls it calls what it returns when the read has ended. A read of series has a selector.
+// know, or has a span that is to say it. Who calls it calls what it returns when the read has ended.
+// A read of series has a selector.
 func (r *SelectRequest) note(ctx context.Context, selector func() string) (ended func()) {
-	wanted := spent.Of(ctx)
-	if wanted == nil {
+	wanted, span := spent.Of(ctx), tracing.Of(ctx)
+	switch {
+	case wanted != nil:
+		r.read = wanted.Begin(selector())
+	case span != nil:
+		r.read = &spent.Read{Selector: selector()} // The spans say what is noted.
+	default:
 		return func() {}
 	}
-	r.read = wanted.Begin(selector())
+	if r.read.Selector != "" {
+		span.Set(tracing.Text("starling.selector", r.read.Selector))
+	}
 	began := time.Now()
 	return func() { r.read.Ended(time.Since(began)) }
 }
@@ -62,7 +71,33 @@ func noted[T any](ask asking[T], read *spent.Read, rows func(T) int) asking[T] {
 				node.Series = int64(rows(answer))
 			}
 			read.Answered(*node)
+			node.Tell(tracing.Of(ctx))
 			return answer, err
 		}
 	}
+}
+
+// endAsked ends the span of what a node was asked in ctx.
+func endAsked(ctx context.Context, span *tracing.Span, err error) {
+	if span == nil {
+		return
+	}
+	if silent := context.Cause(ctx); err != nil && errors.Is(silent, errSilent) {
+		err = silent // and not what asking it ended with then
+	}
+	outcome := "answered"
+	refused, _ := epochRefusal(err, 0)
+	switch {
+	case err == nil:
+	case refused:
+		outcome = "other epoch"
+	case ofQuery(err):
+		outcome = "refused"
+	case errors.Is(err, context.Canceled):
+		outcome = "given up"
+	default:
+		outcome = "failed"
+	}
+	span.Set(tracing.Outcome(outcome))
+	span.End(err)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/starling-tsdb/starling/internal/pushdown"
 	"github.com/starling-tsdb/starling/internal/series"
 	"github.com/starling-tsdb/starling/internal/table"
+	"github.com/starling-tsdb/starling/internal/tracing"
 )
 
 const (
@@ -38,21 +39,22 @@ var (
 // selected reads series: each from one owner, if the view allows that, and from all nodes if
 // not.
 func (f *Fanout) selected(ctx context.Context, b *budget, req SelectRequest) (gathered[answer], error) {
-	ended := req.note(ctx, selectorText(req.Matchers))
-	defer ended()
-	ask := noted(f.readAll, req.read, func(a answer) int { return len(a.series) })
-	return measured(f, "select", func(view View) (gathered[answer], error) {
-		return readServing(ctx, f, view, b, req, ask, false)
+	rows := func(a answer) int { return len(a.series) }
+	return measured(ctx, f, "select", func(ctx context.Context, view View) (gathered[answer], error) {
+		defer req.note(ctx, selectorText(req.Matchers))()
+		return readServing(ctx, f, view, b, req, noted(f.readAll, req.read, rows), false)
 	})
 }
 
-// measured runs a read by the present view, and counts it.
-func measured[T any](f *Fanout, operation string, do func(View) (gathered[T], error)) (gathered[T], error) {
+// measured runs a read by the present view, in a span of its own, and counts it.
+func measured[T any](ctx context.Context, f *Fanout, operation string, do func(context.Context, View) (gathered[T], error)) (gathered[T], error) {
+	ctx, span := tracing.Start(ctx, operation)
 	view, err := f.view()
 	var g gathered[T]
 	if err == nil {
-		g, err = do(view)
+		g, err = do(ctx, view)
 	}
+	span.End(err)
 	f.metrics.requests.WithLabelValues(operation, result(err, len(g.warnings) > 0)).Inc()
 	return g, err
 }
@@ -92,9 +94,7 @@ type stated struct {
 func proven[T any](ctx context.Context, f *Fanout, view View, b *budget, req SelectRequest, ask asking[T], alone bool) (gathered[T], error) {
 	failed := map[table.NodeID]error{}
 	for n := 1; ; n++ {
-		began := time.Now()
-		states, err := gatherAttempts(ctx, f, view, b, patience{stateTimeout, stateGrace}, f.askState(req.span(), failed))
-		req.read.Proved(time.Since(began))
+		states, err := f.prove(ctx, view, b, &req, failed)
 		if err != nil {
 			return gathered[T]{warnings: states.warnings}, err
 		}
@@ -128,6 +128,16 @@ func proven[T any](ctx context.Context, f *Fanout, view View, b *budget, req Sel
 			return gathered[T]{}, err
 		}
 	}
+}
+
+// prove is round one.
+func (f *Fanout) prove(ctx context.Context, view View, b *budget, req *SelectRequest, failed map[table.NodeID]error) (gathered[stated], error) {
+	began := time.Now()
+	ctx, span := tracing.Start(ctx, "prove")
+	states, err := gatherAttempts(ctx, f, view, b, patience{stateTimeout, stateGrace}, f.askState(req.span(), failed))
+	span.End(err)
+	req.read.Proved(time.Since(began))
+	return states, err
 }
 
 // askState is the question of round one. Nodes that failed in round two fail at once.
@@ -256,7 +266,7 @@ func isUnproven(err error) bool {
 func askWatched[T any](ctx context.Context, f *Fanout, n Node, sh *share, q question[T]) (T, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	go watch(ctx, n, cancel)
+	go watch(tracing.Without(ctx), n, cancel)
 	a, err := askNode(ctx, f, n, sh, q)
 	if err != nil && errors.Is(context.Cause(ctx), errSilent) {
 		err = context.Cause(ctx)
