@@ -67,14 +67,16 @@ func (a *API) observed(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		route, begin := unmatched, time.Now()
 		rec := &recorder{ResponseWriter: w}
+		ctx, span := a.startRequest(r)
 		defer func() {
 			aborted := a.recovered(rec, r, recover())
 			a.metrics.observe(route, r.Method, rec, aborted, time.Since(begin))
+			endRequest(span, r, route, rec, aborted)
 			if aborted {
 				panic(http.ErrAbortHandler)
 			}
 		}()
-		next.ServeHTTP(rec, r.WithContext(context.WithValue(r.Context(), routeKey{}, &route)))
+		next.ServeHTTP(rec, r.WithContext(context.WithValue(ctx, routeKey{}, &route)))
 	})
 }
 

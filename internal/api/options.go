@@ -16,6 +16,8 @@ import (
 	"github.com/prometheus/prometheus/util/annotations"
 	"github.com/prometheus/prometheus/util/features"
 	v1 "github.com/prometheus/prometheus/web/api/v1"
+
+	"github.com/starling-tsdb/starling/internal/tracing"
 )
 
 // Metadata answers what metrics mean, from the whole cluster.
@@ -67,6 +69,8 @@ type Options struct {
 	Registerer prometheus.Registerer
 	// Logger is optional.
 	Logger *slog.Logger
+	// Tracer begins the spans of requests. Optional: none are recorded.
+	Tracer *tracing.Tracer
 	// Now is the clock of federation and of the status pages. Optional: time.Now.
 	Now func() time.Time
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/starling-tsdb/starling/internal/pushdown"
 	"github.com/starling-tsdb/starling/internal/spent"
+	"github.com/starling-tsdb/starling/internal/tracing"
 )
 
 // Evaluator evaluates a fragment of a query where its series are. An error that is an
@@ -183,6 +184,7 @@ func (p *pushed) evaluate(ctx context.Context, fragment int) ([]promql.Series, a
 	if spent.Of(ctx) != nil {
 		ctx, reads = spent.With(ctx)
 	}
+	ctx, span := tracing.Start(ctx, "fragment")
 	series, warnings, err := p.evaluateInParts(ctx, f, &stats)
 	if unproven, ok := errors.AsType[*pushdown.UnprovenError](err); ok {
 		stats.Evaluated, stats.Reason, outcome = evaluatedWhole, unproven.Reason, "whole"
@@ -193,6 +195,7 @@ func (p *pushed) evaluate(ctx context.Context, fragment int) ([]promql.Series, a
 	}
 	p.engine.outcomes.WithLabelValues(outcome).Inc()
 	stats.Series, stats.Seconds, stats.Reads = len(series), time.Since(began).Seconds(), readStats(reads)
+	endFragment(span, &stats, outcome, err)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stats[fragment] = stats

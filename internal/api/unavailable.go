@@ -9,6 +9,8 @@ import (
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
+
+	"github.com/starling-tsdb/starling/internal/tracing"
 )
 
 // Unavailable is implemented by errors which mean that an answer would be incomplete:
@@ -95,7 +97,9 @@ func classifiedQuery(q promql.Query, err error) (promql.Query, error) {
 }
 
 func (q query) Exec(ctx context.Context) *promql.Result {
+	ctx, span := tracing.Start(ctx, "query")
 	res := q.Query.Exec(ctx)
+	endQuery(span, q.Query, res)
 	res.Err = classified(res.Err)
 	if warning := wantedStats(ctx).warning(); warning != nil && res.Err == nil {
 		res.Warnings = res.Warnings.Add(warning)

@@ -24,6 +24,7 @@ import (
 
 	"github.com/starling-tsdb/starling/internal/receive"
 	"github.com/starling-tsdb/starling/internal/series"
+	"github.com/starling-tsdb/starling/internal/tracing"
 )
 
 // Writer stores batches. An error means that some valid sample is short of its write
@@ -252,7 +253,9 @@ func (h *WriteHandlers) write(w http.ResponseWriter, r *http.Request, protocol s
 	// A Writer may read the batch beyond this: for as long as its own limits allow.
 	hold := h.gate.Enter(r.Context())
 	defer hold.Release()
+	_, span := tracing.Start(r.Context(), "decode")
 	decoded, a := h.decode(w, r, hold.Reserve, decode)
+	endDecode(span, decoded, a)
 	if decoded == nil {
 		return a
 	}
