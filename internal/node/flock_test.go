@@ -20,6 +20,7 @@ import (
 	"github.com/golang/snappy"
 	"github.com/hashicorp/memberlist"
 	"github.com/prometheus/prometheus/prompb"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	"github.com/starling-tsdb/starling/internal/config"
 	"github.com/starling-tsdb/starling/internal/simnet"
@@ -52,6 +53,8 @@ type flock struct {
 	logger *slog.Logger
 	// tap, if set, gets what each connection that is dialled carries to an address.
 	tap func(address string, conn net.Conn) net.Conn
+	// spans, if set, takes those of requests that come with a span.
+	spans sdktrace.SpanProcessor
 	// linger is how long the last timers run on when all nodes have stopped: those of
 	// memberlist's probes. A bubble must not end before them.
 	linger time.Duration
@@ -132,9 +135,10 @@ func (f *flock) start(name, ip string, change func(*config.Cluster)) *member {
 	if f.registry != nil {
 		registry = f.registry()
 	}
+	c.Tracing.SamplingFraction = 0
 	n, err := New(Options{
-		Registry: registry,
-		Config:   c, Network: host{f.net.Host(ip), name, f.tap}, Tune: f.tune, HandleBytes: f.handleBytes, NearbyWork: f.nearbyWork,
+		Registry: registry, Spans: f.spans, NearbyWork: f.nearbyWork,
+		Config: c, Network: host{f.net.Host(ip), name, f.tap}, Tune: f.tune, HandleBytes: f.handleBytes,
 		Logger: cmp.Or(f.logger, slog.New(slog.DiscardHandler)),
 	})
 	if err != nil {

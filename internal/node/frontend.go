@@ -23,6 +23,7 @@ import (
 	"github.com/starling-tsdb/starling/internal/page"
 	"github.com/starling-tsdb/starling/internal/query"
 	"github.com/starling-tsdb/starling/internal/receive"
+	"github.com/starling-tsdb/starling/internal/tracing/otlp"
 )
 
 // openFrontend builds the query engine, the decoders and the HTTP API.
@@ -94,6 +95,7 @@ func (n *Node) openFrontend(built *teardown) error {
 		Gatherer:   n.registry,
 		Registerer: n.registry,
 		Logger:     n.logger,
+		Tracer:     n.traces.Tracer(),
 	})
 	return err
 }
@@ -108,6 +110,22 @@ func (n *Node) openDoor(*teardown) (err error) {
 	if n.door, err = door.New(n.opts.Config.Web.ConfigFile, n.frontend.Handler(), n.logger); err != nil {
 		return config.Flagged("web.config.file", err)
 	}
+	return nil
+}
+
+// openTraces has the spans of this node's requests sent to a collector, if there is one.
+func (n *Node) openTraces(built *teardown) error {
+	c := &n.opts.Config.Tracing
+	var err error
+	n.traces, err = otlp.Open(otlp.Options{
+		On: c.Enabled() || n.opts.Spans != nil, Endpoint: c.Endpoint, GRPC: c.GRPC(), Fraction: c.Fraction(),
+		Node: string(n.cluster.Self()), Version: buildVersion(), Spans: n.opts.Spans,
+		Logger: n.logger, Registerer: n.registry,
+	})
+	if err != nil {
+		return config.Flagged("tracing.endpoint", err)
+	}
+	built.add("traces", n.traces.Close)
 	return nil
 }
 

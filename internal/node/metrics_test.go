@@ -37,7 +37,7 @@ var sections = []struct {
 	{"Storage", []string{"starling_storage_"}},
 	{"Transitions", []string{"starling_transition_", "starling_under_replicated_"}},
 	{"Comparing and mending copies", []string{"starling_repair_"}},
-	{"HTTP and requests between nodes", []string{"starling_http_", "starling_peer_"}},
+	{"HTTP and requests between nodes", []string{"starling_http_", "starling_peer_", "starling_tracing_"}},
 }
 
 // TestMetrics starts nodes and compares all that they show with what is written of it.

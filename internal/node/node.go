@@ -30,6 +30,7 @@ import (
 	versioncollector "github.com/prometheus/client_golang/prometheus/collectors/version"
 	"github.com/prometheus/exporter-toolkit/web"
 	"github.com/prometheus/prometheus/util/netconnlimit"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	"github.com/starling-tsdb/starling/internal/api"
 	"github.com/starling-tsdb/starling/internal/border"
@@ -46,6 +47,7 @@ import (
 	"github.com/starling-tsdb/starling/internal/series"
 	"github.com/starling-tsdb/starling/internal/storage"
 	"github.com/starling-tsdb/starling/internal/table"
+	"github.com/starling-tsdb/starling/internal/tracing/otlp"
 	"github.com/starling-tsdb/starling/internal/transport"
 )
 
@@ -76,6 +78,8 @@ type Options struct {
 	// Registry takes and shows the metrics; nil for one of the node's own. Tests hand in one that
 	// tells what was registered.
 	Registry Registry
+	// Spans, if set, takes the spans of traces in place of a collector. Tests use it.
+	Spans sdktrace.SpanProcessor
 	// HandleBytes bounds the memory of the series that are remembered by the bytes of their
 	// labels. 0 stands for what fits GOMEMLIMIT.
 	HandleBytes int64
@@ -114,6 +118,7 @@ type Node struct {
 	deletion deletion
 
 	http        net.Listener
+	traces      *otlp.Provider
 	border      *border.Guard
 	keyring     *keyring.Ring // nil if gossip is not encrypted
 	rpc         *transport.Listener
@@ -276,6 +281,9 @@ func (n *Node) joinParts(built *teardown) error {
 	if t := n.cluster.Table(); t != nil {
 		n.adopt(t)
 	}
+	if err := n.openTraces(built); err != nil {
+		return err
+	}
 	n.giver = handoff.NewGiver(handoff.GiverOptions{
 		Book: n.gaps, Source: n.store, Owns: n.owns, Flow: flow, Fraction: n.sharedFraction,
 		BytesPerSecond: int64(n.opts.Config.Cluster.TransferRate), Registerer: n.registry,
@@ -301,10 +309,7 @@ func (n *Node) joinParts(built *teardown) error {
 	}
 	n.registry.MustRegister(transitionCollector{n})
 	n.replication = newReplication(n)
-	n.server = transport.NewServer(transport.ServerOptions{
-		Self: n.cluster.Self(), Appender: n.owner, Reader: n.reader(), Interner: n.interner, Giver: peerGiver{n.giver}, Comparer: n.comparer, Tables: tables{n}, Starts: starts{n}, Horizons: horizons{n}, Reporter: reporter{n}, Keyring: keyrings{n}, Membership: n.cluster,
-		Logger: n.logger, Registerer: n.registry,
-	})
+	n.server = n.newServer()
 	n.writes = ingest.New(ingest.Options{
 		Table:      n.placement,
 		Replica:    n.replica,
@@ -323,6 +328,14 @@ func (n *Node) joinParts(built *teardown) error {
 		Registerer: n.registry,
 	})
 	return nil
+}
+
+func (n *Node) newServer() *transport.Server {
+	return transport.NewServer(transport.ServerOptions{
+		Self: n.cluster.Self(), Appender: n.owner, Reader: n.reader(), Interner: n.interner, Giver: peerGiver{n.giver}, Comparer: n.comparer,
+		Tables: tables{n}, Starts: starts{n}, Horizons: horizons{n}, Reporter: reporter{n}, Keyring: keyrings{n}, Membership: n.cluster,
+		Tracer: n.traces.Tracer(), Logger: n.logger, Registerer: n.registry,
+	})
 }
 
 func (n *Node) newCluster() (*cluster.Cluster, error) {
@@ -402,6 +415,7 @@ func (n *Node) Run(ctx context.Context) error {
 
 	// In reverse of the order in which requests pass through them.
 	var stop teardown
+	stop.add("traces", n.traces.Close)
 	stop.add("gaps", func() error { n.gaps.Close(); return nil })
 	stop.add("store", n.store.Close)
 	stop.add("peers", func() error { n.peers.Close(); return nil })
