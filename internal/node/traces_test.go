@@ -143,9 +143,10 @@ func checkTree(t *testing.T, r *recorded, id string, names map[string]string, wa
 	}
 }
 
-func tracedFlock(t *testing.T) (*recorded, []*member, map[string]string) {
+func tracedFlock(t *testing.T, nearbyWork int) (*recorded, []*member, map[string]string) {
 	t.Helper()
 	f := newFlock(t)
+	f.nearbyWork = nearbyWork
 	r := &recorded{open: map[trace.SpanID]string{}}
 	f.spans = r
 	m := f.fresh("a", "b", "c")
@@ -165,7 +166,7 @@ const (
 // to every replica.
 func TestTraces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r, m, names := tracedFlock(t)
+		r, m, names := tracedFlock(t, -1)
 		for i := range 20 {
 			if code := m[0].writeAt("m", time.Now().Add(time.Duration(i-20)*10*time.Second), make([]float64, 100)...); code != http.StatusNoContent {
 				t.Fatal(code)
@@ -246,10 +247,47 @@ func TestTraces(t *testing.T) {
 	})
 }
 
+// TestTracesOfFewSeries: it shows that the node which is asked answered alone, or tried to.
+func TestTracesOfFewSeries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, m, names := tracedFlock(t, 12)
+		for metric, n := range map[string]int{"few": 3, "many": 60} {
+			if code := m[0].write(metric, make([]float64, n)...); code != http.StatusNoContent {
+				t.Fatal(code)
+			}
+		}
+		m[0].flock.caughtUp(time.Minute)
+		m[1].sampled(queryTrace)
+		if a := m[1].query("few"); a.code != http.StatusOK {
+			t.Fatal(a)
+		}
+		m[2].sampled(writeTrace)
+		if a := m[2].query("many"); a.code != http.StatusOK {
+			t.Fatal(a)
+		}
+		<-time.After(time.Second)
+		asked := func(id string) (text string) {
+			for _, s := range r.of(t, id) {
+				if _, proving := numberOf(s, "starling.series.read"); proving || s.Status().Code == codes.Error || s.Name() == "ask" && strings.Contains(told(s, names), "divided") {
+					text += told(s, names) + "\n"
+				}
+			}
+			return text
+		}
+		if got, want := asked(queryTrace), "ask @b peer=b outcome=answered\n"; got != want {
+			t.Errorf("few series:\n%s\nand should be\n%s", got, want)
+		}
+		got := strings.Split(asked(writeTrace), "\n")
+		if len(got) < 2 || got[0] != "ask @c peer=c outcome=divided" || strings.Contains(strings.Join(got, ""), "FAILED") {
+			t.Errorf("many series:\n%s", strings.Join(got, "\n"))
+		}
+	})
+}
+
 // TestTracesOfDeadReplicas: what a node that is gone was asked says so, and who notes what it lacks.
 func TestTracesOfDeadReplicas(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r, m, names := tracedFlock(t)
+		r, m, names := tracedFlock(t, -1)
 		m[2].crash()
 		m[0].sampled(writeTrace)
 		if code := m[0].write("m", make([]float64, 100)...); code != http.StatusNoContent {
@@ -297,7 +335,7 @@ func TestTracesOfDeadReplicas(t *testing.T) {
 // TestTracesOfWholeFragments: a part of a query that its owners do not evaluate says why.
 func TestTracesOfWholeFragments(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r, m, _ := tracedFlock(t)
+		r, m, _ := tracedFlock(t, -1)
 		for i, n := range m {
 			if err := n.gaps.Note(t.Context(), m[(i+1)%3].cluster.Self(), 0); err != nil {
 				t.Fatal(err)

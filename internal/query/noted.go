@@ -91,6 +91,8 @@ func endAsked(ctx context.Context, span *tracing.Span, err error) {
 	case err == nil:
 	case refused:
 		outcome = "other epoch"
+	case errors.Is(err, ErrManySeries):
+		outcome, err = "divided", nil // all nodes are asked instead
 	case ofQuery(err):
 		outcome = "refused"
 	case errors.Is(err, context.Canceled):
