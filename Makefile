@@ -87,20 +87,26 @@ test: ## Run the tests; what needs Docker is skipped and says so
 race: ## Run the tests with the race detector (needs a C compiler)
 	CGO_ENABLED=1 $(GO) test -race -cpu 1 -timeout 30m $(TESTFLAGS) $(PKG)
 
-# First the fault suite (docs/faults.md): FAULTS=-short is a selection of it, FAULTS="-run
-# 'kill|disk'" what matches, FAULTS=-secured has everything encrypted, FAULTS=-list prints the
-# names. It says so where it cannot run.
-# Then real processes and containers: builds a real Prometheus from the Go module proxy
+# The fault suite (docs/faults.md): FAULTS=-short is a selection of it, FAULTS="-run 'kill|disk'"
+# what matches, FAULTS=-secured has everything encrypted, FAULTS=-list prints the names. It says so
+# where it cannot run.
+FAULTS ?=
+.PHONY: fault-suite
+fault-suite: ## Run the fault suite alone (needs root)
+	$(GO) build -o bin/faults-suite ./bench/faults
+	bin/faults-suite $(FAULTS)
+
+# Real processes and containers: builds a real Prometheus from the Go module proxy
 # (once, a few minutes; kept in the user's cache directory), starts three nodes by
 # docker-compose.yml, kills one under load and compares every answer with Prometheus's; grows
 # them to five, shrinks them, and takes a disk away. With STARLING_ACCEPTANCE=long nodes join
 # and leave twenty times in a row, too, which takes five minutes more.
-FAULTS ?=
-.PHONY: faults
-faults: ## Run the fault suite and the acceptance tests (needs root and Docker)
-	$(GO) build -o bin/faults-suite ./bench/faults
-	bin/faults-suite $(FAULTS)
+.PHONY: acceptance
+acceptance: ## Run the acceptance tests alone (needs root and Docker)
 	STARLING_ACCEPTANCE="$${STARLING_ACCEPTANCE:-1}" $(GO) test -count=1 -timeout 45m -v ./internal/acceptance
+
+.PHONY: faults
+faults: fault-suite acceptance ## Run the fault suite and the acceptance tests (needs root and Docker)
 
 .PHONY: mistakes
 mistakes: ## Build the program with mistakes and see that the fault suite and tests find them

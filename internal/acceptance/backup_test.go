@@ -13,6 +13,7 @@ import (
 // and restores all of them. What was acknowledged before the backup is answered by every node.
 func TestBackup(t *testing.T) {
 	requireAcceptance(t)
+	t.Parallel()
 	program, backup := buildStarling(t), t.TempDir()
 	processes := newProcesses(t, 3)
 	startAll(t, processes, program, nil)

@@ -38,6 +38,7 @@ type kept struct {
 // window for late samples. Every sample is read back from every node.
 func TestImport(t *testing.T) {
 	requireAcceptance(t)
+	t.Parallel()
 	k := kept{series: 40, days: 3, interval: time.Minute, end: time.Now().Add(-3 * time.Hour).Truncate(2 * time.Hour), dir: t.TempDir()}
 	if os.Getenv("STARLING_ACCEPTANCE") == long {
 		k.series, k.days, k.interval = 300, 15, 15*time.Second

@@ -175,6 +175,7 @@ func (b *tab) look(name, address, wants string) {
 // phone, and without JavaScript; queries it, and sees it change when a node is killed.
 func TestPage(t *testing.T) {
 	requireAcceptance(t)
+	t.Parallel()
 	chromium := browser(t)
 	program := buildStarling(t)
 	processes := newProcesses(t, 3)

@@ -29,6 +29,7 @@ const upgradeFrom = "STARLING_UPGRADE_FROM"
 // program it and the others run.
 func TestUpgrade(t *testing.T) {
 	requireAcceptance(t)
+	t.Parallel()
 	before, after := buildEarlier(t), buildVersion(t, repository, versionAfter)
 	u := newUpgrade(t, before)
 	for _, step := range []struct {
