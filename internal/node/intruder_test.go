@@ -109,11 +109,15 @@ type fixedTable struct{ table *table.Table }
 func (t fixedTable) Table() *table.Table    { return t.table }
 func (fixedTable) Learn(*table.Table) error { return nil }
 
-// attempts are what it may try, each at one victim.
-func (i intruder) attempts() map[string]func(context.Context, *member) error {
-	return map[string]func(context.Context, *member) error{
-		"write": i.write, "read": i.read, "change the table": i.change, "speak Raft": i.raft,
-	}
+// attempt is something that an intruder may try at one victim.
+type attempt struct {
+	what string
+	try  func(context.Context, *member) error
+}
+
+// attempts end with the one after which the others would be of an old table.
+func (i intruder) attempts() []attempt {
+	return []attempt{{"write", i.write}, {"read", i.read}, {"speak Raft", i.raft}, {"change the table", i.change}}
 }
 
 func (i intruder) peers(f func(*transport.Peers) error) error {
@@ -194,10 +198,10 @@ func (i intruder) raft(ctx context.Context, victim *member) error {
 // wantNothing has all attempts at a victim fail, and leave nothing behind.
 func (i intruder) wantNothing(what string, victim *member) {
 	i.Helper()
-	for name, try := range i.attempts() {
+	for _, a := range i.attempts() {
 		ctx, cancel := context.WithTimeout(i.Context(), 5*time.Second)
-		if try(ctx, victim) == nil {
-			i.Errorf("%s: the attempt to %s succeeded", what, name)
+		if a.try(ctx, victim) == nil {
+			i.Errorf("%s: the attempt to %s succeeded", what, a.what)
 		}
 		cancel()
 	}
@@ -214,10 +218,10 @@ func (i intruder) wantNothing(what string, victim *member) {
 // wantAll has all attempts at a victim succeed: those that fail elsewhere fail for what they lack.
 func (i intruder) wantAll(what string, victim *member) {
 	i.Helper()
-	for name, try := range i.attempts() {
+	for _, a := range i.attempts() {
 		ctx, cancel := context.WithTimeout(i.Context(), 5*time.Second)
-		if err := try(ctx, victim); err != nil {
-			i.Errorf("%s: the attempt to %s failed: %v", what, name, err)
+		if err := a.try(ctx, victim); err != nil {
+			i.Errorf("%s: the attempt to %s failed: %v", what, a.what, err)
 		}
 		cancel()
 	}
