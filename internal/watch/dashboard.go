@@ -42,8 +42,10 @@ type panel struct {
 	// says replaces values by words.
 	says map[string]string
 	asks []ask
-	// columns are those of a table: their headings by label, or by "Value #A" and so on.
-	columns map[string]string
+	// paint gives series of a chart colours, by legend; the others get any.
+	paint []paint
+	// columns are those of a table, from left to right. What is in none is not shown.
+	columns []column
 }
 
 type kind string
@@ -62,6 +64,19 @@ type ask struct{ expr, legend string }
 type step struct {
 	color string
 	from  float64
+}
+
+// paint is the colour of a series.
+type paint struct{ legend, color string }
+
+// column shows a label, or the values of a query, which are "Value #A" and so on, or "Value" if
+// there is one query.
+type column struct {
+	field, title string
+	// unit, says and steps are as those of a panel; steps colour the cells.
+	unit  string
+	says  map[string]string
+	steps []step
 }
 
 // The ways in which values are coloured: red is for what clients notice, or are about to.

@@ -160,6 +160,62 @@ func (p *importedPanel) check(t *testing.T, where string) {
 	}
 }
 
+// TestOverridesMeetSomething wants each column of a table to be asked for, and each colour to be that
+// of a series, as Grafana passes over what it does not find.
+func TestOverridesMeetSomething(t *testing.T) {
+	for _, d := range dashboards() {
+		for _, r := range d.rows {
+			for i := range r.panels {
+				p := &r.panels[i]
+				where := d.file + ", " + p.title
+				if (p.kind == table) != (len(p.columns) > 0) || p.kind != chart && len(p.paint) > 0 {
+					t.Errorf("%s: tables have columns, and charts colours by legend: %v, %v", where, p.columns, p.paint)
+				}
+				fields := p.fields(t)
+				for _, c := range p.columns {
+					if !slices.Contains(fields, c.field) || c.title == "" {
+						t.Errorf("%s: column %q of %q, which is none of %q", where, c.title, c.field, fields)
+					}
+				}
+				for _, s := range p.paint {
+					meets := func(a ask) bool {
+						return a.legend == s.legend || slices.Contains([]string{"{{outcome}}", "{{result}}"}, a.legend)
+					}
+					if !slices.ContainsFunc(p.asks, meets) {
+						t.Errorf("%s: no series %q", where, s.legend)
+					}
+				}
+			}
+		}
+	}
+}
+
+// fields are what the queries of a table give it: labels, and values by query.
+func (p *panel) fields(t *testing.T) []string {
+	t.Helper()
+	if p.kind != table {
+		return nil
+	}
+	var fields []string
+	for i, a := range p.asks {
+		parsed, err := parser.NewParser(parser.Options{}).ParseExpr(selectors.Replace(a.expr))
+		if err != nil {
+			t.Fatal(err)
+		}
+		aggregate, ok := parsed.(*parser.AggregateExpr)
+		if !ok || aggregate.Without {
+			t.Fatalf("%s: %s aggregates by no labels", p.title, a.expr)
+		}
+		fields = append(fields, aggregate.Grouping...)
+		value := "Value"
+		if len(p.asks) > 1 {
+			value = "Value #" + string(rune('A'+i))
+		}
+		fields = append(fields, value)
+	}
+	return fields
+}
+
 // wantChosen wants each selector of a query to select the chosen nodes or cluster.
 func wantChosen(t *testing.T, where, expr string) {
 	t.Helper()

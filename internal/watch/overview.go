@@ -15,7 +15,7 @@ func overview() dashboard {
 	return dashboard{
 		file: "overview.json", uid: "starling-overview", title: "Cluster",
 		about: "Whether the cluster is whole, what it does, and how much room it has. The first row is green if nothing is to be done.",
-		rows:  []row{wholeness(), traffic(), room(), nodes()},
+		rows:  []row{wholeness(), traffic(), room(), nodes(), contact()},
 	}
 }
 
@@ -68,12 +68,17 @@ func wholeness() row {
 func traffic() row {
 	return row{"What does it do?", []panel{
 		{
-			kind: chart, title: "Samples written", unit: "cps", stacked: true,
+			kind: chart, title: "Samples written", unit: "cps", stacked: true, width: 6,
 			about: "Samples that clients were told are stored, by the node that they were sent to.",
 			asks:  []ask{{`sum by (instance) (rate(starling_write_samples_total{sel, outcome="written"}[$__rate_interval]))`, "{{instance}}"}},
 		},
 		{
-			kind: chart, title: "Refused", unit: "percentunit", steps: bad(0.05),
+			kind: chart, title: "Queries", unit: "reqps", stacked: true, width: 6,
+			about: "Instant and range queries, by the node that was asked, however they were answered.",
+			asks:  []ask{{"sum by (instance) (rate(starling_http_requests_total{sel, " + queryHandlers + "}[$__rate_interval]))", "{{instance}}"}},
+		},
+		{
+			kind: chart, title: "Refused", unit: "percentunit", steps: bad(0.05), width: 6,
 			about: "Part of the write requests and of the queries that were answered 503. Senders repeat writes.",
 			asks: []ask{
 				{refusedWrites, "writes"},
@@ -81,7 +86,7 @@ func traffic() row {
 			},
 		},
 		{
-			kind: chart, title: "Duration", unit: "s",
+			kind: chart, title: "Duration", unit: "s", width: 6,
 			about: "How long 99 of 100 take at most.",
 			asks: append(
 				quantiles("starling_write_request_duration_seconds", "{sel}", "writes", "", "99"),
@@ -94,11 +99,12 @@ func room() row {
 	return row{"How much room has it?", []panel{
 		{
 			kind: chart, title: "Series in memory", unit: "short",
-			about: "Each series counts on each of its owners. At --storage.max-series new ones are refused.",
+			about: "Each series counts on each of its owners. At --storage.max-series, shown from a quarter of it on, new ones are refused.",
 			asks: []ask{
 				{"prometheus_tsdb_head_series{sel}", "{{instance}}"},
-				{"min(starling_storage_max_series{sel} > 0)", "limit"},
+				{"min(starling_storage_max_series{sel} > 0) < 4 * max(prometheus_tsdb_head_series{sel})", "limit"},
 			},
+			paint: []paint{{"limit", "red"}},
 		},
 		{
 			kind: chart, title: "Disk used", unit: "percentunit", most: 1, steps: worse(0.8, 0.9),
@@ -116,22 +122,74 @@ func room() row {
 func nodes() row {
 	return row{"Who is there?", []panel{{
 		kind: table, title: "Members", about: "Nodes as gossip sees them, those that are down among them.", width: 9,
-		asks:    []ask{{"min by (name, zone, id) (starling_cluster_member_alive{sel})", ""}},
-		columns: map[string]string{"name": "Name", "zone": "Zone", "id": "ID", "Value": "Reached by all"},
+		asks: []ask{{"min by (name, zone, id) (starling_cluster_member_alive{sel})", ""}},
+		columns: []column{
+			{field: "name", title: "Name"},
+			{field: "zone", title: "Zone"},
+			{field: "id", title: "ID"},
+			{field: "Value", title: "Reached by all", says: map[string]string{"0": "no", "1": "yes"}, steps: []step{{color: "orange"}, {"green", 1}}},
+		},
 	}, {
 		kind: table, title: "Nodes", about: "What nodes say of themselves. Those that are down are not there.", width: 15,
 		asks: []ask{
 			{"max by (instance) (starling_ready{sel})", ""},
-			{"max by (instance, id) (starling_cluster_node_info{sel})", ""},
+			{"max by (instance, name, id) (starling_cluster_node_info{sel})", ""},
 			{"max by (instance) (starling_cluster_slot{sel})", ""},
 			{"max by (instance) (starling_cluster_epoch{sel})", ""},
+			{"max by (instance) (starling_cluster_raft_leader{sel})", ""},
 			{"max by (instance) (prometheus_tsdb_head_series{sel})", ""},
-			{"max by (instance) (time() - process_start_time_seconds{sel}) / 3600", ""},
+			{"max by (instance) (time() - process_start_time_seconds{sel})", ""},
 			{"max by (instance, version) (starling_build_info{sel})", ""},
 		},
-		columns: map[string]string{
-			"instance": "Node", "id": "ID", "version": "Version", "Value #A": "Ready", "Value #B": "Scraped",
-			"Value #C": "Slot", "Value #D": "Epoch", "Value #E": "Series", "Value #F": "Hours up", "Value #G": "Builds",
+		columns: []column{
+			{field: "instance", title: "Node"},
+			{field: "name", title: "Name"},
+			{field: "id", title: "ID"},
+			{field: "Value #A", title: "Ready", says: map[string]string{"0": "no", "1": "yes"}, steps: []step{{color: "red"}, {"green", 1}}},
+			{field: "Value #C", title: "Slot", says: map[string]string{"-1": "none"}},
+			{field: "Value #D", title: "Epoch"},
+			{field: "Value #E", title: "Raft", says: map[string]string{"0": "-", "1": "leads"}},
+			{field: "Value #F", title: "Series", unit: "short"},
+			{field: "Value #G", title: "Up for", unit: "s"},
+			{field: "version", title: "Version"},
 		},
 	}}}
+}
+
+func contact() row {
+	return row{"Do nodes hear each other?", []panel{
+		{
+			kind: chart, title: "Members not reached", unit: "short",
+			about: "Nodes that gossip does not reach, as each node sees it. Nodes that differ for long are cut off from each other.",
+			asks:  []ask{{`sum by (instance) (starling_cluster_members{sel, state!="alive"})`, "{{instance}}"}},
+		},
+		{
+			kind: chart, title: "Epoch of the table", unit: "none",
+			about: "By which each node goes. One that stays behind is not counted by the others, and looks for whom it can reach, or cannot write the table to disk.",
+			asks:  []ask{{"starling_cluster_epoch{sel}", "{{instance}}"}},
+		},
+		{
+			kind: chart, title: "Raft's term", unit: "none",
+			about: "Each step is an election: the leader was not heard in time.",
+			asks:  []ask{{"max(starling_cluster_raft_term{sel})", "term"}},
+		},
+		{
+			kind: chart, title: "Gossip behind its timing", unit: "none",
+			about: "0 is healthy. Above it for long, the node is starved of CPU, or its network loses packets.",
+			asks:  []ask{{"starling_cluster_gossip_health_score{sel}", "{{instance}}"}},
+		},
+		{
+			kind: chart, title: "Strangers refused", unit: "cps",
+			about: "Packets, nodes, requests and connections, by what gave them away: another cluster is in reach, or a node has wrong keys, files or addresses. Nothing is shown if there were none.",
+			asks: []ask{
+				{"sum by (reason) (rate(starling_cluster_refused_total{sel}[$__rate_interval])) > 0", "{{reason}}"},
+				{"sum by (reason) (rate(starling_peer_refused_connections_total{sel}[$__rate_interval])) > 0", "connection: {{reason}}"},
+			},
+		},
+		{
+			kind: chart, title: "Certificates expire in", unit: "s", steps: []step{{color: "red"}, {"green", 14 * 86400}},
+			about: "Of TLS between nodes; nobody talks to a node without a valid one. Nothing is shown without TLS.",
+			asks:  []ask{{"starling_peer_tls_certificate_expiry_timestamp_seconds{sel} - time()", "{{instance}}"}},
+		},
+	}}
 }

@@ -32,7 +32,7 @@ func (p *panel) render() object {
 	}
 	o := object{
 		"type": p.kind, "title": p.title, "description": p.about, "datasource": source(), "targets": targets,
-		"fieldConfig": object{"defaults": p.defaults(), "overrides": []object{}},
+		"fieldConfig": object{"defaults": p.defaults(), "overrides": p.overrides()},
 		"options":     p.options(),
 	}
 	if p.kind == table {
@@ -43,20 +43,9 @@ func (p *panel) render() object {
 
 // defaults say how values are shown.
 func (p *panel) defaults() object {
-	steps := []object{}
-	for i, s := range p.steps {
-		step := object{"color": s.color, "value": s.from}
-		if i == 0 {
-			step["value"] = nil
-		}
-		steps = append(steps, step)
-	}
-	if len(steps) == 0 {
-		steps = append(steps, object{"color": "green", "value": nil})
-	}
 	o := object{
-		"unit": cmp.Or(p.unit, "none"), "min": 0, "mappings": p.mappings(),
-		"thresholds": object{"mode": "absolute", "steps": steps},
+		"unit": cmp.Or(p.unit, "none"), "min": 0, "mappings": mappings(p.says),
+		"thresholds": thresholds(p.steps),
 		"color":      object{"mode": "thresholds"},
 	}
 	if p.most != 0 {
@@ -76,6 +65,50 @@ func (p *panel) defaults() object {
 	return o
 }
 
+// overrides say how some series of a chart, or columns of a table, are shown unlike the others.
+func (p *panel) overrides() []object {
+	overrides := []object{}
+	override := func(name string, properties ...object) {
+		overrides = append(overrides, object{"matcher": object{"id": "byName", "options": name}, "properties": properties})
+	}
+	property := func(id string, value any) object { return object{"id": id, "value": value} }
+	for _, s := range p.paint {
+		override(s.legend, property("color", object{"mode": "fixed", "fixedColor": s.color}))
+	}
+	for _, c := range p.columns {
+		var properties []object
+		if c.unit != "" {
+			properties = append(properties, property("unit", c.unit))
+		}
+		if len(c.says) > 0 {
+			properties = append(properties, property("mappings", mappings(c.says)))
+		}
+		if len(c.steps) > 0 {
+			properties = append(properties, property("thresholds", thresholds(c.steps)),
+				property("custom.cellOptions", object{"type": "color-background", "mode": "basic"}))
+		}
+		if len(properties) > 0 {
+			override(c.title, properties...)
+		}
+	}
+	return overrides
+}
+
+func thresholds(from []step) object {
+	steps := []object{}
+	for i, s := range from {
+		step := object{"color": s.color, "value": s.from}
+		if i == 0 {
+			step["value"] = nil
+		}
+		steps = append(steps, step)
+	}
+	if len(steps) == 0 {
+		steps = append(steps, object{"color": "green", "value": nil})
+	}
+	return object{"mode": "absolute", "steps": steps}
+}
+
 // drawing says how the lines of a chart look.
 func (p *panel) drawing() object {
 	stacking, fill, lines := "none", 0, "off"
@@ -91,13 +124,13 @@ func (p *panel) drawing() object {
 	}
 }
 
-func (p *panel) mappings() []object {
-	if len(p.says) == 0 {
+func mappings(says map[string]string) []object {
+	if len(says) == 0 {
 		return []object{}
 	}
 	words, i := object{}, 0
 	for _, value := range []int{-1, 0, 1} {
-		if text, ok := p.says[strconv.Itoa(value)]; ok {
+		if text, ok := says[strconv.Itoa(value)]; ok {
 			words[strconv.Itoa(value)] = object{"text": text, "index": i}
 			i++
 		}
@@ -123,9 +156,16 @@ func (p *panel) options() object {
 
 // transformations make one row of what the queries of a table say of one node.
 func (p *panel) transformations() []object {
-	hidden := object{"Time": true, "__name__": true, "job": true, "cluster": true}
+	hidden, places, titles := object{"Time": true, "__name__": true, "job": true, "cluster": true}, object{}, object{}
+	for i := range p.asks {
+		hidden["Value #"+string(rune('A'+i))] = true
+	}
+	for i, c := range p.columns {
+		delete(hidden, c.field)
+		places[c.field], titles[c.field] = i, c.title
+	}
 	return []object{
 		{"id": "merge", "options": object{}},
-		{"id": "organize", "options": object{"excludeByName": hidden, "indexByName": object{}, "renameByName": p.columns}},
+		{"id": "organize", "options": object{"excludeByName": hidden, "indexByName": places, "renameByName": titles}},
 	}
 }
