@@ -98,6 +98,11 @@ group by (%[1]s, name) (label_replace(topk by (id) (1, max by (id, name) (starli
 (%[2]s)`, label, expr)
 }
 
+// methods has the label method be without the name of the service.
+func methods(expr string) string {
+	return fmt.Sprintf(`label_replace(%s, "method", "$1", "method", ".*/(.+)")`, expr)
+}
+
 // quantiles asks for quantiles of a histogram by further labels, with a legend. Where nothing was
 // observed there are none.
 func quantiles(histogram, selector, legend string, by string, qs ...string) []ask {

@@ -42,14 +42,21 @@ func answers() row {
 			asks:  []ask{{`sum(rate(starling_query_fanout_requests_total{sel, outcome="partial"}[$__rate_interval])) or vector(0)`, ""}},
 		},
 		{
-			kind: chart, title: "Queries by status", unit: "reqps", stacked: true, width: 12,
+			kind: chart, title: "Queries by status", unit: "reqps", stacked: true,
 			about: "503: too few owners, or no turn. 422: too heavy. aborted: the answer broke off.",
 			asks:  []ask{{"sum by (code) (rate(starling_http_requests_total{sel, " + queryHandlers + "}[$__rate_interval]))", "{{code}}"}},
 		},
 		{
-			kind: chart, title: "Reads of all nodes by outcome", unit: "cps", stacked: true, width: 12,
+			kind: chart, title: "Reads of all nodes by outcome", unit: "cps", stacked: true,
 			about: "incomplete: too few owners. limit: too much for --query.max-samples. unproven: read as series instead of evaluated in parts. A query has one or more.",
 			asks:  []ask{{"sum by (outcome) (rate(starling_query_fanout_requests_total{sel}[$__rate_interval]))", "{{outcome}}"}},
+			paint: []paint{{"complete", "green"}, {"unproven", "yellow"}, {"incomplete", "red"}, {"error", "dark-red"}},
+		},
+		{
+			kind: chart, title: "Reads begun by one node alone", unit: "cps", stacked: true,
+			about: "By nodes that hold all series, by outcome. complete: nobody else was needed for series. divided: there are many series, and all nodes were asked; many of these beside few that are complete are a waste.",
+			asks:  []ask{{"sum by (outcome) (rate(starling_query_nearby_reads_total{sel}[$__rate_interval]))", "{{outcome}}"}},
+			paint: []paint{{"complete", "green"}, {"divided", "yellow"}, {"incomplete", "red"}, {"error", "dark-red"}},
 		},
 	}}
 }
@@ -73,11 +80,13 @@ func durations() row {
 				{"prometheus_engine_queries{sel}", "{{instance}}"},
 				{"min(prometheus_engine_queries_concurrent_max{sel})", "limit"},
 			},
+			paint: []paint{{"limit", "red"}},
 		},
 		{
 			kind: chart, title: "Fragments by outcome", unit: "cps", stacked: true,
 			about: "parts: evaluated where the series are, which is cheap. whole: all series were read instead. failed: neither.",
 			asks:  []ask{{"sum by (outcome) (rate(starling_query_fragments_total{sel}[$__rate_interval]))", "{{outcome}}"}},
+			paint: []paint{{"parts", "green"}, {"whole", "yellow"}, {"failed", "red"}},
 		},
 		{
 			kind: chart, title: "Parts that are evaluated", unit: "short",
@@ -99,7 +108,7 @@ func fanOut() row {
 	return row{"Which nodes are missing?", []panel{
 		{
 			kind: chart, title: "Answers done without", unit: "cps",
-			about: "Of single nodes. epoch: the node went by another table. error: all else; the peer's log or the network says more.",
+			about: "Of single nodes; nothing is shown if there were none. epoch: the node went by another table. error: all else; the peer's log or the network says more.",
 			asks:  []ask{{"sum by (instance, reason) (rate(starling_query_fanout_node_failures_total{sel}[$__rate_interval])) > 0", "{{instance}} {{reason}}"}},
 		},
 		{
@@ -113,7 +122,10 @@ func fanOut() row {
 		{
 			kind: chart, title: "Requests to peers (p99)", unit: "s",
 			about: "By what is asked for, over all nodes: State is the proof, Select series, Evaluate a part of a query.",
-			asks:  quantiles("starling_peer_request_duration_seconds", `{sel, method=~".*/(State|Select|Evaluate)"}`, "{{method}}", "method", "99"),
+			asks: []ask{{
+				methods(quantiles("starling_peer_request_duration_seconds", `{sel, method=~".*/(State|Select|Evaluate)"}`, "", "method", "99")[0].expr),
+				"{{method}}",
+			}},
 		},
 	}}
 }
@@ -129,6 +141,7 @@ func equality() row {
 			kind: chart, title: "Queries evaluated in parts and as a whole", unit: "cps", width: 12,
 			about: "With --query.verify-pushdown only. different is a fault, or rounding; the log has the query.",
 			asks:  []ask{{"sum by (outcome) (rate(starling_query_verified_total{sel}[$__rate_interval]))", "{{outcome}}"}},
+			paint: []paint{{"equal", "green"}, {"different", "red"}, {"failed", "orange"}, {"skipped", "blue"}},
 		},
 	}}
 }
