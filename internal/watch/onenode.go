@@ -33,8 +33,8 @@ func serving() row {
 		},
 		{
 			kind: figure, title: "Fenced", steps: bad(1), says: map[string]string{"0": "no", "1": "yes"},
-			about: "The disk is full or has failed, and writes are refused.",
-			asks:  []ask{{"max(starling_storage_fenced{sel})", ""}},
+			about: "The disk is full, or a write or sync has failed, and writes are refused.",
+			asks:  []ask{{"max by (reason) (starling_storage_fenced{sel})", "{{reason}}"}},
 		},
 		{
 			kind: figure, title: "Up for", unit: "s", steps: plain(),
@@ -48,20 +48,22 @@ func machine() row {
 	return row{"What does it take of its machine?", []panel{
 		{
 			kind: chart, title: "CPU", unit: "short",
-			about: "Cores that are busy with this process, and how many Go uses at most.",
+			about: "Cores that are busy with this process, and how many Go uses at most, shown from an eighth of it on.",
 			asks: []ask{
 				{"rate(process_cpu_seconds_total{sel}[$__rate_interval])", "busy"},
-				{"go_sched_gomaxprocs_threads{sel}", "limit"},
+				{"go_sched_gomaxprocs_threads{sel} < 8 * rate(process_cpu_seconds_total{sel}[$__rate_interval])", "limit"},
 			},
+			paint: []paint{{"limit", "red"}},
 		},
 		{
 			kind: chart, title: "Memory", unit: "bytes",
-			about: "Go keeps what the runtime holds below GOMEMLIMIT. The process's own includes the files that it has mapped.",
+			about: "Go keeps what the runtime holds below GOMEMLIMIT. The process's own includes the files that it has mapped. GOMEMLIMIT is shown from a quarter of it on.",
 			asks: []ask{
 				{"process_resident_memory_bytes{sel}", "process"},
 				{"go_memstats_sys_bytes{sel} - go_memstats_heap_released_bytes{sel}", "Go"},
-				{"go_gc_gomemlimit_bytes{sel} < 1e15", "GOMEMLIMIT"},
+				{"go_gc_gomemlimit_bytes{sel} < 4 * process_resident_memory_bytes{sel}", "GOMEMLIMIT"},
 			},
+			paint: []paint{{"GOMEMLIMIT", "red"}},
 		},
 		{
 			kind: chart, title: "Goroutines and files", unit: "short",
@@ -79,6 +81,7 @@ func machine() row {
 				{"starling_storage_disk_free_bytes{sel}", "free"},
 				{"starling_storage_disk_reserve_bytes{sel}", "reserve"},
 			},
+			paint: []paint{{"reserve", "red"}},
 		},
 		{
 			kind: chart, title: "Disk used by the store", unit: "bytes", stacked: true,
@@ -102,11 +105,12 @@ func store() row {
 	return row{"What does its store do?", []panel{
 		{
 			kind: chart, title: "Series", unit: "short",
-			about: "In memory, and at how many new ones are refused.",
+			about: "In memory, and at how many new ones are refused, shown from a quarter of it on.",
 			asks: []ask{
 				{"prometheus_tsdb_head_series{sel}", "series"},
-				{"starling_storage_max_series{sel} > 0", "limit"},
+				{"(starling_storage_max_series{sel} > 0) < 4 * prometheus_tsdb_head_series{sel}", "limit"},
 			},
+			paint: []paint{{"limit", "red"}},
 		},
 		{
 			kind: chart, title: "Stored", unit: "cps", stacked: true,
@@ -130,11 +134,12 @@ func store() row {
 				{"increase(prometheus_tsdb_compactions_total{sel}[1h])", "done"},
 				{"increase(prometheus_tsdb_compactions_failed_total{sel}[1h])", "failed"},
 			},
+			paint: []paint{{"done", "green"}, {"failed", "red"}},
 		},
 		{
-			kind: chart, title: "Horizon", unit: "s",
-			about: "How old samples get before they expire. It is to be the same on all nodes.",
-			asks:  []ask{{"time() - (starling_storage_horizon_timestamp_seconds{sel} > 0)", "age"}},
+			kind: chart, title: "Horizon", unit: "none",
+			about: "How old samples get before they expire, in days. It is to be the same on all nodes.",
+			asks:  []ask{{"(time() - (starling_storage_horizon_timestamp_seconds{sel} > 0)) / 86400", "days"}},
 		},
 	}}
 }
@@ -153,8 +158,8 @@ func exchange() row {
 		},
 		{
 			kind: chart, title: "Requests to peers that failed", unit: "reqps",
-			about: "By peer and gRPC code. FailedPrecondition: another table.",
-			asks:  []ask{{`sum by (peer, code) (rate(starling_peer_request_duration_seconds_count{sel, code!="OK"}[$__rate_interval])) > 0`, "{{peer}} {{code}}"}},
+			about: "By peer and gRPC code; nothing is shown if none failed. FailedPrecondition: another table. Canceled: the answers of others were enough, or the client is gone.",
+			asks:  []ask{{named("peer", `sum by (peer, code) (rate(starling_peer_request_duration_seconds_count{sel, code!="OK"}[$__rate_interval])) > 0`), "{{name}} {{peer}} {{code}}"}},
 		},
 		{
 			kind: chart, title: "HTTP requests", unit: "reqps", stacked: true, width: 12,
@@ -164,7 +169,7 @@ func exchange() row {
 		{
 			kind: chart, title: "Requests of peers", unit: "reqps", stacked: true, width: 12,
 			about: "That this node answered, by what was asked.",
-			asks:  []ask{{"sum by (method) (rate(starling_peer_served_requests_total{sel}[$__rate_interval]))", "{{method}}"}},
+			asks:  []ask{{methods("sum by (method) (rate(starling_peer_served_requests_total{sel}[$__rate_interval]))"), "{{method}}"}},
 		},
 	}}
 }
