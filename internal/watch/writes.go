@@ -45,6 +45,7 @@ func heard() row {
 			kind: chart, title: "Samples by outcome", unit: "cps", stacked: true, width: 12,
 			about: "written: stored. unconfirmed: answered 503, the sender repeats them. invalid, refused: answered 400, the sender drops them.",
 			asks:  []ask{{"sum by (outcome) (rate(starling_write_samples_total{sel}[$__rate_interval]))", "{{outcome}}"}},
+			paint: []paint{{"written", "green"}, {"unconfirmed", "orange"}, {"invalid", "red"}, {"refused", "purple"}},
 		},
 		{
 			kind: chart, title: "Requests by status", unit: "reqps", stacked: true, width: 12,
@@ -90,6 +91,7 @@ func unconfirmed() row {
 			kind: chart, title: "Notes of gaps", unit: "cps",
 			about: "noted: an owner keeps what another one misses. failed: it could not, and the write is answered 503. withdrawn: that one was only late.",
 			asks:  []ask{{"sum by (result) (rate(starling_ingest_gap_notes_total{sel}[$__rate_interval]))", "{{result}}"}},
+			paint: []paint{{"noted", "orange"}, {"failed", "red"}, {"withdrawn", "green"}},
 		},
 	}}
 }
@@ -98,7 +100,7 @@ func refusals() row {
 	return row{"What is refused, and what is near its limit?", []panel{
 		{
 			kind: chart, title: "Refused by stores", unit: "cps",
-			about: "invalid: too old, too far ahead. conflict: another value is there. limit: a new series past --storage.max-series. Each copy counts.",
+			about: "invalid: too old, too far ahead. conflict: another value is there. limit: a new series past --storage.max-series. Each copy counts. Nothing is shown if there are none.",
 			asks:  []ask{{"sum by (instance, reason) (rate(starling_storage_refusals_total{sel}[$__rate_interval])) > 0", "{{instance}} {{reason}}"}},
 		},
 		{
@@ -123,6 +125,7 @@ func refusals() row {
 				{"sum(rate(starling_ingest_handles_added_total{sel}[$__rate_interval]))", "new"},
 				{"sum(rate(starling_ingest_handles_refused_total{sel}[$__rate_interval]))", "no room"},
 			},
+			paint: []paint{{"no room", "red"}},
 		},
 		{
 			kind: chart, title: "Planned anew", unit: "cps",
