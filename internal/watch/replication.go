@@ -12,34 +12,44 @@ func replication() dashboard {
 func missing() row {
 	return row{"Is anything missing?", []panel{
 		{
-			kind: figure, title: "Series with too few copies", unit: "short", steps: look(1),
+			kind: figure, title: "Series short of copies", unit: "short", steps: look(1), width: 3,
 			about: "An owner of them is away, damaged or behind.",
 			asks:  []ask{{"sum(starling_under_replicated_series{sel})", ""}},
 		},
 		{
-			kind: figure, title: "Nodes with a gap", steps: look(1),
+			kind: figure, title: "Nodes with a gap", steps: look(1), width: 3,
 			about: "Nodes that are noted to miss writes.",
 			asks:  []ask{{"count(max by (peer) (starling_gaps_open{sel})) or vector(0)", ""}},
 		},
 		{
-			kind: figure, title: "Oldest gap", unit: "s", steps: worse(60, 3600),
+			kind: figure, title: "Oldest gap", unit: "s", steps: worse(60, 3600), width: 3,
 			about: "For how long it has been open.",
 			asks:  []ask{{"max(time() - starling_gap_opened_timestamp_seconds{sel}) or vector(0)", ""}},
 		},
 		{
-			kind: figure, title: "To hand off", unit: "bytes", steps: plain(),
-			about: "About how much nodes have still to be handed, by those that noted it.",
-			asks:  []ask{{"sum(starling_handoff_left_bytes{sel}) or vector(0)", ""}},
+			kind: figure, title: "To hand off", unit: "bytes", steps: plain(), width: 3,
+			about: "About how much nodes have still to be handed, by whoever noted most of each.",
+			asks:  []ask{{"sum(max by (peer) (starling_handoff_left_bytes{sel})) or vector(0)", ""}},
 		},
 		{
-			kind: figure, title: "To copy", unit: "bytes", steps: plain(),
+			kind: figure, title: "To copy", unit: "bytes", steps: plain(), width: 3,
 			about: "About how much nodes have still to copy in the transition.",
 			asks:  []ask{{"sum(starling_transition_left_bytes{sel})", ""}},
 		},
 		{
-			kind: figure, title: "Damaged ranges", steps: look(1),
+			kind: figure, title: "Damaged ranges", steps: look(1), width: 3,
 			about: "Ranges of time that are not made good yet.",
 			asks:  []ask{{`sum(starling_storage_damaged_ranges{sel, suspect="false"})`, ""}},
+		},
+		{
+			kind: figure, title: "Crowded series", unit: "percentunit", steps: look(0.0001), width: 3,
+			about: "About which part has copies in fewer zones than it could, as a zone has too few nodes.",
+			asks:  []ask{{"max(starling_placement_crowded_ratio{sel})", ""}},
+		},
+		{
+			kind: figure, title: "To compare", steps: plain(), width: 3,
+			about: "Windows of two hours that are to be compared soon, each counted by each node that is to.",
+			asks:  []ask{{"sum(starling_repair_windows_wanted{sel})", ""}},
 		},
 	}}
 }
@@ -52,27 +62,32 @@ func handOff() row {
 			asks:  []ask{{named("peer", "time() - min by (peer) (starling_gap_opened_timestamp_seconds{sel})"), "{{name}} {{peer}}"}},
 		},
 		{
+			kind: chart, title: "Oldest sample missed", unit: "s",
+			about: "How old the oldest sample is that a node may lack. What gets older than the retention expires, and is not handed off.",
+			asks:  []ask{{named("peer", "time() - min by (peer) (starling_gap_since_timestamp_seconds{sel})"), "{{name}} {{peer}}"}},
+		},
+		{
 			kind: chart, title: "Left to hand off", unit: "bytes",
 			about: "About how much, by the node that missed it. It falls once that is back.",
 			asks:  []ask{{named("peer", "max by (peer) (starling_handoff_left_bytes{sel})"), "{{name}} {{peer}}"}},
 		},
 		{
-			kind: chart, title: "Handed off", unit: "binBps",
-			about: "Bytes of chunks given to each node; --cluster.transfer-rate bounds what one node gives.",
+			kind: chart, title: "Handed off", unit: "binBps", width: 6,
+			about: "Bytes of chunks given to each node; --cluster.transfer-rate bounds what one node gives. What takes less than a scrape may not show.",
 			asks:  []ask{{named("peer", `sum by (peer) (rate(starling_handoff_given_bytes_total{sel, reason="gap"}[$__rate_interval]))`), "{{name}} {{peer}}"}},
 		},
 		{
-			kind: chart, title: "Samples taken", unit: "cps",
-			about: "Samples that each node lacked and took from others.",
+			kind: chart, title: "Samples taken", unit: "cps", width: 6,
+			about: "Samples that each node lacked and took from others. What takes less than a scrape may not show.",
 			asks:  []ask{{"sum by (instance) (rate(starling_handoff_taken_samples_total{sel}[$__rate_interval]))", "{{instance}}"}},
 		},
 		{
-			kind: chart, title: "Broken off", unit: "cps",
-			about: "Hand-offs that broke off on each node; they begin again. The log says why.",
-			asks:  []ask{{"sum by (instance) (rate(starling_handoff_failures_total{sel}[$__rate_interval]))", "{{instance}}"}},
+			kind: chart, title: "Broken off", unit: "short", width: 6,
+			about: "Hand-offs that broke off on each node within ten minutes; they begin again. The log says why. Nothing is shown before the first.",
+			asks:  []ask{{"sum by (instance) (increase(starling_handoff_failures_total{sel}[10m]))", "{{instance}}"}},
 		},
 		{
-			kind: chart, title: "Late confirmations", unit: "short",
+			kind: chart, title: "Late confirmations", unit: "short", width: 6,
 			about: "Notes for a peer that may still confirm: it is slow.",
 			asks:  []ask{{named("peer", "max by (peer) (starling_gap_late_notes{sel})"), "{{name}} {{peer}}"}},
 		},
@@ -103,7 +118,7 @@ func transition() row {
 		},
 		{
 			kind: chart, title: "Left to copy", unit: "bytes", width: 6,
-			about: "About how much each node has still to copy of what it does not hold.",
+			about: "About how much each node has still to copy of what it does not hold. Nothing is shown while nothing moves.",
 			asks:  []ask{{"starling_transition_left_bytes{sel} > 0", "{{instance}}"}},
 		},
 		{
@@ -114,7 +129,7 @@ func transition() row {
 		{
 			kind: chart, title: "Done in", unit: "s", width: 6,
 			about: "About how long each node still takes, at the rate of the last five minutes.",
-			asks:  []ask{{"starling_transition_left_bytes{sel} / (rate(starling_transition_copied_bytes_total{sel}[5m]) > 0)", "{{instance}}"}},
+			asks:  []ask{{"(starling_transition_left_bytes{sel} > 0) / (rate(starling_transition_copied_bytes_total{sel}[5m]) > 0)", "{{instance}}"}},
 		},
 		{
 			kind: chart, title: "Time of samples left", unit: "s", width: 6,
@@ -122,12 +137,24 @@ func transition() row {
 			asks:  []ask{{"starling_transition_left_seconds{sel}", "{{instance}}"}},
 		},
 		{
-			kind: chart, title: "Windows broken off", unit: "cps", width: 12,
-			about: "Windows of time whose copying broke off; they begin again.",
-			asks:  []ask{{"sum by (instance) (rate(starling_transition_failures_total{sel}[$__rate_interval]))", "{{instance}}"}},
+			kind: chart, title: "Windows copied", unit: "short", width: 6, stacked: true,
+			about: "Windows of time that were to be copied and are held, within ten minutes, by what the store compares like: equal to the owners, more than they have, or unread for damage.",
+			asks:  []ask{{"sum by (result) (increase(starling_transition_windows_total{sel}[10m]))", "{{result}}"}},
+			paint: []paint{{"equal", "green"}, {"more", "blue"}, {"unread", "red"}},
 		},
 		{
-			kind: chart, title: "Dropped afterwards", unit: "cps", width: 12,
+			kind: chart, title: "Windows broken off", unit: "short", width: 6,
+			about: "Windows of time whose copying broke off within ten minutes; they begin again.",
+			asks:  []ask{{"sum by (instance) (increase(starling_transition_failures_total{sel}[10m]))", "{{instance}}"}},
+		},
+		{
+			kind: chart, title: "Blocks looked at afterwards", unit: "short", width: 6, stacked: true,
+			about: "For series that a node does not own any more, within an hour. damaged: left alone. disk_full: no room to rewrite them; free some.",
+			asks:  []ask{{"sum by (result) (increase(starling_storage_prune_blocks_total{sel}[1h]))", "{{result}}"}},
+			paint: []paint{{"kept", "green"}, {"rewritten", "blue"}, {"deleted", "purple"}, {"damaged", "orange"}, {"disk_full", "red"}},
+		},
+		{
+			kind: chart, title: "Dropped afterwards", unit: "cps", width: 6,
 			about: "Series in blocks that a node does not own any more and has dropped.",
 			asks:  []ask{{"sum by (instance) (rate(starling_storage_pruned_series_total{sel}[$__rate_interval]))", "{{instance}}"}},
 		},
@@ -142,9 +169,10 @@ func mending() row {
 			asks:  []ask{{"time() - (starling_repair_last_full_pass_timestamp_seconds{sel} > 0)", "{{instance}}"}},
 		},
 		{
-			kind: chart, title: "Windows compared", unit: "cps", stacked: true,
-			about: "Windows of two hours. differed: something was copied. failed: another owner was away.",
-			asks:  []ask{{"sum by (result) (rate(starling_repair_windows_compared_total{sel}[$__rate_interval]))", "{{result}}"}},
+			kind: chart, title: "Windows compared", unit: "short", stacked: true,
+			about: "Windows of two hours, within an hour. differed: something was copied. failed: another owner was away.",
+			asks:  []ask{{"sum by (result) (increase(starling_repair_windows_compared_total{sel}[1h]))", "{{result}}"}},
+			paint: []paint{{"equal", "green"}, {"differed", "orange"}, {"failed", "red"}},
 		},
 		{
 			kind: chart, title: "Samples that a copy lacked", unit: "cps",
@@ -165,9 +193,9 @@ func mending() row {
 			asks:  []ask{{"sum by (instance, kind) (increase(starling_storage_damage_found_total{sel}[1h])) > 0", "{{instance}} {{kind}}"}},
 		},
 		{
-			kind: chart, title: "Mending that broke off", unit: "cps",
-			about: "Too few other owners are there, or whole. It goes on from there.",
-			asks:  []ask{{"sum by (instance) (rate(starling_repair_rebuild_failures_total{sel}[$__rate_interval]))", "{{instance}}"}},
+			kind: chart, title: "Mending that broke off", unit: "short",
+			about: "Within ten minutes: too few other owners are there, or whole. It goes on from there.",
+			asks:  []ask{{"sum by (instance) (increase(starling_repair_rebuild_failures_total{sel}[10m]))", "{{instance}}"}},
 		},
 	}}
 }
