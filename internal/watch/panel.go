@@ -119,7 +119,7 @@ func (p *panel) drawing() object {
 		lines = "dashed"
 	}
 	return object{
-		"drawStyle": "line", "lineWidth": 1, "fillOpacity": fill, "showPoints": "never", "spanNulls": false,
+		"drawStyle": "line", "lineWidth": 1, "fillOpacity": fill, "showPoints": "auto", "spanNulls": false,
 		"stacking": object{"mode": stacking, "group": "A"}, "thresholdsStyle": object{"mode": lines},
 	}
 }
