@@ -50,15 +50,23 @@ func answers() row {
 			kind: chart, title: "Reads of all nodes by outcome", unit: "cps", stacked: true,
 			about: "incomplete: too few owners. limit: too much for --query.max-samples. unproven: read as series instead of evaluated in parts. A query has one or more.",
 			asks:  []ask{{"sum by (outcome) (rate(starling_query_fanout_requests_total{sel}[$__rate_interval]))", "{{outcome}}"}},
-			paint: []paint{{"complete", "green"}, {"unproven", "yellow"}, {"incomplete", "red"}, {"error", "dark-red"}},
+			paint: outcomes(),
 		},
 		{
 			kind: chart, title: "Reads begun by one node alone", unit: "cps", stacked: true,
 			about: "By nodes that hold all series, by outcome. complete: nobody else was needed for series. divided: there are many series, and all nodes were asked; many of these beside few that are complete are a waste.",
 			asks:  []ask{{"sum by (outcome) (rate(starling_query_nearby_reads_total{sel}[$__rate_interval]))", "{{outcome}}"}},
-			paint: []paint{{"complete", "green"}, {"divided", "yellow"}, {"incomplete", "red"}, {"error", "dark-red"}},
+			paint: append(outcomes(), paint{"divided", "yellow"}),
 		},
 	}}
+}
+
+// outcomes colours reads by what has become of them.
+func outcomes() []paint {
+	return []paint{
+		{"complete", "green"}, {"canceled", "blue"}, {"unproven", "yellow"}, {"partial", "orange"},
+		{"limit", "purple"}, {"incomplete", "red"}, {"error", "dark-red"},
+	}
 }
 
 func durations() row {
