@@ -158,8 +158,8 @@ func exchange() row {
 		},
 		{
 			kind: chart, title: "Requests to peers that failed", unit: "reqps",
-			about: "By peer and gRPC code; nothing is shown if none failed. FailedPrecondition: another table. Canceled: the answers of others were enough, or the client is gone.",
-			asks:  []ask{{named("peer", `sum by (peer, code) (rate(starling_peer_request_duration_seconds_count{sel, code!="OK"}[$__rate_interval])) > 0`), "{{name}} {{peer}} {{code}}"}},
+			about: "By peer and gRPC code; nothing is shown if none failed. FailedPrecondition: another table. What was canceled, as the answers of others were enough, is not among them.",
+			asks:  []ask{{named("peer", `sum by (peer, code) (rate(starling_peer_request_duration_seconds_count{sel, code!~"OK|Canceled"}[$__rate_interval])) > 0`), "{{name}} {{peer}} {{code}}"}},
 		},
 		{
 			kind: chart, title: "HTTP requests", unit: "reqps", stacked: true, width: 12,
