@@ -159,27 +159,32 @@ func nodes() row {
 func contact() row {
 	return row{"Do nodes hear each other?", []panel{
 		{
-			kind: chart, title: "Members not reached", unit: "short",
+			kind: chart, title: "Members not reached", unit: "short", width: 6,
 			about: "Nodes that gossip does not reach, as each node sees it. Nodes that differ for long are cut off from each other.",
 			asks:  []ask{{`sum by (instance) (starling_cluster_members{sel, state!="alive"})`, "{{instance}}"}},
 		},
 		{
-			kind: chart, title: "Epoch of the table", unit: "none",
+			kind: chart, title: "Epoch of the table", unit: "none", width: 6,
 			about: "By which each node goes. One that stays behind is not counted by the others, and looks for whom it can reach, or cannot write the table to disk.",
 			asks:  []ask{{"starling_cluster_epoch{sel}", "{{instance}}"}},
 		},
 		{
-			kind: chart, title: "Raft's term", unit: "none",
+			kind: chart, title: "Raft's term", unit: "none", width: 6,
 			about: "Each step is an election: the leader was not heard in time.",
 			asks:  []ask{{"max(starling_cluster_raft_term{sel})", "term"}},
 		},
 		{
-			kind: chart, title: "Gossip behind its timing", unit: "none",
+			kind: chart, title: "Gossip behind its timing", unit: "none", width: 6,
 			about: "0 is healthy. Above it for long, the node is starved of CPU, or its network loses packets.",
 			asks:  []ask{{"starling_cluster_gossip_health_score{sel}", "{{instance}}"}},
 		},
 		{
-			kind: chart, title: "Strangers refused", unit: "cps",
+			kind: chart, title: "Contacts that failed", unit: "short", width: 6,
+			about: "With seeds and members that gossip has lost, within ten minutes. They go on while one is down; else the way to it is closed.",
+			asks:  []ask{{`sum by (instance) (increase(starling_cluster_rejoins_total{sel, result!="success"}[10m]))`, "{{instance}}"}},
+		},
+		{
+			kind: chart, title: "Strangers refused", unit: "cps", width: 6,
 			about: "Packets, nodes, requests and connections, by what gave them away: another cluster is in reach, or a node has wrong keys, files or addresses. Nothing is shown if there were none.",
 			asks: []ask{
 				{"sum by (reason) (rate(starling_cluster_refused_total{sel}[$__rate_interval])) > 0", "{{reason}}"},
@@ -187,9 +192,17 @@ func contact() row {
 			},
 		},
 		{
-			kind: chart, title: "Certificates expire in", unit: "s", steps: []step{{color: "red"}, {"green", 14 * 86400}},
+			kind: chart, title: "Certificates expire in", unit: "s", steps: []step{{color: "red"}, {"green", 14 * 86400}}, width: 6,
 			about: "Of TLS between nodes; nobody talks to a node without a valid one. Nothing is shown without TLS.",
 			asks:  []ask{{"starling_peer_tls_certificate_expiry_timestamp_seconds{sel} - time()", "{{instance}}"}},
+		},
+		{
+			kind: chart, title: "Not taken over", unit: "short", width: 6,
+			about: "Within ten minutes: tables that could not be written to disk, and files of TLS that are of no use. Nothing is shown if there were none; the log says why.",
+			asks: []ask{
+				{"sum by (instance) (increase(starling_cluster_table_adopt_failures_total{sel}[10m])) > 0", "{{instance}} table"},
+				{"sum by (instance) (increase(starling_peer_tls_reload_failures_total{sel}[10m])) > 0", "{{instance}} TLS"},
+			},
 		},
 	}}
 }
