@@ -176,18 +176,21 @@ func progress(c api.CopyStatus, paused bool) string {
 	return strings.Join(cells, "\t")
 }
 
+// gaps are those that any node notes which answers.
 func (v *view) gaps() {
-	for _, g := range v.Gaps {
-		since := "any time"
-		if g.Since != "" {
-			since = g.Since
+	for _, n := range v.Nodes {
+		for _, g := range n.Gaps {
+			since := "any time"
+			if g.Since != "" {
+				since = g.Since
+			}
+			doing := "to be handed off when it is back"
+			if g.HandingOff {
+				doing = "being handed off"
+			}
+			v.say("Gap: %s lacks samples since %s, noted %s ago by %s: about %s (%s), %s",
+				v.Of(g.Peer), since, readable.Span(v.now.Sub(g.Opened)), v.Of(n.ID), readable.Count(float64(g.SamplesLeft)), readable.Size(float64(g.BytesLeft)), doing)
 		}
-		doing := "to be handed off when it is back"
-		if g.HandingOff {
-			doing = "being handed off"
-		}
-		v.say("Gap: %s lacks samples since %s, noted %s ago: about %s (%s), %s",
-			v.Of(g.Peer), since, readable.Span(v.now.Sub(g.Opened)), readable.Count(float64(g.SamplesLeft)), readable.Size(float64(g.BytesLeft)), doing)
 	}
 }
 

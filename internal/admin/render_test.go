@@ -70,7 +70,8 @@ func moving() *api.ClusterStatus {
 		},
 	}
 	s.Waiting = 1
-	s.Gaps = []api.GapStatus{{Peer: s.Nodes[2].ID, Since: "2026-03-01T11:48:00Z", Opened: now.Add(-12 * time.Minute), HandingOff: true, SamplesLeft: 4000, BytesLeft: 6144}}
+	s.Nodes[0].Gaps = []api.GapStatus{{Peer: s.Nodes[2].ID, Since: "2026-03-01T11:48:00Z", Opened: now.Add(-12 * time.Minute), HandingOff: true, SamplesLeft: 4000, BytesLeft: 6144}}
+	s.Nodes[3].Gaps = []api.GapStatus{{Peer: s.Nodes[1].ID, Opened: now.Add(-3 * time.Minute), SamplesLeft: 10, BytesLeft: 20}}
 	s.Damage = []api.DamageStatus{{Kind: "block", Name: "01M7", Detail: "bad checksum", Found: now.Add(-time.Hour), Suspect: true}}
 	return s
 }
