@@ -130,11 +130,7 @@ func (v *view) transition() {
 		}
 		return
 	}
-	since := "for longer than all nodes have run"
-	if t.Since != nil {
-		since = fmt.Sprintf("since %s, for %s", t.Since.UTC().Format(readable.Clock), readable.Span(v.now.Sub(*t.Since)))
-	}
-	v.say("Transition: %s %s (epoch %d)", t.Phase, since, t.Began)
+	v.say("Transition: %s %s (epoch %d)", t.Phase, v.Since(v.now), t.Began)
 	if v.Paused {
 		v.say("Paused: nothing is copied before `starling cluster resume`")
 	}
@@ -155,25 +151,17 @@ func (v *view) transition() {
 
 // progress is how far a node's copying is, in cells.
 func progress(c api.CopyStatus, paused bool) string {
+	done, left := c.Done, readable.Left(c, paused)
 	switch {
 	case c.Ready:
-		return fmt.Sprintf("%s\t100%%\tready\t%s samples, %s", bar(1), readable.Count(float64(c.Samples)), readable.Size(float64(c.Bytes)))
+		done, left = 1, "ready"
 	case c.Silent:
 		return "?\t\tit does not answer"
 	case c.Started == nil:
 		return fmt.Sprintf("%s\t0%%\tit has not begun", bar(0))
 	}
-	cells := []string{bar(c.Done), fmt.Sprintf("%d%%", int(100*c.Done)), readable.Left(c, paused), fmt.Sprintf("%s samples, %s", readable.Count(float64(c.Samples)), readable.Size(float64(c.Bytes)))}
-	if c.BytesLeft > 0 {
-		cells[3] += ", about " + readable.Size(float64(c.BytesLeft)) + " to come"
-	}
-	if c.BytesPerSecond > 0 {
-		cells = append(cells, readable.Size(c.BytesPerSecond)+"/s")
-	}
-	if c.Until != nil {
-		cells = append(cells, "all before "+c.Until.UTC().Format(readable.Minute))
-	}
-	return strings.Join(cells, "\t")
+	cells := []string{bar(done), fmt.Sprintf("%d%%", int(100*done)), left}
+	return strings.Join(append(cells, readable.Figures(c)...), "\t")
 }
 
 // gaps are those that any node notes which answers.

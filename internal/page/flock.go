@@ -298,7 +298,7 @@ func (f flocks) gaps() (rows []gapRow) {
 		for _, g := range n.Gaps {
 			rows = append(rows, gapRow{
 				Peer: f.Of(g.Peer), By: f.Of(n.ID), Since: sinceOf(g), Open: readable.Span(f.now.Sub(g.Opened)), HandingOff: g.HandingOff,
-				About: fmt.Sprintf("%s samples, %s", readable.Count(float64(g.SamplesLeft)), readable.Size(float64(g.BytesLeft))),
+				About: readable.Amount(g.SamplesLeft, g.BytesLeft),
 			})
 		}
 	}
@@ -332,10 +332,7 @@ func (f flocks) transition() *transitionView {
 	if t == nil {
 		return nil
 	}
-	v := &transitionView{Phase: t.Phase, Copying: t.Phase == "copying", Paused: f.Paused, Since: "for longer than all nodes have run"}
-	if t.Since != nil {
-		v.Since = fmt.Sprintf("since %s, for %s", t.Since.UTC().Format(readable.Clock), readable.Span(f.now.Sub(*t.Since)))
-	}
+	v := &transitionView{Phase: t.Phase, Copying: t.Phase == "copying", Paused: f.Paused, Since: f.Since(f.now)}
 	if v.Phase != "" {
 		v.Phase = strings.ToUpper(v.Phase[:1]) + v.Phase[1:]
 	}
@@ -352,28 +349,17 @@ func (f flocks) transition() *transitionView {
 }
 
 func (f flocks) copying(c api.CopyStatus) copyRow {
-	row := copyRow{Name: f.Of(c.Node), Done: fmt.Sprintf("%d%%", int(100*c.Done)), Bar: barOf(c.Done, 1, note)}
-	row.Figures = fmt.Sprintf("%s samples, %s", readable.Count(float64(c.Samples)), readable.Size(float64(c.Bytes)))
+	row := copyRow{
+		Name: f.Of(c.Node), Done: fmt.Sprintf("%d%%", int(100*c.Done)), Bar: barOf(c.Done, 1, note),
+		State: readable.Left(c, f.Paused), Figures: strings.Join(readable.Figures(c), ", "),
+	}
 	switch {
 	case c.Ready:
 		row.Done, row.State, row.Bar = "100%", "ready", barOf(1, 1, well)
-		return row
 	case c.Silent:
 		row.Done, row.State, row.Figures = "–", "it does not answer", ""
-		return row
 	case c.Started == nil:
 		row.State, row.Figures = "it has not begun", ""
-		return row
-	}
-	row.State = readable.Left(c, f.Paused)
-	if c.BytesLeft > 0 {
-		row.Figures += ", about " + readable.Size(float64(c.BytesLeft)) + " to come"
-	}
-	if c.BytesPerSecond > 0 {
-		row.Figures += ", " + readable.Size(c.BytesPerSecond) + "/s"
-	}
-	if c.Until != nil {
-		row.Figures += ", all before " + c.Until.UTC().Format(readable.Minute)
 	}
 	return row
 }

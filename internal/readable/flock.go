@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/starling-tsdb/starling/internal/api"
 )
@@ -86,6 +87,34 @@ func (f Flock) Awaiting() string {
 		list[i] = fmt.Sprintf("%s (%s)", f.Of(id), why)
 	}
 	return strings.Join(list, ", ")
+}
+
+// Since says since when the transition has been in its phase.
+func (f Flock) Since(now time.Time) string {
+	since := f.Transition.Since
+	if since == nil {
+		return "for longer than all nodes have run"
+	}
+	return fmt.Sprintf("since %s, for %s", since.UTC().Format(Clock), Span(now.Sub(*since)))
+}
+
+// Figures are what a copying has moved and has yet to move, how fast, and up to which time: as much
+// of that as is known.
+func Figures(c api.CopyStatus) []string {
+	figures := []string{Amount(c.Samples, c.Bytes)}
+	if c.Ready {
+		return figures
+	}
+	if c.BytesLeft > 0 {
+		figures[0] += ", about " + Size(float64(c.BytesLeft)) + " to come"
+	}
+	if c.BytesPerSecond > 0 {
+		figures = append(figures, Size(c.BytesPerSecond)+"/s")
+	}
+	if c.Until != nil {
+		figures = append(figures, "all before "+c.Until.UTC().Format(Minute))
+	}
+	return figures
 }
 
 // Left says how long a copying that has begun will take, and why that is not known.

@@ -42,6 +42,11 @@ func Size(n float64) string {
 	return fmt.Sprintf("%.1f TiB", n)
 }
 
+// Amount renders samples, and the bytes that they take.
+func Amount(samples, bytes int64) string {
+	return fmt.Sprintf("%s samples, %s", Count(float64(samples)), Size(float64(bytes)))
+}
+
 // Percent renders a part of a whole.
 func Percent(share float64) string { return fmt.Sprintf("%.1f%%", 100*share) }
 
