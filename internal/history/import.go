@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -114,11 +113,8 @@ func begin(o Options) (*importing, error) {
 	if o.Rate > 0 {
 		limit = rate.Limit(o.Rate)
 	}
-	i.sender = &sender{url: strings.TrimSuffix(o.URL, "/"), client: o.Client, limit: rate.NewLimiter(limit, math.MaxInt32)}
-	if o.Rate > 0 {
-		// A batch may have more samples than a second has at a low rate.
-		i.sender.limit = rate.NewLimiter(limit, maxSamples)
-	}
+	// A batch may have more samples than a second has at a low rate.
+	i.sender = &sender{url: strings.TrimSuffix(o.URL, "/"), client: o.Client, limit: rate.NewLimiter(limit, maxSamples)}
 	i.state = progress{
 		Source: o.Source.Name(), Node: i.sender.url, Series: fmt.Sprint(o.Matchers), Labels: o.Labels.String(), From: o.From, To: o.To, Next: o.From,
 	}
