@@ -46,22 +46,22 @@ func Without(ctx context.Context) context.Context {
 
 // Start begins a span within that of ctx, for work of this node, and returns a context in it.
 func Start(ctx context.Context, name string, attributes ...Attribute) (context.Context, *Span) {
-	parent := Of(ctx)
-	if parent == nil {
-		return ctx, nil
-	}
-	// A copy: what is handed on would have to be allocated by all callers, recorded or not.
-	return begin(parent.within(ctx), parent.tracer, name, trace.SpanKindInternal, slices.Clone(attributes))
+	return below(ctx, name, trace.SpanKindInternal, attributes)
 }
 
 // Ask begins a span within that of ctx, for what an owner is asked, be it another node or this
 // one. It is Start in all else.
 func Ask(ctx context.Context, name string, attributes ...Attribute) (context.Context, *Span) {
+	return below(ctx, name, trace.SpanKindClient, attributes)
+}
+
+func below(ctx context.Context, name string, kind trace.SpanKind, attributes []Attribute) (context.Context, *Span) {
 	parent := Of(ctx)
 	if parent == nil {
 		return ctx, nil
 	}
-	return begin(parent.within(ctx), parent.tracer, name, trace.SpanKindClient, slices.Clone(attributes))
+	// A copy: what is handed on would have to be allocated by all callers, recorded or not.
+	return begin(parent.within(ctx), parent.tracer, name, kind, slices.Clone(attributes))
 }
 
 func (s *Span) within(ctx context.Context) context.Context { return trace.ContextWithSpan(ctx, s.span) }
