@@ -57,7 +57,9 @@ type Cache struct {
 	opts   Options
 	seed   maphash.Seed
 	serial atomic.Uint64
-	shards [shards]shard
+	// indexes are those of the entries, and what cursors have reserved.
+	indexes numbers
+	shards  [shards]shard
 
 	added, evicted, refused prometheus.Counter
 }
@@ -66,8 +68,8 @@ type shard struct {
 	mu sync.RWMutex
 	// byHash holds the entries, those with the same hash as a list.
 	byHash map[uint64]*entry
-	// all holds them by their index within the shard, nil where one was evicted; free lists
-	// those places, and hand is the place that is looked at next.
+	// all holds them, nil where one was evicted; free lists those places, and hand is the
+	// place that is looked at next.
 	all  []*entry
 	free []int
 	hand int
@@ -145,10 +147,18 @@ type Cursor struct {
 	last, guess *entry
 	now         uint32
 	interner    series.LazyInterner
+	// reserved are the indexes of the next series that are added.
+	reserved run
 }
 
 // Close ends the request.
-func (c *Cursor) Close() { c.interner.Close() }
+func (c *Cursor) Close() {
+	c.interner.Close()
+	if c.reserved.from < c.reserved.to {
+		c.cache.indexes.give(c.reserved)
+	}
+	c.reserved = run{}
+}
 
 // Start returns a cursor for one request.
 func (c *Cache) Start() Cursor {
@@ -215,13 +225,23 @@ func (c *Cursor) Add(name []byte, ls labels.Labels) *series.Handle {
 	e := &entry{name: string(name), hash: hash}
 	e.Labels, e.Key, e.Serial = ls, cache.opts.Key(ls), cache.serial.Add(1)
 	e.used.Store(c.now)
-	e, ok := cache.shards[hash%shards].add(cache, e, name, c.now)
+	e, ok := cache.shards[hash%shards].add(c, e, name)
 	if !ok {
 		cache.refused.Inc()
 		return nil
 	}
 	c.follow(e)
 	return &e.Handle
+}
+
+// index returns the index of the next series that is added.
+func (c *Cursor) index() uint32 {
+	r := &c.reserved
+	if r.from == r.to {
+		*r = c.cache.indexes.take()
+	}
+	r.from++
+	return r.from - 1
 }
 
 func (s *shard) find(hash uint64, name []byte) *entry {
@@ -235,31 +255,28 @@ func (s *shard) find(hash uint64, name []byte) *entry {
 
 // add puts an entry with that name in, or returns the one that another request has put in
 // meanwhile.
-func (s *shard) add(c *Cache, e *entry, name []byte, now uint32) (*entry, bool) {
+func (s *shard) add(c *Cursor, e *entry, name []byte) (*entry, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if other := s.find(e.hash, name); other != nil {
 		return other, true
 	}
 	for range sweep {
-		s.look(c, now)
+		s.look(c.cache, c.now)
 	}
-	if s.bytes+e.bytes() > c.opts.MaxBytes/shards {
+	if s.bytes+e.bytes() > c.cache.opts.MaxBytes/shards {
 		return nil, false
 	}
-	place := len(s.all)
 	if n := len(s.free); n > 0 {
-		place, s.free = s.free[n-1], s.free[:n-1]
-		s.all[place] = e
+		s.all[s.free[n-1]], s.free = e, s.free[:n-1]
 	} else {
 		s.all = append(s.all, e)
 	}
-	// Indexes are dense as far as the shards are alike.
-	e.Index = uint32(place)*shards + uint32(e.hash%shards)
+	e.Index = c.index()
 	e.same = s.byHash[e.hash]
 	s.byHash[e.hash] = e
 	s.bytes += e.bytes()
-	c.added.Inc()
+	c.cache.added.Inc()
 	return e, true
 }
 
@@ -278,6 +295,7 @@ func (s *shard) look(c *Cache, now uint32) {
 		return
 	}
 	s.remove(e)
+	c.indexes.give(run{e.Index, e.Index + 1})
 	c.evicted.Inc()
 }
 

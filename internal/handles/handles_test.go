@@ -31,6 +31,7 @@ func labelsOf(i int) labels.Labels { return labels.FromStrings("__name__", fmt.S
 func ask(c *Cache, request []int) []*series.Handle {
 	var found []*series.Handle
 	cursor := c.Start()
+	defer cursor.Close()
 	for _, i := range request {
 		name := nameOf(i)
 		h, n := cursor.Guess(name)
@@ -118,11 +119,14 @@ func TestGuessIsAPrefix(t *testing.T) {
 func TestCollisionsOfHashes(t *testing.T) {
 	c, clk := newTestCache(1 << 20)
 	s := &c.shards[0]
+	cursor := c.Start()
+	defer cursor.Close()
 	put := func(name string) *entry {
 		e := &entry{name: name, hash: 64}
 		e.Serial = c.serial.Add(1)
 		e.used.Store(c.minute())
-		e, ok := s.add(c, e, []byte(name), c.minute())
+		cursor.now = c.minute()
+		e, ok := s.add(&cursor, e, []byte(name))
 		if !ok {
 			t.Fatal("no room")
 		}
