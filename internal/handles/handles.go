@@ -44,7 +44,7 @@ type Options struct {
 	MaxBytes int64
 	// Key computes the partition key of a series.
 	Key func(labels.Labels) uint64
-	// Interner, if set, is asked for the labels to keep; each request has its own.
+	// Interner, if set, is shown all handles; each request has its own.
 	Interner func() series.Interner
 	// Now is the clock, time.Now if nil.
 	Now func() time.Time
@@ -220,10 +220,10 @@ func (c *Cursor) follow(e *entry) {
 // Without room for it, it returns nil. Neither argument is kept.
 func (c *Cursor) Add(name []byte, ls labels.Labels) *series.Handle {
 	cache := c.cache
-	ls = c.interner.Intern(ls)
 	hash := maphash.Bytes(cache.seed, name)
 	e := &entry{name: string(name), hash: hash}
 	e.Labels, e.Key, e.Serial = ls, cache.opts.Key(ls), cache.serial.Add(1)
+	c.interner.Intern(&e.Handle)
 	e.used.Store(c.now)
 	e, ok := cache.shards[hash%shards].add(c, e, name)
 	if !ok {

@@ -28,16 +28,17 @@ type Handle struct {
 	stored atomic.Uint64
 }
 
-// Interner has labels that are kept share memory with those of the store, for the length of
-// one request. It is for one goroutine.
+// Interner has handles that are new share the memory of their labels with the store, for the
+// length of one request. It is for one goroutine.
 type Interner interface {
-	// Intern returns equal labels that the store keeps, or the same where it has none.
-	Intern(ls labels.Labels) labels.Labels
+	// Intern gives a handle, which nobody else knows yet, the labels that the store keeps where
+	// they are equal to its own, and has the store remember how it knows the series.
+	Intern(h *Handle)
 	// Close ends it.
 	Close()
 }
 
-// LazyInterner is an Interner that Open opens when it is first asked. Without Open labels stay
+// LazyInterner is an Interner that Open opens when it is first asked. Without Open handles stay
 // as they are. After Close it is as it was before.
 type LazyInterner struct {
 	Open   func() Interner
@@ -45,14 +46,14 @@ type LazyInterner struct {
 }
 
 // Intern implements Interner.
-func (l *LazyInterner) Intern(ls labels.Labels) labels.Labels {
+func (l *LazyInterner) Intern(h *Handle) {
 	if l.opened == nil {
 		if l.Open == nil {
-			return ls
+			return
 		}
 		l.opened = l.Open()
 	}
-	return l.opened.Intern(ls)
+	l.opened.Intern(h)
 }
 
 // Close implements Interner.

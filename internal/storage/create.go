@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/prometheus/model/labels"
 	promstorage "github.com/prometheus/prometheus/storage"
 
 	"github.com/starling-tsdb/starling/internal/series"
@@ -114,7 +113,8 @@ func (s *Store) appender(ctx context.Context, w *write) (promstorage.AppenderV2,
 }
 
 // What a handle remembers is the TSDB's reference, in the low bits, and the number of the
-// opening that it is good for: a replay may give it to another series.
+// opening that it is good for: a replay may give it to another series. The reference is 0 where
+// the head did not have the series.
 const refBits = 40
 
 // remember has a handle, if there is one, tell the reference of a series that is in the log.
@@ -124,22 +124,23 @@ func (s *Store) remember(h *series.Handle, ref promstorage.SeriesRef) {
 	}
 }
 
-// recall returns the reference that a handle remembers of a series that was in the log. It
-// is 0 for none, and where the head has dropped a series since the batch was first tried: it
-// may be one of these.
-func (s *Store) recall(w *write, h *series.Handle) promstorage.SeriesRef {
+// recall returns the reference that a handle remembers of a series that was in the log, or
+// that the head did not have the series. Neither is remembered where the head has dropped a
+// series since the batch was first tried: it may be this one.
+func (s *Store) recall(w *write, h *series.Handle) (ref promstorage.SeriesRef, absent bool) {
 	if h == nil || w.moved {
-		return 0
+		return 0, false
 	}
 	known := h.Stored()
 	if known>>refBits != s.opening {
-		return 0
+		return 0, false
 	}
-	return promstorage.SeriesRef(known & (1<<refBits - 1))
+	ref = promstorage.SeriesRef(known & (1<<refBits - 1))
+	return ref, ref == 0
 }
 
-// Interner returns the labels that the head keeps of series, so that who remembers them need
-// not keep others.
+// Interner gives handles the labels that the head keeps of series, so that who remembers them
+// need not keep others, and has the handles remember what it finds.
 type Interner struct {
 	store *Store
 	// app is what the look-up takes; nothing is appended to it. It is nil in a closed store.
@@ -155,15 +156,21 @@ func (s *Store) Interner() *Interner {
 	return n
 }
 
-// Intern returns the head's labels of a series, or the same if it has none.
-func (n *Interner) Intern(ls labels.Labels) labels.Labels {
+// Intern implements series.Interner.
+func (n *Interner) Intern(h *series.Handle) {
 	if n.app == nil {
-		return ls
+		return
 	}
-	if ref, known := n.app.(promstorage.GetRef).GetRef(ls, ls.Hash()); ref != 0 {
-		return known
+	hash := h.Labels.Hash()
+	ref, known := n.app.(promstorage.GetRef).GetRef(h.Labels, hash)
+	if ref == 0 {
+		h.SetStored(n.store.opening << refBits)
+		return
 	}
-	return ls
+	h.Labels = known
+	if n.store.creator.holder(hash) == nil {
+		n.store.remember(h, ref)
+	}
 }
 
 // Close ends it.
@@ -193,11 +200,14 @@ func (s *Store) await(ctx context.Context, claims []*claim) error {
 func (s *Store) find(head promstorage.GetRef, w *write, l *lookup) {
 	for i := range w.batch.Series {
 		sr := &w.batch.Series[i]
-		if l.refs[i] = s.recall(w, sr.Handle); l.refs[i] != 0 {
+		var absent bool
+		if l.refs[i], absent = s.recall(w, sr.Handle); l.refs[i] != 0 {
 			continue
 		}
 		hash := sr.Labels.Hash()
-		l.refs[i], _ = head.GetRef(sr.Labels, hash)
+		if !absent {
+			l.refs[i], _ = head.GetRef(sr.Labels, hash)
+		}
 		if l.refs[i] != 0 {
 			// Asked after the look-up: who has found a series whose creator is
 			// gone by now knows that it is in the log.
@@ -288,7 +298,12 @@ func (s *Store) create(app promstorage.AppenderV2, sr *series.Series, t int64, i
 	if sr.Handle == nil {
 		ls = ls.Copy()
 	}
-	ref, _ = app.Append(0, ls, 0, t, 0, nil, nil, promstorage.AOptions{})
+	ref, err := app.Append(0, ls, 0, t, 0, nil, nil, promstorage.AOptions{})
+	if err != nil {
+		// Another may have made the series since the head did not have it, and with a sample
+		// that this one conflicts with.
+		ref, _ = app.(promstorage.GetRef).GetRef(ls, ls.Hash())
+	}
 	return ref, true
 }
 

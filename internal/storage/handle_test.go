@@ -111,28 +111,76 @@ func TestHandleOfAnotherOpening(t *testing.T) {
 	}
 }
 
-// TestIntern: labels of a series that is there are those of the head.
+// TestIntern: labels of a series that is there are those of the head, and its reference is
+// remembered.
 func TestIntern(t *testing.T) {
 	s := mustOpen(t, testOptions(t.TempDir()), hooks{})
 	ls := labels.FromStrings("__name__", "a", "job", "b")
 	mustAppend(t, s, batch(floats(ls, float64(at(0)), 1)))
 	same := labels.FromStrings("__name__", "a", "job", "b")
-	interner := s.Interner()
-	first, second := interner.Intern(same), interner.Intern(ls)
-	if !labels.Equal(first, ls) || !sharesMemory(first, second) || sharesMemory(first, same) {
+	intern := func(ls labels.Labels) *series.Handle {
+		interner := s.Interner()
+		defer interner.Close()
+		h := &series.Handle{Labels: ls}
+		interner.Intern(h)
+		return h
+	}
+	first, second := intern(same), intern(ls)
+	if !labels.Equal(first.Labels, ls) || !sharesMemory(first.Labels, second.Labels) || sharesMemory(first.Labels, same) {
 		t.Error("labels are not those of the head")
 	}
-	if other := name("other"); !sharesMemory(interner.Intern(other), other) {
-		t.Error("labels of no series are not left alone")
+	if ref, _ := s.recall(&write{}, first); ref == 0 {
+		t.Error("the reference is not remembered")
 	}
-	interner.Close()
+	// Who creates a series has not logged it yet.
+	own := &claim{done: make(chan struct{})}
+	s.creator.take(ls.Hash(), own)
+	if ref, absent := s.recall(&write{}, intern(same)); ref != 0 || absent {
+		t.Errorf("reference %d of a series that is being created is remembered, or that there is none: %t", ref, absent)
+	}
+	s.creator.release([]uint64{ls.Hash()}, own)
+	other := name("other")
+	h := intern(other)
+	if _, absent := s.recall(&write{}, h); !sharesMemory(h.Labels, other) || !absent {
+		t.Error("labels of no series are not left alone, or it is not remembered that there is none")
+	}
+	if _, absent := s.recall(&write{moved: true}, h); absent {
+		t.Error("what was remembered before the head dropped a series counts afterwards")
+	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	interner = s.Interner()
-	defer interner.Close()
-	if !sharesMemory(interner.Intern(same), same) {
+	if h := intern(same); !sharesMemory(h.Labels, same) || h.Stored() != 0 {
 		t.Error("a closed store interns")
+	}
+}
+
+// TestMadeSinceItWasAbsent: a handle knows that there was no series, and another makes it, with
+// the value that creation takes or another, before the handle is used.
+func TestMadeSinceItWasAbsent(t *testing.T) {
+	for _, v := range []float64{0, 1} {
+		s := mustOpen(t, testOptions(t.TempDir()), hooks{})
+		handles := make([]*series.Handle, 2)
+		for i := range handles {
+			handles[i] = &series.Handle{Labels: name("a")}
+			interner := s.Interner()
+			interner.Intern(handles[i])
+			interner.Close()
+		}
+		for i, h := range handles {
+			mustAppend(t, s, byHandle(h, 0, v))
+			if ref, _ := s.recall(&write{}, h); ref == 0 {
+				t.Errorf("handle %d does not remember the series", i)
+			}
+		}
+		if out, err := s.Append(t.Context(), byHandle(handles[1], 0, 2)); err != nil || len(out.Refusals) != 1 {
+			t.Errorf("another value for the same time: %v, %v", out, err)
+		}
+		mustAppend(t, s, byHandle(handles[1], time.Second, 3))
+		got := read(t, s)
+		if len(got) != 2 || s.db.Head().NumSeries() != 1 {
+			t.Errorf("stored: %v, in %d series", got, s.db.Head().NumSeries())
+		}
 	}
 }
 

@@ -160,7 +160,8 @@ func (d *Decoder) define(r *reader, index uint32, s *series.Series) {
 	if r.err != nil {
 		return
 	}
-	s.Labels = d.interner.Intern(ls)
+	h := &series.Handle{Labels: ls}
+	d.interner.Intern(h)
 	n := int(index) / len(page{})
 	if n >= len(d.known) {
 		d.known = append(d.known, make([]*page, n+1-len(d.known))...)
@@ -177,8 +178,8 @@ func (d *Decoder) define(r *reader, index uint32, s *series.Series) {
 		d.entries++
 	}
 	// What was defined before is still read by whoever has it.
-	*at = &series.Handle{Labels: s.Labels}
-	s.Handle = *at
+	*at = h
+	s.Handle, s.Labels = h, h.Labels
 }
 
 // general decodes every other entry, and returns the samples that it leaves.
