@@ -28,7 +28,10 @@ info := github.com/prometheus/common/version
 LDFLAGS := -s -w \
 	-X $(info).Version=$(VERSION) -X $(info).Revision=$(REVISION) \
 	-X $(info).Branch=$(BRANCH) -X $(info).BuildDate=$(BUILD_DATE)
-GO_BUILD = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+# What runs is compiled by a profile; tests are not, which would compile all of it once more for
+# each kind of build (docs/adr/0024).
+PROFILE := cmd/starling/starling.pgo
+GO_BUILD = CGO_ENABLED=0 $(GO) build -trimpath -pgo='$(PROFILE)' -ldflags '$(LDFLAGS)'
 
 LINT := bin/tools/golangci-lint-$(GOLANGCI_LINT_VERSION)
 
@@ -140,6 +143,15 @@ QUERY ?=
 .PHONY: bench-query
 bench-query: ## Measure what queries take on three nodes, against a Prometheus with the same samples
 	$(GO) run ./bench/query $(QUERY)
+
+# With nothing beside it: what the nodes do then is what the compiler is told.
+.PHONY: profile
+profile: ## Take the profile anew that the program is compiled by
+	@dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; \
+	$(GO_BUILD) -o "$$dir/starling" ./cmd/starling; \
+	$(GO) run ./bench/ingest -program "$$dir/starling" -scenarios one,three -profiles "$$dir/ingest" > /dev/null; \
+	$(GO) run ./bench/query -program "$$dir/starling" -profiles "$$dir/query" > /dev/null; \
+	$(GO) tool pprof -proto -output '$(PROFILE)' "$$dir"/ingest/*-cpu.pprof "$$dir"/query/*-node-*-cpu.pprof
 
 .PHONY: bench-compose
 bench-compose: image ## Measure it on docker-compose.yml's containers, with limits (needs Docker)

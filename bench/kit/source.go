@@ -8,9 +8,10 @@ import (
 	"strings"
 )
 
-// Build builds ./cmd/starling, at the top of the repository, into a file.
+// Build builds ./cmd/starling, at the top of the repository, into a file, by the profile that
+// make uses.
 func Build(ctx context.Context, file string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", file, "./cmd/starling")
+	cmd := exec.CommandContext(ctx, "go", "build", "-pgo", "cmd/starling/starling.pgo", "-o", file, "./cmd/starling")
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("build the program: %w", err)
