@@ -204,8 +204,9 @@ func (s *Store) find(head promstorage.GetRef, w *write, l *lookup) {
 		if l.refs[i], absent = s.recall(w, sr.Handle); l.refs[i] != 0 {
 			continue
 		}
-		hash := sr.Labels.Hash()
-		if !absent {
+		hash, storable := sr.Labels.Hash(), w.firstStorable(sr) != nil
+		// A series that is not to be created, as for exemplars alone, may be there by now.
+		if !absent || !storable {
 			l.refs[i], _ = head.GetRef(sr.Labels, hash)
 		}
 		if l.refs[i] != 0 {
@@ -218,7 +219,7 @@ func (s *Store) find(head promstorage.GetRef, w *write, l *lookup) {
 			}
 			continue
 		}
-		if w.firstStorable(sr) == nil || l.tried[i] {
+		if !storable || l.tried[i] {
 			continue
 		}
 		c, fresh := s.creator.take(hash, l.own)

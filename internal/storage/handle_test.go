@@ -9,6 +9,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/starling-tsdb/starling/internal/series"
@@ -160,7 +161,7 @@ func TestIntern(t *testing.T) {
 func TestMadeSinceItWasAbsent(t *testing.T) {
 	for _, v := range []float64{0, 1} {
 		s := mustOpen(t, testOptions(t.TempDir()), hooks{})
-		handles := make([]*series.Handle, 2)
+		handles := make([]*series.Handle, 3)
 		for i := range handles {
 			handles[i] = &series.Handle{Labels: name("a")}
 			interner := s.Interner()
@@ -168,7 +169,14 @@ func TestMadeSinceItWasAbsent(t *testing.T) {
 			interner.Close()
 		}
 		for i, h := range handles {
-			mustAppend(t, s, byHandle(h, 0, v))
+			if i == 2 { // which brings no sample that would create the series
+				ex := exemplar.Exemplar{Labels: labels.FromStrings("trace_id", "1"), Ts: at(0), HasTs: true, Value: 1}
+				if out := mustAppend(t, s, batch(series.Series{Labels: h.Labels, Handle: h, Exemplars: []exemplar.Exemplar{ex}})); len(out) > 0 {
+					t.Errorf("an exemplar of a series that another has made: %v", out)
+				}
+			} else {
+				mustAppend(t, s, byHandle(h, 0, v))
+			}
 			if ref, _ := s.recall(&write{}, h); ref == 0 {
 				t.Errorf("handle %d does not remember the series", i)
 			}
