@@ -89,10 +89,12 @@ func (r *results) reportFloor(w io.Writer) {
 	per := func(figure func(floor.Result) int64) string {
 		return kit.Number(r.floor(func(f floor.Result) float64 { return float64(figure(f)) / float64(max(1, f.Series)) }))
 	}
-	fmt.Fprintf(w, "The floor, Prometheus's TSDB alone, takes %s of CPU a sample (%s; with %d senders at once %s), %s a new series (%s), and %s B of memory a series at most, %s at the end, %s of heap after collecting garbage.\n\n",
+	fmt.Fprintf(w, "The floor, Prometheus's TSDB alone, takes %s of CPU a sample (%s; with %d senders at once %s; %d such processes at once %s each), %s a new series (%s; at once %s each), and %s B of memory a series at most, %s at the end, %s of heap after collecting garbage.\n\n",
 		micro(r.floor(func(f floor.Result) float64 { return f.PerSample })), strings.Join(samples, ", "),
 		r.settings.load.Senders, micro(r.floor(func(f floor.Result) float64 { return f.Concurrent })),
+		floor.Copies, micro(r.floor(func(f floor.Result) float64 { return f.Beside })),
 		micro(r.floor(func(f floor.Result) float64 { return float64(f.PerSeries) })), strings.Join(series, ", "),
+		micro(r.floor(func(f floor.Result) float64 { return float64(f.SeriesBeside) })),
 		per(func(f floor.Result) int64 { return f.Peak }), per(func(f floor.Result) int64 { return f.Resident }), per(func(f floor.Result) int64 { return f.Heap }))
 }
 

@@ -39,6 +39,11 @@ type Result struct {
 	// Concurrent is PerSample with as many senders at once as the load has: what they share
 	// costs more then, as it does in a server.
 	Concurrent float64
+	// Beside is PerSample, and SeriesBeside PerSeries, of each of as many processes at once as
+	// there are copies of a sample: they share the memory and the caches of one machine, as nodes
+	// on it do.
+	Beside       float64
+	SeriesBeside time.Duration
 	// Resident and Heap are the memory of the process afterwards, the latter once garbage
 	// was collected, and Peak the most resident.
 	Resident, Peak, Heap int64
@@ -54,16 +59,38 @@ type work struct {
 	Senders int
 }
 
+// Copies is how many processes are measured at once for Result.Beside.
+const Copies = 3
+
 // Measure runs this program again, for processes that do nothing else, with their data below a
-// directory: one sender appends all, and then so many do at once.
+// directory: one sender appends all, then so many do at once, and then several processes do what the
+// first did, at once.
 func Measure(ctx context.Context, s workload.Shape, senders int, below string) (r Result, err error) {
 	r, err = measure(ctx, work{s, 1}, below)
 	if err != nil {
 		return r, err
 	}
 	concurrent, err := measure(ctx, work{s, senders}, below)
+	if err != nil {
+		return r, err
+	}
 	r.Concurrent = concurrent.PerSample
-	return r, err
+	var beside [Copies]Result
+	measuring, ctx := errgroup.WithContext(ctx)
+	for i := range beside {
+		measuring.Go(func() (err error) {
+			beside[i], err = measure(ctx, work{s, 1}, below)
+			return err
+		})
+	}
+	if err := measuring.Wait(); err != nil {
+		return r, err
+	}
+	for _, b := range beside {
+		r.Beside += b.PerSample / Copies
+		r.SeriesBeside += b.PerSeries / Copies
+	}
+	return r, nil
 }
 
 func measure(ctx context.Context, w work, below string) (r Result, err error) {
