@@ -60,12 +60,21 @@ func checkRegexps(input string) error {
 		case parser.EQL_REGEX, parser.NEQ_REGEX:
 			matching = true
 		case parser.STRING:
-			if text, err := strutil.Unquote(item.Val); matching && err == nil && len(text) > maxRegexpBytes {
-				return fmt.Errorf("the regular expression of a matcher has %d bytes, and may have %d: %.40q and so on", len(text), maxRegexpBytes, text)
+			if text, err := strutil.Unquote(item.Val); matching && err == nil {
+				if err := checkRegexp(text); err != nil {
+					return err
+				}
 			}
 			matching = false
 		default:
 			matching = false
 		}
 	}
+}
+
+func checkRegexp(text string) error {
+	if len(text) > maxRegexpBytes {
+		return fmt.Errorf("the regular expression of a matcher has %d bytes, and may have %d: %.40q and so on", len(text), maxRegexpBytes, text)
+	}
+	return nil
 }

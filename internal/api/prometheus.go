@@ -84,7 +84,7 @@ func (a *API) instrumented(pattern string, next http.HandlerFunc) http.HandlerFu
 	case "/query_exemplars", "/labels", "/label/:name/values", "/series":
 		next = a.read(readPath{turns: a.readTurns, form: true}, next)
 	case "/read":
-		next = a.read(readPath{turns: a.remoteReadTurns, text: true}, next)
+		next = a.read(readPath{turns: a.remoteReadTurns, text: true}, a.boundedRemoteRead(next))
 	}
 	return named(apiPrefix+pattern, next)
 }

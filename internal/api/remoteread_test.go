@@ -36,7 +36,11 @@ func (f *fixture) remoteRead(streamed bool) response {
 
 func (f *fixture) remoteReadAt(path string, streamed bool) response {
 	f.t.Helper()
-	res, err := http.DefaultTransport.RoundTrip(remoteReadRequest(f.t, f.url+path, streamed))
+	return send(remoteReadRequest(f.t, f.url+path, streamed))
+}
+
+func send(req *http.Request) response {
+	res, err := http.DefaultTransport.RoundTrip(req)
 	if err != nil {
 		return response{broken: err}
 	}
@@ -47,9 +51,12 @@ func (f *fixture) remoteReadAt(path string, streamed bool) response {
 
 func remoteReadRequest(t *testing.T, url string, streamed bool) *http.Request {
 	t.Helper()
-	req := prompb.ReadRequest{Queries: []*prompb.Query{
-		readQuery(t, labels.MustNewMatcher(labels.MatchEqual, "__name__", "http_requests_total")),
-	}}
+	return remoteReadOf(t, url, streamed, readQuery(t, labels.MustNewMatcher(labels.MatchEqual, "__name__", "http_requests_total")))
+}
+
+func remoteReadOf(t *testing.T, url string, streamed bool, queries ...*prompb.Query) *http.Request {
+	t.Helper()
+	req := prompb.ReadRequest{Queries: queries}
 	if streamed {
 		req.AcceptedResponseTypes = []prompb.ReadRequest_ResponseType{prompb.ReadRequest_STREAMED_XOR_CHUNKS}
 	}
@@ -111,6 +118,50 @@ func TestRemoteRead(t *testing.T) {
 					t.Errorf("%s: the database has %q", name, want)
 				}
 			}
+		}
+	}
+}
+
+// TestRemoteReadIsBounded sends regular expressions of many lengths, and what is no remote read.
+func TestRemoteReadIsBounded(t *testing.T) {
+	f := newFixture(t, nil)
+	name := &prompb.LabelMatcher{Type: prompb.LabelMatcher_EQ, Name: "__name__", Value: "http_requests_total"}
+	matcher := func(typ prompb.LabelMatcher_Type, n int) *prompb.Query {
+		q := readQuery(t)
+		q.Matchers = []*prompb.LabelMatcher{name, {Type: typ, Name: "job", Value: strings.Repeat("a", n)}}
+		return q
+	}
+	const tooLong = "has 4097 bytes, and may have 4096"
+	for what, tc := range map[string]struct {
+		query *prompb.Query
+		code  int
+		text  string
+	}{
+		"the longest":           {matcher(prompb.LabelMatcher_RE, maxRegexpBytes), 200, ""},
+		"too long":              {matcher(prompb.LabelMatcher_RE, maxRegexpBytes+1), 400, tooLong},
+		"too long, not":         {matcher(prompb.LabelMatcher_NRE, maxRegexpBytes+1), 400, tooLong},
+		"a long value":          {matcher(prompb.LabelMatcher_EQ, maxRegexpBytes+1), 200, ""},
+		"no regular expression": {&prompb.Query{Matchers: []*prompb.LabelMatcher{{Type: prompb.LabelMatcher_RE, Name: "job", Value: "("}}}, 400, "missing closing"},
+	} {
+		for _, streamed := range []bool{false, true} {
+			req := remoteReadOf(t, f.url+"/api/v1/read", streamed, readQuery(t), tc.query)
+			if res := send(req); res.status != tc.code || !strings.Contains(res.body, tc.text) || res.broken != nil {
+				t.Errorf("%s, streamed %t: %d %.200q (%v), want %d %q", what, streamed, res.status, res.body, res.broken, tc.code, tc.text)
+			}
+		}
+	}
+	for what, tc := range map[string]struct {
+		body []byte
+		text string
+	}{
+		"no snappy":      {[]byte("?"), "snappy"},
+		"no remote read": {snappy.Encode(nil, []byte("?")), "proto"},
+		"too much":       {make([]byte, maxReadBytes+1), "too large"},
+	} {
+		req := remoteReadRequest(t, f.url+"/api/v1/read", false)
+		req.Body, req.ContentLength = io.NopCloser(bytes.NewReader(tc.body)), int64(len(tc.body))
+		if res := send(req); res.status != 400 || !strings.Contains(res.body, tc.text) {
+			t.Errorf("%s: %d %.200q (%v)", what, res.status, res.body, res.broken)
 		}
 	}
 }
