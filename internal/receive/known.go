@@ -112,6 +112,19 @@ func leadingLabels(msg []byte) int {
 	return n
 }
 
+// plainLabel reads a label of short texts, in the form that encoders give it. What has another
+// form is not of interest here.
+func plainLabel(msg []byte) (name, value []byte, ok bool) {
+	if len(msg) < 4 || len(msg) >= 0x80 || msg[0] != nameTag {
+		return nil, nil, false
+	}
+	end := 2 + int(msg[1])
+	if end+2 > len(msg) || msg[end] != textTag || int(msg[end+1]) != len(msg)-end-2 {
+		return nil, nil, false
+	}
+	return msg[2:end], msg[end+2:], true
+}
+
 // onlySample reads the rest of a series that is one float sample, in the form that encoders
 // give it. What has another form is not of interest here.
 func onlySample(rest []byte) (s series.Sample, ok bool) {

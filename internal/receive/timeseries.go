@@ -23,12 +23,14 @@ type seriesHead struct {
 // timeSeries decodes one series. An error ends the request, what is invalid does not.
 func (r *remoteDecoder) timeSeries(msg []byte) error {
 	var name []byte
+	values := msg
 	if r.remembers && r.dialect.symbols == 0 {
 		var done bool
 		var err error
 		if name, done, err = r.spelledOut(msg); done || err != nil {
 			return err
 		}
+		values = msg[len(name):]
 	}
 	head, err := r.head(msg)
 	if err != nil {
@@ -74,7 +76,7 @@ func (r *remoteDecoder) timeSeries(msg []byte) error {
 			return err
 		}
 	}
-	return r.values(msg, head.count, r.named(name, h))
+	return r.values(values, head.count, r.named(name, h))
 }
 
 // head reads labels and counts the rest.
@@ -120,6 +122,10 @@ func (r *remoteDecoder) head(msg []byte) (h seriesHead, err error) {
 
 // label reads a spelled-out label.
 func (r *remoteDecoder) label(msg []byte) error {
+	if name, value, ok := plainLabel(msg); ok {
+		r.labels.add(name, value, r.limits.MaxLabels)
+		return nil
+	}
 	var name, value []byte
 	for len(msg) > 0 {
 		f, rest, err := next(msg)
