@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// TestSyncsGather: a sync waits for appends that are on their way, as long as a sync takes
+// TestSyncsGather: a sync waits for appends that are on their way, as long as two syncs take
 // and no longer, and that of an append that is alone does not.
 func TestSyncsGather(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const takes = 8 * time.Millisecond
+		const takes = 4 * time.Millisecond
 		d := newDisk()
 		s := mustOpen(t, testOptions(t.TempDir()), hooks{fsync: d.fsync})
 		d.before = func() error { time.Sleep(takes); return nil }
@@ -27,8 +27,8 @@ func TestSyncsGather(t *testing.T) {
 			}
 		}
 		s.sync.begin()
-		if got := appended(); got < 2*takes-takes/50 || got > 2*takes {
-			t.Errorf("an append beside one that does not come takes %v, want about %v", got, 2*takes)
+		if got := appended(); got < 3*takes-takes/50 || got > 3*takes {
+			t.Errorf("an append beside one that does not come takes %v, want about %v", got, 3*takes)
 		}
 		go func() {
 			time.Sleep(takes / 4)

@@ -15,8 +15,8 @@ import (
 // groupSync makes the write-ahead logs durable, in rounds. All appends that are committed
 // when a round begins share it: whatever the number of appends, there is one sync at a
 // time, and the next one takes all that came meanwhile. A round waits for appends that are
-// on their way to it, for as long as a sync takes: under load that spares most syncs, and
-// an append that is alone does not wait.
+// on their way to it, for as long as two syncs take: under load that spares most syncs, which
+// others would wait for, too, and an append that is alone does not wait.
 type groupSync struct {
 	mode    SyncMode
 	logs    []*segmentLog // used by one goroutine at a time: opening, then loop, then closing
@@ -209,7 +209,7 @@ func (g *groupSync) gather() {
 	if g.usual == 0 || g.coming.Load() == 0 {
 		return
 	}
-	most := time.NewTimer(min(g.usual, maxGather))
+	most := time.NewTimer(min(2*g.usual, maxGather))
 	defer most.Stop()
 	for g.coming.Load() > 0 {
 		select {
