@@ -119,14 +119,7 @@ func TestIntern(t *testing.T) {
 	ls := labels.FromStrings("__name__", "a", "job", "b")
 	mustAppend(t, s, batch(floats(ls, float64(at(0)), 1)))
 	same := labels.FromStrings("__name__", "a", "job", "b")
-	intern := func(ls labels.Labels) *series.Handle {
-		interner := s.Interner()
-		defer interner.Close()
-		h := &series.Handle{Labels: ls}
-		interner.Intern(h)
-		return h
-	}
-	first, second := intern(same), intern(ls)
+	first, second := interned(s, same), interned(s, ls)
 	if !labels.Equal(first.Labels, ls) || !sharesMemory(first.Labels, second.Labels) || sharesMemory(first.Labels, same) {
 		t.Error("labels are not those of the head")
 	}
@@ -136,12 +129,12 @@ func TestIntern(t *testing.T) {
 	// Who creates a series has not logged it yet.
 	own := &claim{done: make(chan struct{})}
 	s.creator.take(ls.Hash(), own)
-	if ref, absent := s.recall(&write{}, intern(same)); ref != 0 || absent {
+	if ref, absent := s.recall(&write{}, interned(s, same)); ref != 0 || absent {
 		t.Errorf("reference %d of a series that is being created is remembered, or that there is none: %t", ref, absent)
 	}
 	s.creator.release([]uint64{ls.Hash()}, own)
 	other := name("other")
-	h := intern(other)
+	h := interned(s, other)
 	if _, absent := s.recall(&write{}, h); !sharesMemory(h.Labels, other) || !absent {
 		t.Error("labels of no series are not left alone, or it is not remembered that there is none")
 	}
@@ -151,7 +144,7 @@ func TestIntern(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if h := intern(same); !sharesMemory(h.Labels, same) || h.Stored() != 0 {
+	if h := interned(s, same); !sharesMemory(h.Labels, same) || h.Stored() != 0 {
 		t.Error("a closed store interns")
 	}
 }
@@ -163,10 +156,7 @@ func TestMadeSinceItWasAbsent(t *testing.T) {
 		s := mustOpen(t, testOptions(t.TempDir()), hooks{})
 		handles := make([]*series.Handle, 3)
 		for i := range handles {
-			handles[i] = &series.Handle{Labels: name("a")}
-			interner := s.Interner()
-			interner.Intern(handles[i])
-			interner.Close()
+			handles[i] = interned(s, name("a"))
 		}
 		for i, h := range handles {
 			if i == 2 { // which brings no sample that would create the series
@@ -190,6 +180,15 @@ func TestMadeSinceItWasAbsent(t *testing.T) {
 			t.Errorf("stored: %v, in %d series", got, s.db.Head().NumSeries())
 		}
 	}
+}
+
+// interned returns a handle that a request has made of a series.
+func interned(s *Store, ls labels.Labels) *series.Handle {
+	interner := s.Interner()
+	defer interner.Close()
+	h := &series.Handle{Labels: ls}
+	interner.Intern(h)
+	return h
 }
 
 // sharesMemory tells whether two label sets are the same bytes in memory.
