@@ -228,7 +228,7 @@ func TestNumbersAreExact(t *testing.T) {
 	}
 }
 
-// counter counts the labels that it is asked for, and interns none.
+// counter counts the handles that it is shown, and interns none.
 type counter struct{ n *int }
 
 func (c counter) Intern(*series.Handle) { *c.n++ }
