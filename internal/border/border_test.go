@@ -207,6 +207,7 @@ func TestWhoComesWithNothing(t *testing.T) {
 				t.Errorf("%s: %v, want success: %v", c.name, err, c.ok)
 			}
 		}
+		synctest.Wait() // a dialler may hear that it is refused before that is counted
 		if n := testutil.ToFloat64(server.metrics.refused.WithLabelValues("tls")); n != 3 {
 			t.Errorf("%v connections were counted as refused, want 3", n)
 		}
