@@ -37,7 +37,7 @@ type consensus struct {
 
 	mu      sync.Mutex
 	raft    *raft.Raft // nil until start
-	trans   *raft.NetworkTransport
+	trans   *transport
 	stopped bool
 	elected bool           // electAtOnce did its work
 	waiting sync.WaitGroup // for entries of the log; nobody begins to once stopped
@@ -56,10 +56,10 @@ func (c *consensus) start(founders []founder) error {
 	}
 	conf := c.config()
 	if c.trans == nil {
-		c.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		c.trans = newTransport(raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			Stream: c.group, MaxPool: 3, Timeout: c.timing.Stream, Logger: c.hlog,
 			MsgpackUseNewTimeFormat: true,
-		})
+		}), c.store.log, c.log)
 	}
 	if err := c.bootstrap(conf, c.trans, founders); err != nil {
 		return err

@@ -151,13 +151,22 @@ func TestStopWhileWaiting(t *testing.T) {
 	}
 }
 
-// TestSnapshotReachesANodeThatFellBehind, whose log ends before the snapshot begins.
+// TestSnapshotReachesANodeThatFellBehind, whose log ends before the snapshot begins, also
+// when it ends before the leader hears that it stored what follows on the snapshot.
 func TestSnapshotReachesANodeThatFellBehind(t *testing.T) {
+	const latency = 10 * time.Millisecond
 	inWorld(t, func(w *world) {
 		w.together(3)
 		w.agree(30*time.Second, 3)
 		behind := w.others(w.leader())[0]
-		last := behind.c.consensus().running().LastIndex()
+		lastOf := func(n *node) uint64 {
+			last, err := n.c.consensus().store.log.LastIndex()
+			if err != nil {
+				w.Fatal(err)
+			}
+			return last
+		}
+		last := lastOf(behind)
 		behind.crash()
 		for range 200 {
 			w.change(w.nodes[0])
@@ -168,13 +177,24 @@ func TestSnapshotReachesANodeThatFellBehind(t *testing.T) {
 				w.Fatalf("the log of %s begins at %d, %v; the other's ends at %d", n.name, first, err, last)
 			}
 		}
+		w.net.SetLatency(latency)
+		again := func() *node {
+			return w.start(behind.name, behind.ip, func(c *Config) { c.Find.Join = seeds(1, 2, 3) })
+		}
+		w.change(w.nodes[0]) // which follows on the snapshot
+		behind = again()
+		for start := time.Now(); lastOf(behind) == last; time.Sleep(latency / 10) {
+			if time.Since(start) > time.Minute {
+				w.Fatal("nothing reaches the node that fell behind")
+			}
+		}
+		behind.crash()
 		for range 2 {
-			behind = w.start(behind.name, behind.ip, func(c *Config) { c.Find.Join = seeds(1, 2, 3) })
+			behind = again()
 			w.change(behind)
 			w.eventually(time.Minute, "it has the log of the others", func() bool {
 				a, b := behind.c.consensus().running(), w.nodes[0].c.consensus().running()
-				last, err := behind.c.consensus().store.log.LastIndex()
-				return a != nil && err == nil && a.AppliedIndex() == b.AppliedIndex() && last == a.AppliedIndex()
+				return a != nil && a.AppliedIndex() == b.AppliedIndex() && lastOf(behind) == a.AppliedIndex()
 			})
 			behind.crash()
 		}

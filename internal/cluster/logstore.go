@@ -151,6 +151,21 @@ func (s *logStore) GetLog(index uint64, log *raft.Log) error {
 	return nil
 }
 
+// beginsAfter tells whether the log begins right after the newest snapshot, and that ends
+// with the given entry.
+func (s *logStore) beginsAfter(index, term uint64) (bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.data.Entries) == 0 || s.data.Entries[0].Index != index+1 {
+		return false, nil
+	}
+	lastIndex, lastTerm, err := s.snapshot()
+	if err != nil {
+		return false, fmt.Errorf("find the newest Raft snapshot: %w", err)
+	}
+	return lastIndex == index && lastTerm == term, nil
+}
+
 // StoreLog implements raft.LogStore.
 func (s *logStore) StoreLog(log *raft.Log) error { return s.StoreLogs([]*raft.Log{log}) }
 
