@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/starling-tsdb/starling/internal/series"
@@ -38,4 +39,63 @@ func TestCompactionLeavesTheReplayAlone(t *testing.T) {
 	if got := read(t, mustOpen(t, after, hooks{})); !maps.Equal(got, want) {
 		t.Errorf("%d samples after a restart, want %d", len(got), len(want))
 	}
+}
+
+// TestCompactionWaitsForAppends has an append begin while its sample is new and end when the
+// head's first block is due, which the sample belongs to.
+func TestCompactionWaitsForAppends(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		o := testOptions(filepath.Join(dir, "data"))
+		o.MinBlockDuration = time.Hour
+		o.MaxFuture = 10 * time.Hour
+		s := mustOpen(t, o, hooks{})
+		s.db.DisableCompactions()
+		mustAppend(t, s, batch(sampleAt(name("a"), at(0), at(30*time.Minute))))
+		mustAppend(t, s, batch(sampleAt(name("b"), at(0))))
+
+		if err := s.commits.take(t.Context(), s.fence); err != nil {
+			t.Fatal(err)
+		}
+		appended, compacted := make(chan error, 1), make(chan error, 1)
+		go func() {
+			_, err := s.Append(t.Context(), batch(sampleAt(name("b"), at(31*time.Minute))))
+			appended <- err
+		}()
+		synctest.Wait()
+		app := s.db.Appender(t.Context())
+		if _, err := app.Append(0, name("a"), at(200*time.Minute), 1); err != nil {
+			t.Fatal(err)
+		}
+		if err := app.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		go func() { compacted <- s.db.Compact(t.Context()) }()
+		synctest.Wait()
+		select {
+		case err := <-compacted:
+			t.Errorf("the head was compacted while an append to it was under way: %v, %d blocks", err, len(s.db.Blocks()))
+			compacted <- err
+		default:
+		}
+		s.commits.give()
+		for _, ended := range []chan error{appended, compacted} {
+			if err := <-ended; err != nil {
+				t.Fatal(err)
+			}
+		}
+		if len(s.db.Blocks()) == 0 {
+			t.Error("no block was cut")
+		}
+		want := read(t, s)
+		if len(want) != 5 {
+			t.Errorf("%d samples, want 5", len(want))
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if got := read(t, mustOpen(t, o, hooks{})); !maps.Equal(got, want) {
+			t.Errorf("%d samples after a restart, want %d", len(got), len(want))
+		}
+	})
 }
