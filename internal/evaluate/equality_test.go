@@ -153,7 +153,7 @@ func (tr trial) compare(t *testing.T, db *tsdb.DB) {
 			return
 		}
 	}
-	whole, err := o.Fragment.Merge(o.Grid, parts)
+	whole, err := o.Fragment.Merge(o.Grid, parts, always)
 	if err != nil {
 		t.Errorf("%v: %v", tr, err)
 		return

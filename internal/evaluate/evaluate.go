@@ -162,7 +162,7 @@ func (r *run) together(ctx context.Context, n int, work func(ctx context.Context
 	for i, w := range workers {
 		parts[i] = w.partial()
 	}
-	return r.Fragment.Merge(r.Grid, parts)
+	return r.Fragment.Merge(r.Grid, parts, func() error { return context.Cause(ctx) })
 }
 
 // safely makes an error of a panic, and of a fault, as where a file that is mapped has been cut or

@@ -160,7 +160,7 @@ func TestSeriesDoesNotDependOnTheNumberOfWorkers(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if p, err = o.Fragment.Merge(o.Grid, []*pushdown.Partial{p}); err != nil {
+				if p, err = o.Fragment.Merge(o.Grid, []*pushdown.Partial{p}, always); err != nil {
 					t.Fatal(err)
 				}
 				if want == nil {

@@ -230,7 +230,7 @@ func (tr trial) compareHistograms(t *testing.T, db *tsdb.DB, inOne bool) (reason
 			t.Fatalf("%v: %v", tr, err)
 		}
 	}
-	whole, err := o.Fragment.Merge(o.Grid, parts)
+	whole, err := o.Fragment.Merge(o.Grid, parts, always)
 	if errors.As(err, &unproven) {
 		return unproven.Reason, false
 	} else if err != nil {

@@ -141,7 +141,7 @@ func quantilesOf(t *testing.T, db *tsdb.DB, o Options, owners uint64) (*pushdown
 			return nil, err
 		}
 	}
-	return o.Fragment.Merge(o.Grid, parts)
+	return o.Fragment.Merge(o.Grid, parts, always)
 }
 
 // countWarnings counts what the engine says beside the answer, but of a metric that is no counter, which

@@ -130,7 +130,7 @@ func merged(t *testing.T, r *rand.Rand, op parser.ItemType, all []*histogram.Flo
 			t.Fatal(err)
 		}
 	}
-	whole, err := (&Fragment{Op: op}).Merge(Grid{Step: 1}, parts)
+	whole, err := (&Fragment{Op: op}).Merge(Grid{Step: 1}, parts, always)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +208,7 @@ func TestHistogramsThatAreNotProven(t *testing.T) {
 		if len(parts) < 2 {
 			continue
 		}
-		if _, err := (&Fragment{Op: c.op}).Merge(Grid{Step: 1}, parts); !errors.Is(err, c.want) {
+		if _, err := (&Fragment{Op: c.op}).Merge(Grid{Step: 1}, parts, always); !errors.Is(err, c.want) {
 			t.Errorf("%s, merged: have %v, want %v", c.name, err, c.want)
 		}
 	}
@@ -220,7 +220,7 @@ func TestFloatsAndHistogramsAtDifferentSteps(t *testing.T) {
 	if err := errors.Join(a.Add(parser.SUM, 0, 1), a.AddHistogram(parser.SUM, 1, custom(1)), b.Add(parser.SUM, 0, 2), b.AddHistogram(parser.SUM, 1, custom(1))); err != nil {
 		t.Fatal(err)
 	}
-	whole, err := (&Fragment{Op: parser.SUM}).Merge(Grid{End: 1, Step: 1}, []*Partial{{Values: []Values{a}}, {Values: []Values{b}}})
+	whole, err := (&Fragment{Op: parser.SUM}).Merge(Grid{End: 1, Step: 1}, []*Partial{{Values: []Values{a}}, {Values: []Values{b}}}, always)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,6 @@ package pushdown
 import (
 	"errors"
 	"math"
-	"slices"
 
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
@@ -180,34 +179,6 @@ const valuesOverhead = 120
 
 // errShape is a mistake of a peer.
 var errShape = errors.New("a part of a fragment does not have the steps that it was asked for")
-
-// Merge puts together what all nodes make of a fragment, each of series of its own. Values are
-// sorted by labels; they take over those of the parts. An error that is an *UnprovenError asks
-// for another way.
-func (f *Fragment) Merge(g Grid, parts []*Partial) (*Partial, error) {
-	whole := &Partial{}
-	var all []Values
-	for _, p := range parts {
-		whole.Samples += p.Samples
-		whole.Found = whole.Found || p.Found
-		all = append(all, p.Values...)
-	}
-	slices.SortStableFunc(all, func(a, b Values) int { return labels.Compare(a.Labels, b.Labels) })
-	for i := range all {
-		if err := all[i].check(NewValues(f.Op, labels.EmptyLabels(), 0), g.Len()); err != nil {
-			return nil, err
-		}
-		last := len(whole.Values) - 1
-		if last < 0 || !labels.Equal(whole.Values[last].Labels, all[i].Labels) {
-			whole.Values = append(whole.Values, all[i])
-			continue
-		}
-		if err := whole.Values[last].merge(f.Op, &all[i]); err != nil {
-			return nil, err
-		}
-	}
-	return whole, nil
-}
 
 // check tells whether values have the parts of an example, with so many steps.
 func (v *Values) check(example Values, steps int) error {

@@ -58,6 +58,9 @@ func random(r *rand.Rand) float64 {
 
 func same(a, b float64) bool { return a == b || math.IsNaN(a) && math.IsNaN(b) }
 
+// always has a merge go on.
+func always() error { return nil }
+
 // TestMergingAnySplitIsAddingAll splits samples between parts at random.
 func TestMergingAnySplitIsAddingAll(t *testing.T) {
 	g := Grid{Start: 0, End: steps - 1, Step: 1}
@@ -80,7 +83,7 @@ func TestMergingAnySplitIsAddingAll(t *testing.T) {
 				}
 			}
 			f := &Fragment{Op: op}
-			whole, err := f.Merge(g, parts)
+			whole, err := f.Merge(g, parts, always)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -88,7 +91,7 @@ func TestMergingAnySplitIsAddingAll(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if want, err = f.Merge(g, []*Partial{want}); err != nil {
+			if want, err = f.Merge(g, []*Partial{want}, always); err != nil {
 				t.Fatal(err)
 			}
 			if whole.Samples != want.Samples || whole.Found != want.Found || len(whole.Values) != len(want.Values) {
@@ -172,7 +175,7 @@ func TestAverageThatOverflowsIsNotProven(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := &Fragment{Op: parser.AVG}
-	if _, err := f.Merge(Grid{Step: 1}, []*Partial{{Values: []Values{one}}, {Values: []Values{other}}}); !errors.As(err, &unproven) {
+	if _, err := f.Merge(Grid{Step: 1}, []*Partial{{Values: []Values{one}}, {Values: []Values{other}}}, always); !errors.As(err, &unproven) {
 		t.Errorf("merged with %v", err)
 	}
 	if err := other.Add(parser.AVG, 0, math.MaxFloat64); !errors.As(err, &unproven) {
@@ -205,7 +208,7 @@ func TestMergeRefuses(t *testing.T) {
 		{"no compensation", parser.SUM, value(parser.MAX, 2), false},
 		{"two samples of one series", 0, append(value(0, 2), value(0, 2)...), true},
 	} {
-		_, err := (&Fragment{Op: c.op}).Merge(g, c.parts)
+		_, err := (&Fragment{Op: c.op}).Merge(g, c.parts, always)
 		if err == nil || errors.As(err, &unproven) != c.unproven {
 			t.Errorf("%s: have %v", c.name, err)
 		}
@@ -218,13 +221,65 @@ func TestMergePutsOneSeriesTogether(t *testing.T) {
 	if err := errors.Join(a.Add(0, 0, 1), b.Add(0, 1, 2)); err != nil {
 		t.Fatal(err)
 	}
-	whole, err := (&Fragment{}).Merge(Grid{End: 1, Step: 1}, []*Partial{{Values: []Values{a}}, {Values: []Values{b}}})
+	whole, err := (&Fragment{}).Merge(Grid{End: 1, Step: 1}, []*Partial{{Values: []Values{a}}, {Values: []Values{b}}}, always)
 	if err != nil || len(whole.Values) != 1 {
 		t.Fatal(whole, err)
 	}
 	for step, want := range []float64{1, 2} {
 		if got, _, ok := whole.Values[0].At(0, step); !ok || got != want {
 			t.Errorf("step %d: have %v %v", step, got, ok)
+		}
+	}
+}
+
+// TestMergeOfManyValues merges values that come in any order, in one list that is sorted at once
+// and in more, and ends soon after it is told to, at each stage.
+func TestMergeOfManyValues(t *testing.T) {
+	const each = 3*betweenChecks + 1
+	g := Grid{Step: 1}
+	parts := func(sorted bool) (all []*Partial) {
+		for p := range 3 {
+			part := &Partial{}
+			for i := range each {
+				v := NewValues(parser.SUM, labels.FromStrings("i", fmt.Sprintf("%06d", i)), 1)
+				v.N[0], v.V[0] = 1, float64(p)
+				part.Values = append(part.Values, v)
+			}
+			if !sorted {
+				rand.New(rand.NewPCG(uint64(p), 1)).Shuffle(each, func(i, j int) {
+					part.Values[i], part.Values[j] = part.Values[j], part.Values[i]
+				})
+			}
+			all = append(all, part)
+		}
+		return all
+	}
+	for _, sorted := range []bool{true, false} {
+		checks := 0
+		whole, err := (&Fragment{Op: parser.SUM}).Merge(g, parts(sorted), func() error { checks++; return nil })
+		if err != nil || len(whole.Values) != each {
+			t.Fatal(len(whole.Values), err)
+		}
+		for i, v := range whole.Values {
+			if got, _, _ := v.At(parser.SUM, 0); got != 3 || v.Labels.Get("i") != fmt.Sprintf("%06d", i) {
+				t.Fatalf("value %d, of %s, is %v", i, v.Labels, got)
+			}
+		}
+		if want := 3 * each / betweenChecks; checks < want {
+			t.Errorf("it was asked %d times whether to go on, want %d at least", checks, want)
+		}
+		enough := errors.New("enough")
+		for end := range checks {
+			n := 0
+			_, err := (&Fragment{Op: parser.SUM}).Merge(g, parts(sorted), func() error {
+				if n++; n > end {
+					return enough
+				}
+				return nil
+			})
+			if !errors.Is(err, enough) || n != end+1 {
+				t.Fatalf("told to end at check %d: %v after %d", end, err, n)
+			}
 		}
 	}
 }

@@ -35,6 +35,6 @@ func (f *Fanout) Evaluate(ctx context.Context, fragment *pushdown.Fragment, g pu
 	if err != nil {
 		return nil, answers.warnings, err
 	}
-	whole, err := fragment.Merge(g, answers.answers)
+	whole, err := fragment.Merge(g, answers.answers, func() error { return context.Cause(ctx) })
 	return whole, answers.warnings, err
 }

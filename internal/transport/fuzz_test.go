@@ -249,7 +249,7 @@ func FuzzValues(f *testing.F) {
 		if err != nil || !reflect.DeepEqual(bits(&pushdown.Partial{Values: []pushdown.Values{again}}), bits(part)) {
 			t.Fatalf("%+v became %+v, %v", part.Values[0], again, err)
 		}
-		whole, err := (&pushdown.Fragment{Op: parser.ItemType(op)}).Merge(testGrid, []*pushdown.Partial{part, decoded()})
+		whole, err := (&pushdown.Fragment{Op: parser.ItemType(op)}).Merge(testGrid, []*pushdown.Partial{part, decoded()}, func() error { return nil })
 		if err != nil {
 			return
 		}
