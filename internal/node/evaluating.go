@@ -15,22 +15,22 @@ import (
 	"github.com/starling-tsdb/starling/internal/transport"
 )
 
-// evaluations bounds how many run at once on a node, its own as those for peers: each may hold
-// --query.max-samples, and keep all cores busy. A turn is held while the own store is read and never
-// while something is waited for, so two nodes cannot wait for each other.
-type evaluations struct {
-	turns            *gate.Gate
+// turns bound how many reads of a kind run at once on a node, its own as those for peers: each may
+// hold what --query.max-samples allows, and keep all cores busy.
+type turns struct {
+	gate             *gate.Gate
 	running, waiting prometheus.Gauge
 }
 
-// evaluationsAtOnce is how many run at once: enough that cores have work while the disk is
-// waited for.
-func evaluationsAtOnce() int { return max(2, 2*runtime.GOMAXPROCS(0)) }
+// readsAtOnce is how many run at once: enough that cores have work while the disk is waited for.
+func readsAtOnce() int { return max(2, 2*runtime.GOMAXPROCS(0)) }
 
-func newEvaluations(limit int, r prometheus.Registerer) *evaluations {
+// newEvaluations bounds evaluations. A turn is held while the own store is read and never while
+// something is waited for, so two nodes cannot wait for each other.
+func newEvaluations(limit int, r prometheus.Registerer) *turns {
 	f := promauto.With(r)
-	return &evaluations{
-		turns: gate.New(limit),
+	return &turns{
+		gate: gate.New(limit),
 		running: f.NewGauge(prometheus.GaugeOpts{
 			Name: "starling_query_evaluations_running",
 			Help: "Parts of queries, of this node and of peers, that are being evaluated over this node's series.",
@@ -42,18 +42,35 @@ func newEvaluations(limit int, r prometheus.Registerer) *evaluations {
 	}
 }
 
+// newLabelLists bounds lists of label names and values. A turn is held until the list has been sent,
+// as it is in memory until then; who is sent one takes it whatever else it waits for, or breaks off.
+func newLabelLists(limit int, r prometheus.Registerer) *turns {
+	f := promauto.With(r)
+	return &turns{
+		gate: gate.New(limit),
+		running: f.NewGauge(prometheus.GaugeOpts{
+			Name: "starling_query_label_lists_running",
+			Help: "Lists of label names or values of this node's series that are being made, for this node and for peers.",
+		}),
+		waiting: f.NewGauge(prometheus.GaugeOpts{
+			Name: "starling_query_label_lists_waiting",
+			Help: "Lists of label names or values that wait for others to be made of this node's series.",
+		}),
+	}
+}
+
 // begin waits for a turn while ctx lasts. Who gets one calls end.
-func (e *evaluations) begin(ctx context.Context) (end func(), err error) {
-	e.waiting.Inc()
-	err = e.turns.Start(ctx)
-	e.waiting.Dec()
+func (t *turns) begin(ctx context.Context) (end func(), err error) {
+	t.waiting.Inc()
+	err = t.gate.Start(ctx)
+	t.waiting.Dec()
 	if err != nil {
 		return nil, context.Cause(ctx)
 	}
-	e.running.Inc()
+	t.running.Inc()
 	return func() {
-		e.running.Dec()
-		e.turns.Done()
+		t.running.Dec()
+		t.gate.Done()
 	}, nil
 }
 

@@ -74,7 +74,7 @@ func TestQueriesWaitForEvaluations(t *testing.T) {
 			t.Fatal(code)
 		}
 		var ends []func()
-		for range evaluationsAtOnce() {
+		for range readsAtOnce() {
 			end, err := m[1].evaluations.begin(t.Context())
 			if err != nil {
 				t.Fatal(err)
@@ -102,6 +102,60 @@ func TestQueriesWaitForEvaluations(t *testing.T) {
 		}
 		if metrics := m[1].get("/metrics").text; !strings.Contains(metrics, "\nstarling_query_evaluations_running 0\n") {
 			t.Error("/metrics does not say how many run")
+		}
+	})
+}
+
+// Nodes that have no turn to give have lists of labels wait, for their own clients and for others, as
+// long as they have time, and queries go on. One such node is done without.
+func TestLabelListsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFlock(t)
+		m := f.fresh("a", "b", "c")
+		if code := m[0].write("m", 1, 2, 3, 4, 5, 6, 7, 8); code != http.StatusNoContent {
+			t.Fatal(code)
+		}
+		var ends []func()
+		for _, busy := range m[1:] {
+			for range readsAtOnce() {
+				end, err := busy.labelLists.begin(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				ends = append(ends, end)
+			}
+		}
+		time.AfterFunc(10*time.Second, func() {
+			for _, end := range ends {
+				end()
+			}
+		})
+		var asked sync.WaitGroup
+		start := time.Now()
+		for _, coordinator := range m[:2] {
+			for path, want := range map[string]string{"/api/v1/labels": "__name__", "/api/v1/label/__name__/values": `"m"`} {
+				asked.Go(func() {
+					got := coordinator.get(path)
+					if took := time.Since(start); got.code != http.StatusOK || !strings.Contains(got.text, want) || took < 9*time.Second || took > 11*time.Second {
+						t.Errorf("%s answers %s with %+v after %v", coordinator.name, path, got, took)
+					}
+				})
+			}
+		}
+		<-time.After(time.Second)
+		if n := testutil.ToFloat64(m[1].labelLists.waiting); n != 4 {
+			t.Errorf("%v wait, want 4", n)
+		}
+		queried := time.Now()
+		if got := m[0].query("sum(m)"); got.values[""] != "36" || time.Since(queried) > time.Second {
+			t.Errorf("a query meanwhile: %+v after %v", got, time.Since(queried))
+		}
+		asked.Wait()
+		synctest.Wait()
+		for _, n := range m {
+			if running, waiting := testutil.ToFloat64(n.labelLists.running), testutil.ToFloat64(n.labelLists.waiting); running != 0 || waiting != 0 {
+				t.Errorf("%s: %v run and %v wait, want none", n.name, running, waiting)
+			}
 		}
 	})
 }

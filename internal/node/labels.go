@@ -11,6 +11,11 @@ import (
 // Labels implements transport.Reader. What it holds is bounded as what a query holds is. Whether the
 // node is still at the epoch of the request is for others to check, before and after.
 func (r reader) Labels(ctx context.Context, q series.LabelQuery, yield func(string) error) error {
+	end, err := r.node.labelLists.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
 	check := func() error {
 		if q.Session != 0 && q.Session != r.State().Session {
 			return errSession

@@ -136,7 +136,8 @@ type Node struct {
 	replication *replication
 	writes      *ingest.Coordinator
 	promql      pushdown.Parser
-	evaluations *evaluations
+	evaluations *turns
+	labelLists  *turns
 	reads       *query.Fanout
 	engine      *api.Engine
 	frontend    *api.API
@@ -163,7 +164,8 @@ func New(opts Options) (*Node, error) {
 		versioncollector.NewCollector("starling"),
 	)
 	n.promql = pushdown.Parser{Parser: api.NewParser(api.ParsePromQLFeatures(opts.Config.Features).Parser)}
-	n.evaluations = newEvaluations(evaluationsAtOnce(), n.registry)
+	n.evaluations = newEvaluations(readsAtOnce(), n.registry)
+	n.labelLists = newLabelLists(readsAtOnce(), n.registry)
 	var built teardown
 	for _, step := range []func(*teardown) error{n.listen, n.openStore, n.joinParts, n.openFrontend, n.openDoor} {
 		if err := step(&built); err != nil {

@@ -127,7 +127,7 @@ func TestStatsTellOfWaiting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := statsFlock(t)
 		var ends []func()
-		for range evaluationsAtOnce() {
+		for range readsAtOnce() {
 			end, err := m[1].evaluations.begin(t.Context())
 			if err != nil {
 				t.Fatal(err)

@@ -102,6 +102,7 @@ func durations() row {
 			asks: []ask{
 				{"starling_query_evaluations_running{sel}", "{{instance}} running"},
 				{"starling_query_evaluations_waiting{sel} > 0", "{{instance}} waiting"},
+				{"starling_query_label_lists_waiting{sel} > 0", "{{instance}} lists of labels waiting"},
 			},
 		},
 		{
