@@ -25,38 +25,29 @@ type turns struct {
 // readsAtOnce is how many run at once: enough that cores have work while the disk is waited for.
 func readsAtOnce() int { return max(2, 2*runtime.GOMAXPROCS(0)) }
 
+func newTurns(limit int, r prometheus.Registerer, name, running, waiting string) *turns {
+	f := promauto.With(r)
+	return &turns{
+		gate:    gate.New(limit),
+		running: f.NewGauge(prometheus.GaugeOpts{Name: name + "_running", Help: running}),
+		waiting: f.NewGauge(prometheus.GaugeOpts{Name: name + "_waiting", Help: waiting}),
+	}
+}
+
 // newEvaluations bounds evaluations. A turn is held while the own store is read and never while
 // something is waited for, so two nodes cannot wait for each other.
 func newEvaluations(limit int, r prometheus.Registerer) *turns {
-	f := promauto.With(r)
-	return &turns{
-		gate: gate.New(limit),
-		running: f.NewGauge(prometheus.GaugeOpts{
-			Name: "starling_query_evaluations_running",
-			Help: "Parts of queries, of this node and of peers, that are being evaluated over this node's series.",
-		}),
-		waiting: f.NewGauge(prometheus.GaugeOpts{
-			Name: "starling_query_evaluations_waiting",
-			Help: "Parts of queries that wait for others to be evaluated over this node's series.",
-		}),
-	}
+	return newTurns(limit, r, "starling_query_evaluations",
+		"Parts of queries, of this node and of peers, that are being evaluated over this node's series.",
+		"Parts of queries that wait for others to be evaluated over this node's series.")
 }
 
 // newLabelLists bounds lists of label names and values. A turn is held until the list has been sent,
 // as it is in memory until then; who is sent one takes it whatever else it waits for, or breaks off.
 func newLabelLists(limit int, r prometheus.Registerer) *turns {
-	f := promauto.With(r)
-	return &turns{
-		gate: gate.New(limit),
-		running: f.NewGauge(prometheus.GaugeOpts{
-			Name: "starling_query_label_lists_running",
-			Help: "Lists of label names or values of this node's series that are being made, for this node and for peers.",
-		}),
-		waiting: f.NewGauge(prometheus.GaugeOpts{
-			Name: "starling_query_label_lists_waiting",
-			Help: "Lists of label names or values that wait for others to be made of this node's series.",
-		}),
-	}
+	return newTurns(limit, r, "starling_query_label_lists",
+		"Lists of label names or values of this node's series that are being made, for this node and for peers.",
+		"Lists of label names or values that wait for others to be made of this node's series.")
 }
 
 // begin waits for a turn while ctx lasts. Who gets one calls end.

@@ -63,6 +63,26 @@ func TestEvaluationsAreBounded(t *testing.T) {
 	})
 }
 
+// occupy takes all turns until free is called.
+func occupy(t *testing.T, all ...*turns) (free func()) {
+	t.Helper()
+	var ends []func()
+	for _, some := range all {
+		for range readsAtOnce() {
+			end, err := some.begin(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			ends = append(ends, end)
+		}
+	}
+	return func() {
+		for _, end := range ends {
+			end()
+		}
+	}
+}
+
 // A node that has no turn to give has queries wait, of its own and of others, as long as they
 // have time.
 func TestQueriesWaitForEvaluations(t *testing.T) {
@@ -73,14 +93,7 @@ func TestQueriesWaitForEvaluations(t *testing.T) {
 		if code := m[0].write("m", 1, 2, 3, 4, 5, 6, 7, 8); code != http.StatusNoContent {
 			t.Fatal(code)
 		}
-		var ends []func()
-		for range readsAtOnce() {
-			end, err := m[1].evaluations.begin(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			ends = append(ends, end)
-		}
+		free := occupy(t, m[1].evaluations)
 		for _, coordinator := range m[:2] {
 			start := time.Now()
 			got := coordinator.query("sum(m)", "timeout", "20s")
@@ -91,11 +104,7 @@ func TestQueriesWaitForEvaluations(t *testing.T) {
 		if n := testutil.ToFloat64(m[1].evaluations.waiting); n != 0 {
 			t.Errorf("%v still wait", n)
 		}
-		time.AfterFunc(10*time.Second, func() {
-			for _, end := range ends {
-				end()
-			}
-		})
+		time.AfterFunc(10*time.Second, free)
 		start := time.Now()
 		if got, took := m[0].query("sum(m)"), time.Since(start); got.values[""] != "36" || took < 9*time.Second || took > 11*time.Second {
 			t.Errorf("%+v after %v", got, took)
@@ -115,21 +124,7 @@ func TestLabelListsAreBounded(t *testing.T) {
 		if code := m[0].write("m", 1, 2, 3, 4, 5, 6, 7, 8); code != http.StatusNoContent {
 			t.Fatal(code)
 		}
-		var ends []func()
-		for _, busy := range m[1:] {
-			for range readsAtOnce() {
-				end, err := busy.labelLists.begin(t.Context())
-				if err != nil {
-					t.Fatal(err)
-				}
-				ends = append(ends, end)
-			}
-		}
-		time.AfterFunc(10*time.Second, func() {
-			for _, end := range ends {
-				end()
-			}
-		})
+		time.AfterFunc(10*time.Second, occupy(t, m[1].labelLists, m[2].labelLists))
 		var asked sync.WaitGroup
 		start := time.Now()
 		for _, coordinator := range m[:2] {

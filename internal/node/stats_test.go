@@ -126,19 +126,7 @@ func TestStatsOfNodes(t *testing.T) {
 func TestStatsTellOfWaiting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := statsFlock(t)
-		var ends []func()
-		for range readsAtOnce() {
-			end, err := m[1].evaluations.begin(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			ends = append(ends, end)
-		}
-		time.AfterFunc(10*time.Second, func() {
-			for _, end := range ends {
-				end()
-			}
-		})
+		time.AfterFunc(10*time.Second, occupy(t, m[1].evaluations))
 		s := m[0].stats("/api/v1/query", "sum(m)")
 		for _, n := range s.Fragments[0].Reads[0].Nodes {
 			waited := 0.0
