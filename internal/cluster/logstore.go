@@ -70,7 +70,7 @@ func openLogStore(dir string, snapshot func() (index, term uint64, err error)) (
 	}
 	index, term, err := snapshot()
 	if err != nil {
-		return nil, fmt.Errorf("find the newest Raft snapshot: %w", err)
+		return nil, err
 	}
 	if outdated(s.data.Entries, index, term) {
 		s.data.Entries = nil
@@ -160,10 +160,7 @@ func (s *logStore) beginsAfter(index, term uint64) (bool, error) {
 		return false, nil
 	}
 	lastIndex, lastTerm, err := s.snapshot()
-	if err != nil {
-		return false, fmt.Errorf("find the newest Raft snapshot: %w", err)
-	}
-	return lastIndex == index && lastTerm == term, nil
+	return err == nil && lastIndex == index && lastTerm == term, err
 }
 
 // StoreLog implements raft.LogStore.
@@ -186,7 +183,7 @@ func (s *logStore) append(logs []*raft.Log) error {
 	if len(logs) > 0 && last != 0 && logs[0].Index > last+1 {
 		index, term, err := s.snapshot()
 		if err != nil {
-			return fmt.Errorf("find the newest Raft snapshot: %w", err)
+			return err
 		}
 		if logs[0].Index == index+1 && outdated(next.Entries, index, term) {
 			next.Entries, last = nil, 0

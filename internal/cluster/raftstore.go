@@ -46,6 +46,11 @@ func openRaftStore(dir string, log hclog.Logger) (s *raftStore, err error) {
 // newestSnapshot returns the last entry of the newest snapshot that is whole, which is the
 // one that Raft starts from; 0 if there is none.
 func (s *raftStore) newestSnapshot() (index, term uint64, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("find the newest Raft snapshot: %w", err)
+		}
+	}()
 	list, err := s.snaps.List()
 	if err != nil {
 		return 0, 0, err
