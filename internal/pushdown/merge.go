@@ -30,6 +30,8 @@ func (f *Fragment) Merge(g Grid, parts []*Partial, check func() error) (*Partial
 			runs = append(runs, run{values: s, order: len(runs)})
 		}
 	}
+	whole.Values = slices.Grow(whole.Values, values)
+	example := NewValues(f.Op, labels.EmptyLabels(), 0)
 	heap.Init(&runs)
 	for n := 1; len(runs) > 0; n++ {
 		if n%betweenChecks == 0 {
@@ -38,7 +40,7 @@ func (f *Fragment) Merge(g Grid, parts []*Partial, check func() error) (*Partial
 			}
 		}
 		next := &runs[0].values[0]
-		if err := next.check(NewValues(f.Op, labels.EmptyLabels(), 0), g.Len()); err != nil {
+		if err := next.check(example, g.Len()); err != nil {
 			return nil, err
 		}
 		last := len(whole.Values) - 1
@@ -47,9 +49,6 @@ func (f *Fragment) Merge(g Grid, parts []*Partial, check func() error) (*Partial
 				return nil, err
 			}
 		} else {
-			if whole.Values == nil {
-				whole.Values = make([]Values, 0, values)
-			}
 			whole.Values = append(whole.Values, *next)
 		}
 		runs.advance()
@@ -77,7 +76,7 @@ func sortedRuns(values []Values, check func() error) (all [][]Values, err error)
 	return all, nil
 }
 
-// run is a sorted list of values, of which none is left out, with a place among others.
+// run is what is left of a sorted list of values, with its place among the lists.
 type run struct {
 	values []Values
 	order  int

@@ -40,7 +40,7 @@ func BenchmarkMerge(b *testing.B) {
 			}
 			for _, list := range made {
 				if c.sorted {
-					slices.SortFunc(list, func(a, b Values) int { return labels.Compare(a.Labels, b.Labels) })
+					slices.SortFunc(list, compare)
 				} else {
 					rand.New(rand.NewPCG(1, 1)).Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
 				}
