@@ -55,8 +55,8 @@ func (g *Guard) BlockChunkQuerierBy(b *tsdb.Block, open func() (storage.ChunkQue
 	return chunkQuerier{ChunkQuerier: q, note: note}, nil
 }
 
-// ReadBlock runs what reads the index of a block, and notes what goes wrong as damage to the block.
-func (g *Guard) ReadBlock(b *tsdb.Block, read func() error) error { return g.noteOf(b).do(read) }
+// Reading returns what runs who reads a block, and notes what goes wrong as damage to the block.
+func (g *Guard) Reading(b *tsdb.Block) func(read func() error) error { return g.noteOf(b).do }
 
 // Querier guards a querier of the whole TSDB: what none of the blocks was blamed for is the
 // head's.

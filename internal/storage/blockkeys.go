@@ -12,9 +12,9 @@ import (
 	"github.com/prometheus/prometheus/tsdb"
 )
 
-// maxBlockPages bounds the keys that are remembered of all blocks: 64 MiB, for a million or two
-// of series with ten labels, in each block that was read. Of others they are found anew.
-const maxBlockPages = 64 << 20 / (8 * keysPerPage)
+// maxBlockPages bounds what is remembered of all blocks: 128 MiB, for a million or two
+// of series with ten labels, in each block that was read. Of others it is found anew.
+const maxBlockPages = 128 << 20 / (16 * keysPerPage)
 
 // blockKeys remembers keys of series in blocks, which never change.
 type blockKeys struct {
@@ -76,7 +76,7 @@ func (k *blockKeys) page(keys *keysOfBlock, number uint64) *keyPage {
 
 // chunkQuerier returns a querier over the part of a block that keep tells. All that it reads is
 // opened at once: a block that is about to be closed cannot be opened any more.
-func (k *blockKeys) chunkQuerier(b *tsdb.Block, present func() []*tsdb.Block, mint, maxt int64, keep func(key uint64) (bool, error)) (promstorage.ChunkQuerier, error) {
+func (k *blockKeys) chunkQuerier(b *tsdb.Block, present func() []*tsdb.Block, mint, maxt int64, keep func(key uint64) (bool, error)) (*keyedQuerier, error) {
 	base, err := tsdb.NewBlockChunkQuerier(b, mint, maxt)
 	if err != nil {
 		return nil, err

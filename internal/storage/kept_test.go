@@ -90,7 +90,7 @@ func TestKeysAreBounded(t *testing.T) {
 	}
 	for number := range uint64(10_000) {
 		p := k.page(number, 100*keysPerPage)
-		p[number%keysPerPage].Store(number)
+		p.store(promstorage.SeriesRef(number), identity{key: number})
 		if k.page(number, 100*keysPerPage) != p {
 			t.Fatal("a page was not remembered")
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"sync"
 	"sync/atomic"
@@ -24,8 +25,26 @@ import (
 
 const keysPerPage = 512
 
-// keyPage has the keys of neighbors. Zero stands for one that is not known.
-type keyPage [keysPerPage]atomic.Uint64
+// identity tells who a series is, in the head and in each block: its key, and a hash of its labels
+// that cannot be foreseen, so that nobody can make series that are taken for one another.
+type identity struct{ key, hash uint64 }
+
+// hashSeed is of the process, as identities are.
+var hashSeed = maphash.MakeSeed()
+
+// keyPage has the identities of neighbors. A key of zero stands for one that is not known.
+type keyPage [keysPerPage]struct{ key, hash atomic.Uint64 }
+
+func (p *keyPage) load(ref promstorage.SeriesRef) identity {
+	at := &p[ref%keysPerPage]
+	return identity{at.key.Load(), at.hash.Load()}
+}
+
+func (p *keyPage) store(ref promstorage.SeriesRef, id identity) {
+	at := &p[ref%keysPerPage]
+	at.hash.Store(id.hash) // before who loads the key relies on it
+	at.key.Store(id.key)
+}
 
 // seriesKeys remembers keys of the head while a TSDB is open: the next one may give numbers anew.
 type seriesKeys struct {
@@ -146,12 +165,9 @@ func (q *keyedQuerier) kept(ctx context.Context, sorted bool, hints *promstorage
 	if err != nil {
 		return nil, err
 	}
-	refs, err := q.filter(ctx, r.index, p)
+	refs, _, err := q.filter(ctx, r.index, p, false)
 	if err != nil {
 		return nil, err
-	}
-	if _, copies := r.chunks.(tsdb.ChunkReaderWithCopy); copies && !sorted && hints.DisableTrimming && r.deleted.Total() == 0 {
-		return &headSet{blockReader: r, querier: q, hints: hints, refs: refs}, nil
 	}
 	p = index.NewListPostings(refs)
 	if sorted {
@@ -160,41 +176,58 @@ func (q *keyedQuerier) kept(ctx context.Context, sorted bool, hints *promstorage
 	return tsdb.NewBlockChunkSeriesSet(q.from.Meta().ULID, r.index, r.chunks, r.deleted, p, hints.Start, hints.End, hints.DisableTrimming), nil
 }
 
-// filter returns the series that keep tells. Those that have left the head are not among them.
-func (q *keyedQuerier) filter(ctx context.Context, r tsdb.IndexReader, p index.Postings) ([]promstorage.SeriesRef, error) {
-	var kept []promstorage.SeriesRef
+// filter returns the series that keep tells, and who they are if that is asked for. Those that have
+// left the head are not among them.
+func (q *keyedQuerier) filter(ctx context.Context, r tsdb.IndexReader, p index.Postings, identified bool) (kept []promstorage.SeriesRef, ids []identity, err error) {
 	var page *keyPage
-	var builder labels.ScratchBuilder
+	var look looker
 	for current := ^uint64(0); p.Next(); {
 		ref := p.At()
 		if number := uint64(ref) / keysPerPage; number != current {
 			if ctx.Err() != nil {
-				return nil, damage.ByReader(context.Cause(ctx))
+				return nil, nil, damage.ByReader(context.Cause(ctx))
 			}
 			page, current = q.page(number), number
 		}
-		var key uint64
+		var id identity
 		if page != nil {
-			key = page[ref%keysPerPage].Load()
+			id = page.load(ref)
 		}
-		if key == 0 {
-			switch err := r.Series(ref, &builder, nil); {
+		if id.key == 0 {
+			switch id, err = look.up(r, ref, q.key); {
 			case errors.Is(err, promstorage.ErrNotFound):
 				continue
 			case err != nil:
-				return nil, fmt.Errorf("get series %d: %w", ref, err)
+				return nil, nil, fmt.Errorf("get series %d: %w", ref, err)
 			}
-			key = q.key(builder.Labels())
 			if page != nil {
-				page[ref%keysPerPage].Store(key)
+				page.store(ref, id)
 			}
 		}
-		switch keeps, err := q.keep(key); {
+		switch keeps, err := q.keep(id.key); {
 		case err != nil:
-			return nil, damage.ByReader(err)
+			return nil, nil, damage.ByReader(err)
 		case keeps:
 			kept = append(kept, ref)
+			if identified {
+				ids = append(ids, id)
+			}
 		}
 	}
-	return kept, p.Err()
+	return kept, ids, p.Err()
+}
+
+// looker finds out who series are.
+type looker struct {
+	builder labels.ScratchBuilder
+	bytes   []byte
+}
+
+func (l *looker) up(r tsdb.IndexReader, ref promstorage.SeriesRef, key func(labels.Labels) uint64) (identity, error) {
+	if err := r.Series(ref, &l.builder, nil); err != nil {
+		return identity{}, err
+	}
+	ls := l.builder.Labels()
+	l.bytes = ls.Bytes(l.bytes)
+	return identity{key(ls), maphash.Bytes(hashSeed, l.bytes)}, nil
 }

@@ -90,7 +90,7 @@ func (l *labelLookup) head(mint, maxt int64) (*labelPart, error) {
 func (l *labelLookup) block(b *tsdb.Block, _, _ int64) (*labelPart, error) {
 	p := &labelPart{}
 	var tooMany *series.TooManyLabelsError
-	err := l.store.guard.ReadBlock(b, func() (err error) {
+	err := l.store.guard.Reading(b)(func() (err error) {
 		if p.index, err = b.Index(); err != nil {
 			return err
 		}

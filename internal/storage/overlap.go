@@ -29,26 +29,52 @@ func (s *Store) merged(mint, maxt int64) (promstorage.Querier, error) {
 
 // mergedChunks is merged for chunks, of the series alone whose keys keep tells unless it is nil.
 func (s *Store) mergedChunks(mint, maxt int64, keep func(key uint64) (bool, error)) (promstorage.ChunkQuerier, error) {
-	open := s.guard.BlockChunkQuerier
-	if keep != nil {
-		open = func(b *tsdb.Block, mint, maxt int64) (promstorage.ChunkQuerier, error) {
-			return s.guard.BlockChunkQuerierBy(b, func() (promstorage.ChunkQuerier, error) {
-				return s.blockKeys.chunkQuerier(b, s.db.Blocks, mint, maxt, keep)
-			})
+	encoding := s.opts.tsdbOptions().FloatChunkEncoding
+	byTime := merge.ChunkSeries(func() chunkenc.Encoding { return encoding })
+	if keep == nil {
+		parts, err := partsOf(s, mint, maxt, s.db.ChunkQuerier, s.guard.BlockChunkQuerier)
+		if err != nil {
+			return nil, err
 		}
+		return promstorage.NewMergeChunkQuerier(parts, nil, byTime), nil
 	}
-	parts, err := partsOf(s, mint, maxt, s.db.ChunkQuerier, open)
+	parts, err := partsOf(s, mint, maxt, s.db.ChunkQuerier, func(b *tsdb.Block, mint, maxt int64) (promstorage.ChunkQuerier, error) {
+		return s.keyedBlock(b, mint, maxt, keep)
+	})
 	if err != nil {
 		return nil, err
 	}
-	if head, ok := parts[0].(*keyedQuerier); ok {
+	joined := &joinedQuerier{merge: byTime}
+	for _, p := range parts[1:] {
+		joined.sources = append(joined.sources, p.(*guardedBlock).source)
+	}
+	switch head, ok := parts[0].(*keyedQuerier); {
+	case ok:
 		head.keep = keep
-	} else if keep != nil {
+		joined.sources = append(joined.sources, &source{keyedQuerier: head, guard: func(read func() error) error { return read() }})
+	case parts[0] != promstorage.NoopChunkedQuerier():
 		// It has late samples, too.
 		parts[0] = keptHead{parts[0], func(ls labels.Labels) (bool, error) { return keep(s.opts.Key(ls)) }}
+		return promstorage.NewMergeChunkQuerier(parts, nil, byTime), nil
 	}
-	encoding := s.opts.tsdbOptions().FloatChunkEncoding
-	return promstorage.NewMergeChunkQuerier(parts, nil, merge.ChunkSeries(func() chunkenc.Encoding { return encoding })), nil
+	joined.ChunkQuerier = promstorage.NewMergeChunkQuerier(parts, nil, byTime)
+	return joined, nil
+}
+
+// guardedBlock is a block as it is merged, and as it is joined.
+type guardedBlock struct {
+	promstorage.ChunkQuerier
+	source *source
+}
+
+func (s *Store) keyedBlock(b *tsdb.Block, mint, maxt int64, keep func(key uint64) (bool, error)) (promstorage.ChunkQuerier, error) {
+	src := &source{guard: s.guard.Reading(b), dir: b.Dir()}
+	q, err := s.guard.BlockChunkQuerierBy(b, func() (promstorage.ChunkQuerier, error) {
+		var err error
+		src.keyedQuerier, err = s.blockKeys.chunkQuerier(b, s.db.Blocks, mint, maxt, keep)
+		return src.keyedQuerier, err
+	})
+	return &guardedBlock{q, src}, err
 }
 
 // headQuerier is for tsdb.Options.BlockQuerierFunc: the TSDB is asked for its head alone.

@@ -80,10 +80,10 @@ func (s *Store) ChunkQuerier(mint, maxt int64) (promstorage.ChunkQuerier, error)
 
 // ChunkQuerierOf is ChunkQuerier of the series alone whose keys, by Options.Key, keep tells; nil
 // stands for all. It is called by who calls Select, or Next of what that returned, for each series
-// once in the head and once in each block; its error ends the read, which fails with it. Labels that are asked for, and
+// once in the head and once in each block, and where millions are kept once more; its error ends the read, which fails with it. Labels that are asked for, and
 // limits, are of all series. A series that was selected with keep, neither sorted nor trimmed, is
 // valid until the next one is read; its labels, and the bytes of its chunks, until the querier is
-// closed.
+// closed. Such a selection comes in no order, can be divided, and costs least.
 func (s *Store) ChunkQuerierOf(mint, maxt int64, keep func(key uint64) (bool, error)) (promstorage.ChunkQuerier, error) {
 	q, v, err := look(s, mint, maxt, promstorage.NoopChunkedQuerier(), func(mint, maxt int64) (promstorage.ChunkQuerier, error) {
 		return s.mergedChunks(mint, maxt, keep)
