@@ -31,17 +31,15 @@ const (
 	rawTime             = 1.5
 )
 
-// question is one query, asked over span at every step.
+// question is one query, asked over the span that ends with the last sample.
 type question struct {
 	name, expr string
 	// time and cpu are targets.
 	time, cpu float64
 }
 
-const (
-	span = 20 * time.Minute
-	step = time.Minute
-)
+// steps is how many a query has: a minute each over 20 minutes.
+const steps = 20
 
 func questions(shape workload.Shape) []question {
 	a, b := workload.Metric(0), workload.Metric(1%shape.Metrics())
@@ -201,8 +199,8 @@ func (b *bench) open(ctx context.Context, c *server.Cluster, q question) (io.Rea
 	b.turn++
 	end := float64(b.shape.Time(b.shape.Scrapes-1)) / 1000
 	args := url.Values{
-		"query": {q.expr}, "step": {strconv.FormatFloat(step.Seconds(), 'f', -1, 64)},
-		"start": {strconv.FormatFloat(end-span.Seconds(), 'f', 3, 64)}, "end": {strconv.FormatFloat(end, 'f', 3, 64)},
+		"query": {q.expr}, "step": {strconv.FormatFloat(b.span.Seconds()/steps, 'f', -1, 64)},
+		"start": {strconv.FormatFloat(end-b.span.Seconds(), 'f', 3, 64)}, "end": {strconv.FormatFloat(end, 'f', 3, 64)},
 	}
 	url := c.Servers[b.turn%len(c.Servers)].URL + "/api/v1/query_range?" + args.Encode()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)

@@ -6,6 +6,7 @@
 //
 //	go run ./bench/query                     60,000 series, 100 scrapes, three nodes
 //	go run ./bench/query -nodes 5 -rounds 9
+//	go run ./bench/query -series 12000 -scrapes 1500 -span 6h      most of it in blocks
 //
 // It runs at the top of the repository, on Linux. Nodes and Prometheus are processes on
 // 127.0.0.1, asked in turn, and idle while the other is asked. The report is Markdown, on
@@ -32,6 +33,7 @@ func main() { kit.Main("query", run) }
 
 type settings struct {
 	nodes, rounds            int
+	span                     time.Duration
 	shape                    workload.Shape
 	program, prometheus, dir string
 	profiles                 string
@@ -44,6 +46,7 @@ func parse(args []string) (s settings, err error) {
 	f.IntVar(&s.rounds, "rounds", 5, "how often each query is asked for at least, in turn; medians are reported")
 	f.IntVar(&s.shape.Series, "series", 60_000, "series, of six metrics")
 	f.IntVar(&s.shape.Scrapes, "scrapes", 100, "samples of each")
+	f.DurationVar(&s.span, "span", 20*time.Minute, "the time that queries are for")
 	f.StringVar(&s.program, "program", "", "the program to run; empty builds ./cmd/starling")
 	f.StringVar(&s.prometheus, "prometheus", "", "the Prometheus to compare with; empty builds the release in go.mod")
 	f.StringVar(&s.profiles, "profiles", "", "keep CPU profiles of all servers for each query in this `directory`; figures are not told then")
@@ -54,6 +57,8 @@ func parse(args []string) (s settings, err error) {
 	switch {
 	case s.nodes < 1:
 		return s, fmt.Errorf("-nodes %d: at least one", s.nodes)
+	case s.span < time.Minute:
+		return s, fmt.Errorf("-span %s: at least a minute", s.span)
 	case s.rounds < 1:
 		return s, fmt.Errorf("-rounds %d: at least one", s.rounds)
 	}
@@ -92,7 +97,9 @@ func run(ctx context.Context, args []string) (err error) {
 		return fmt.Errorf("start Prometheus: %w", err)
 	}
 	defer func() { err = errors.Join(err, one.Stop()) }()
-	flock, err := server.Nodes(ctx, server.Processes{Program: s.program, Dir: filepath.Join(dir, "nodes"), Nodes: s.nodes, Copies: min(3, s.nodes)})
+	// Samples that begin hours ago are late for a node that has none yet.
+	window := fmt.Sprintf("--storage.tsdb.out-of-order-time-window=%s", time.Duration(s.shape.Scrapes)*s.shape.Step)
+	flock, err := server.Nodes(ctx, server.Processes{Program: s.program, Dir: filepath.Join(dir, "nodes"), Nodes: s.nodes, Copies: min(3, s.nodes), Args: []string{window}})
 	if err != nil {
 		return fmt.Errorf("start the nodes: %w", err)
 	}
@@ -130,5 +137,24 @@ func fill(ctx context.Context, shape workload.Shape, c *server.Cluster) error {
 		why, _ := load.Why()
 		return fmt.Errorf("%d samples were refused: %s", n.Dropped, why)
 	}
+	if err := compacted(ctx, c); err != nil {
+		return err
+	}
 	return c.Settle(ctx)
+}
+
+// mostHead is what a head spans before a block of two hours is cut off.
+const mostHead = 3 * time.Hour
+
+// compacted waits until the servers have made blocks of what is old.
+func compacted(ctx context.Context, c *server.Cluster) error {
+	return server.Await(ctx, "blocks are made of what is old", 5*time.Minute, func(ctx context.Context) error {
+		all, err := c.Read(ctx)
+		for i, r := range all {
+			if r.Head > mostHead {
+				err = errors.Join(err, fmt.Errorf("the head of %s spans %s", c.Servers[i].Name, r.Head))
+			}
+		}
+		return err
+	})
 }

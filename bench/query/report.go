@@ -15,7 +15,7 @@ import (
 func report(w io.Writer, s settings, commit string, began time.Time, results []result) {
 	fmt.Fprintf(w, "# Queries\n\n%s; commit %s; %s, %s in all.\n\n", proc.Machine(), commit, began.Format(time.DateTime), time.Since(began).Round(time.Second))
 	fmt.Fprintf(w, "%d series of %d metrics, %d samples each, on one Prometheus and on %d nodes with %d copies; asked for %s in steps of %s. ",
-		s.shape.Series, s.shape.Metrics(), s.shape.Scrapes, s.nodes, min(3, s.nodes), span, step)
+		s.shape.Series, s.shape.Metrics(), s.shape.Scrapes, s.nodes, min(3, s.nodes), s.span, s.span/steps)
 	fmt.Fprint(w, "Time is the median until the answer is read, CPU time the mean of all servers. All answers agree.\n\n")
 	if s.profiles != "" {
 		fmt.Fprintln(w, "Profiles were taken instead of figures.")

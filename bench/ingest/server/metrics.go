@@ -20,7 +20,8 @@ type metrics map[string]float64
 var wanted = []string{
 	"go_memstats_heap_inuse_bytes", "go_cpu_classes_gc_total_cpu_seconds_total",
 	"process_cpu_seconds_total", "process_resident_memory_bytes",
-	"prometheus_tsdb_head_series", "starling_peer_sent_bytes_total", "starling_peer_received_bytes_total",
+	"prometheus_tsdb_head_series", "prometheus_tsdb_head_min_time", "prometheus_tsdb_head_max_time",
+	"starling_peer_sent_bytes_total", "starling_peer_received_bytes_total",
 }
 
 // of is a sum, or -1 if there is no such metric.

@@ -97,6 +97,8 @@ type Reading struct {
 	Sent, Received float64
 	// Series are those that it has in memory.
 	Series float64
+	// Head is from the oldest to the newest sample that is not in a block.
+	Head time.Duration
 }
 
 // Read reads all of it.
@@ -106,6 +108,7 @@ func (s *Server) Read(ctx context.Context) (r Reading, err error) {
 		return r, err
 	}
 	r.Heap, r.Series = int64(m.of("go_memstats_heap_inuse_bytes")), m.of("prometheus_tsdb_head_series")
+	r.Head = time.Duration(m.of("prometheus_tsdb_head_max_time")-m.of("prometheus_tsdb_head_min_time")) * time.Millisecond
 	r.Sent, r.Received = m.of("starling_peer_sent_bytes_total"), m.of("starling_peer_received_bytes_total")
 	r.CPU = seconds(m.of("process_cpu_seconds_total"))
 	r.Resident, r.Peak = int64(m.of("process_resident_memory_bytes")), -1
