@@ -7,7 +7,6 @@ import (
 
 	"github.com/prometheus/prometheus/model/labels"
 	promstorage "github.com/prometheus/prometheus/storage"
-	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/tsdb/chunks"
 	"github.com/prometheus/prometheus/util/annotations"
 )
@@ -22,15 +21,6 @@ type joinedQuerier struct {
 	// sources are in the order of time, the head last.
 	sources []*source
 	merge   promstorage.VerticalChunkSeriesMergeFunc
-}
-
-// source is the head, or a block.
-type source struct {
-	*keyedQuerier
-	// guard runs what reads.
-	guard func(read func() error) error
-	// dir is that of a block.
-	dir string
 }
 
 // Select implements storage.ChunkQuerier.
@@ -64,12 +54,8 @@ func (q *joinedQuerier) join(ctx context.Context, hints *promstorage.SelectHints
 	for i, src := range q.sources {
 		var refs []promstorage.SeriesRef
 		var ids []identity
-		err := src.guard(func() error {
-			p, err := tsdb.PostingsForMatchers(ctx, set.readers[i].index, ms...)
-			if err != nil {
-				return err
-			}
-			refs, ids, err = src.filter(ctx, set.readers[i].index, p, len(q.sources) > 1)
+		err := src.guard(func() (err error) {
+			refs, ids, err = set.readers[i].find(ctx, hints, ms, len(q.sources) > 1)
 			return err
 		})
 		if err != nil {
@@ -85,54 +71,6 @@ func (q *joinedQuerier) join(ctx context.Context, hints *promstorage.SelectHints
 	}
 	set.parts = js.parts()
 	return set, nil
-}
-
-// sourceReader reads the series of a source, and their chunks.
-type sourceReader struct {
-	blockReader
-	source *source
-	// entries is nil for the head.
-	entries *indexEntries
-}
-
-func (s *source) reader(hints *promstorage.SelectHints) (sourceReader, error) {
-	r, err := s.open(hints)
-	if err != nil {
-		return sourceReader{}, err
-	}
-	if s.dir == "" {
-		return sourceReader{blockReader: r, source: s}, nil
-	}
-	entries, err := openEntries(s.dir)
-	if err != nil {
-		return sourceReader{}, err
-	}
-	s.opened = append(s.opened, entries)
-	return sourceReader{r, s, entries}, nil
-}
-
-// joins tells whether chunks are to be read as they are: nothing is deleted, and each has bytes.
-func (r *sourceReader) joins() bool {
-	_, copies := r.chunks.(tsdb.ChunkReaderWithCopy)
-	return r.deleted.Total() == 0 && (copies || r.entries != nil && r.entries.aligned())
-}
-
-// chunk reads a chunk: a copy of one that is still appended to.
-func (r *sourceReader) chunk(m chunks.Meta) (chunks.Meta, error) {
-	var err error
-	if c, ok := r.chunks.(tsdb.ChunkReaderWithCopy); ok {
-		// What is appended to has no end yet by the index.
-		m.Chunk, _, m.MaxTime, err = c.ChunkOrIterableWithCopy(m)
-	} else {
-		m.Chunk, _, err = r.chunks.ChunkOrIterable(m)
-	}
-	if err == nil && m.Chunk == nil {
-		err = errors.New("it is no single chunk")
-	}
-	if err != nil {
-		return m, fmt.Errorf("read chunk %d: %w", m.Ref, err)
-	}
-	return m, nil
 }
 
 // mostJoined bounds the parts that are joined, at some 40 bytes each. The TSDB's own way takes more
@@ -224,6 +162,7 @@ type joinedSet struct {
 	labeled bool
 	builder labels.ScratchBuilder
 	found   []chunks.Meta
+	late    chunks.Iterator
 	// metas are the chunks of all sources; ends is where those of each end.
 	metas []chunks.Meta
 	ends  []int
@@ -258,7 +197,7 @@ func (s *joinedSet) Divide(most int) []promstorage.ChunkSeriesSet {
 // divided returns a set of parts. Who reads the head needs a reader of it, which the first one has.
 func (s *joinedSet) divided(parts []part, first bool) *joinedSet {
 	d := &joinedSet{readers: s.readers, hints: s.hints, merge: s.merge, parts: parts}
-	if last := len(s.readers) - 1; !first && s.readers[last].entries == nil {
+	if last := len(s.readers) - 1; !first && s.readers[last].ofHead() {
 		d.readers = append([]sourceReader(nil), s.readers...)
 		d.readers[last], d.err = s.readers[last].source.reader(s.hints)
 	}
@@ -312,8 +251,11 @@ func (s *joinedSet) read(parts []part) error {
 // readPart reads the chunks of a part, and its labels if they come with that.
 func (s *joinedSet) readPart(p part) error {
 	r := &s.readers[p.source]
-	if r.entries == nil {
-		// What guards the whole is the head's.
+	// What guards the whole is the head's.
+	switch {
+	case r.late != nil:
+		return s.readLate(r.late, p.ref)
+	case r.ofHead():
 		return s.readHead(r, p.ref)
 	}
 	return r.source.guard(func() error {
@@ -333,6 +275,19 @@ func (s *joinedSet) readHead(r *sourceReader, ref promstorage.SeriesRef) error {
 	}
 	s.labels, s.labeled = s.builder.Labels(), true
 	return s.readFound(r)
+}
+
+func (s *joinedSet) readLate(l *lateSeries, ref promstorage.SeriesRef) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s.labels, s.labeled = l.all[ref].Labels(), true
+	s.late = l.all[ref].Iterator(s.late)
+	for s.late.Next() {
+		if m := s.late.At(); m.MaxTime >= s.hints.Start && m.MinTime <= s.hints.End {
+			s.metas = append(s.metas, m)
+		}
+	}
+	return s.late.Err()
 }
 
 // readFound reads the chunks that were found, but for those out of the time that is asked for.

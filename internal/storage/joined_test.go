@@ -246,6 +246,20 @@ func TestJoinedSetOfBlocks(t *testing.T) {
 	const n = 4 * leastDivided
 	t.Run("others", func(t *testing.T) { testJoined(t, layers(t, n, nil)) })
 	t.Run("all of one key", func(t *testing.T) { testJoined(t, layers(t, n, func(labels.Labels) uint64 { return 7 })) })
+	t.Run("late samples", func(t *testing.T) {
+		s := layers(t, n, nil)
+		for m := -80; m < 0; m += 20 {
+			var late []series.Series
+			for i := range n / 3 {
+				late = append(late, floats(name(fmt.Sprint("s", 3*i)), float64(at(time.Duration(m)*time.Minute))+1, 1))
+			}
+			mustAppend(t, s, batch(late...))
+		}
+		if s.db.Head().MinOOOTime() > s.db.Head().MaxOOOTime() {
+			t.Fatal("no sample is late")
+		}
+		testJoined(t, s)
+	})
 	t.Run("no room for keys", func(t *testing.T) {
 		s := layers(t, n, nil)
 		s.blockKeys.most = 0

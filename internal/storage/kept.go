@@ -43,12 +43,14 @@ func (s *keptSet) Err() error { return cmp.Or(s.err, s.ChunkSeriesSet.Err()) }
 // and most are left out where others serve them.
 type keptHead struct {
 	promstorage.ChunkQuerier
-	keep func(labels.Labels) (bool, error)
+	key  func(labels.Labels) uint64
+	keep func(key uint64) (bool, error)
 }
 
 // Select implements storage.ChunkQuerier.
-func (q keptHead) Select(ctx context.Context, sorted bool, hints *promstorage.SelectHints, ms ...*labels.Matcher) promstorage.ChunkSeriesSet {
-	set := &keptSet{ChunkSeriesSet: q.ChunkQuerier.Select(ctx, false, hints, ms...), keep: q.keep, ctx: ctx}
+func (q *keptHead) Select(ctx context.Context, sorted bool, hints *promstorage.SelectHints, ms ...*labels.Matcher) promstorage.ChunkSeriesSet {
+	keep := func(ls labels.Labels) (bool, error) { return q.keep(q.key(ls)) }
+	set := &keptSet{ChunkSeriesSet: q.ChunkQuerier.Select(ctx, false, hints, ms...), keep: keep, ctx: ctx}
 	if !sorted {
 		return set
 	}

@@ -227,7 +227,13 @@ func (l *looker) up(r tsdb.IndexReader, ref promstorage.SeriesRef, key func(labe
 	if err := r.Series(ref, &l.builder, nil); err != nil {
 		return identity{}, err
 	}
-	ls := l.builder.Labels()
-	l.bytes = ls.Bytes(l.bytes)
-	return identity{key(ls), maphash.Bytes(hashSeed, l.bytes)}, nil
+	var id identity
+	id, l.bytes = identify(l.builder.Labels(), key, l.bytes)
+	return id, nil
+}
+
+// identify returns who a series is, and scratch for the next one.
+func identify(ls labels.Labels, key func(labels.Labels) uint64, scratch []byte) (identity, []byte) {
+	scratch = ls.Bytes(scratch)
+	return identity{key(ls), maphash.Bytes(hashSeed, scratch)}, scratch
 }

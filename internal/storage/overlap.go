@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/prometheus/prometheus/model/labels"
 	promstorage "github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
@@ -48,14 +47,16 @@ func (s *Store) mergedChunks(mint, maxt int64, keep func(key uint64) (bool, erro
 	for _, p := range parts[1:] {
 		joined.sources = append(joined.sources, p.(*guardedBlock).source)
 	}
+	unguarded := func(read func() error) error { return read() } // What guards the whole is the head's.
 	switch head, ok := parts[0].(*keyedQuerier); {
 	case ok:
 		head.keep = keep
-		joined.sources = append(joined.sources, &source{keyedQuerier: head, guard: func(read func() error) error { return read() }})
+		joined.sources = append(joined.sources, &source{keyedQuerier: head, guard: unguarded})
 	case parts[0] != promstorage.NoopChunkedQuerier():
 		// It has late samples, too.
-		parts[0] = keptHead{parts[0], func(ls labels.Labels) (bool, error) { return keep(s.opts.Key(ls)) }}
-		return promstorage.NewMergeChunkQuerier(parts, nil, byTime), nil
+		late := &keptHead{parts[0], s.opts.Key, keep}
+		parts[0] = late
+		joined.sources = append(joined.sources, &source{late: late, guard: unguarded})
 	}
 	joined.ChunkQuerier = promstorage.NewMergeChunkQuerier(parts, nil, byTime)
 	return joined, nil

@@ -13,7 +13,8 @@ import (
 )
 
 // BenchmarkQuerier reads 2000 series of the head, and of the head and four blocks, where
-// nothing overlaps: samples, chunks, and chunks of a third of the series.
+// nothing overlaps: samples, chunks, and chunks of a third of the series, before and after a hundredth
+// of the series has a late sample.
 func BenchmarkQuerier(b *testing.B) {
 	for _, hours := range []int{1, 9} {
 		o := benchOptions(b, SyncOff)
@@ -28,18 +29,25 @@ func BenchmarkQuerier(b *testing.B) {
 		}
 		blocks := len(s.db.Blocks())
 		b.Run(fmt.Sprintf("samples/blocks=%d", blocks), func(b *testing.B) { benchSamples(b, s, hours*60*benchSeries) })
+		kept := func(key uint64) bool { return key%3 == 0 }
+		untrimmed := &promstorage.SelectHints{Start: 0, End: allTime, DisableTrimming: true}
 		for _, way := range []struct {
 			name  string
 			keep  func(uint64) bool
 			hints *promstorage.SelectHints
 		}{
 			{"chunks", nil, nil},
-			{"chunks of a third", func(key uint64) bool { return key%3 == 0 }, &promstorage.SelectHints{Start: 0, End: allTime, DisableTrimming: true}},
+			{"chunks of a third", kept, untrimmed},
 		} {
 			b.Run(fmt.Sprintf("%s/blocks=%d", way.name, blocks), func(b *testing.B) {
 				benchChunks(b, s, way.keep, way.hints, hours*60*benchSeries)
 			})
 		}
+		last := at(time.Duration(hours*60-1) * time.Minute)
+		mustAppend(b, s, benchBatch(handles[:benchSeries/100], last-1))
+		b.Run(fmt.Sprintf("chunks of a third, some late/blocks=%d", blocks), func(b *testing.B) {
+			benchChunks(b, s, kept, untrimmed, hours*60*benchSeries)
+		})
 	}
 }
 
