@@ -4,18 +4,26 @@ import (
 	"encoding/binary"
 	"io"
 	"math"
+	"math/bits"
 	"slices"
 
 	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/promql"
 )
 
-// xorHeader is how many bytes of an XOR chunk count its samples.
-const xorHeader = 2
+const (
+	// xorHeader is how many bytes of an XOR chunk count its samples.
+	xorHeader = 2
+	// wordBits is how many bits of a word that begins within a byte are of the chunk.
+	wordBits = 57
+	// xorBeyond is how many bytes are read at most from where a sample begins: 4+64 bits of its time, 13+64 of
+	// its value, and what is read of a word and not used.
+	xorBeyond = (4+64+13+64)/8 + 1 + 9
+)
 
 // appendXOR appends the samples of an XOR chunk, given by its bytes, that lie between mint and
 // maxt, both inclusive, in milliseconds; without markers of staleness if they are to be
-// dropped. It is about twice as fast as the chunk's iterator, that keeps its state in memory
+// dropped. It takes less than half of what the chunk's iterator does, that keeps its state in memory
 // and is called for each sample. The error is io.EOF if bytes are missing.
 //
 // The format is that of https://github.com/prometheus/prometheus/blob/main/tsdb/docs/format/chunks.md.
@@ -40,11 +48,11 @@ func appendXOR(points []promql.FPoint, chunk []byte, mint, maxt int64, dropStale
 	var (
 		delta             uint64
 		leading, trailing uint
-		// top has the next bits on top. Of these, valid are no longer in b; those below
-		// are the next ones of b, or 0. It is negative if more bits were read than there
-		// were. All are variables of their own, for the compiler to keep in registers.
-		top   uint64
-		valid int
+		// at is the next bit of b, and end the one after the last of the chunk: b becomes a copy of its
+		// last bytes with zeros behind, so that whole words can be read.
+		at   uint
+		end  = 8 * uint(len(b))
+		tail [2 * xorBeyond]byte
 	)
 	for i := 1; ; i++ {
 		if t > maxt {
@@ -61,63 +69,83 @@ func appendXOR(points []promql.FPoint, chunk []byte, mint, maxt int64, dropStale
 			if delta, n = binary.Uvarint(b); n <= 0 {
 				return points, io.EOF
 			}
-			b = b[n:]
-		} else {
-			// That is no change of delta, and the longest prefix of a value.
-			if valid < 1+13 {
-				top, valid, b = refill(top, valid, b)
-			}
-			if top>>63 != 0 && valid < 4+20 {
-				top, valid, b = refill(top, valid, b)
-			}
+			at = 8 * uint(n)
+		}
+		if at/8+xorBeyond > uint(len(b)) {
+			first := at / 8
+			tail = [2 * xorBeyond]byte{}
+			copy(tail[:], b[first:])
+			b, at, end = tail[:], at-8*first, end-8*first
+		}
+		word := bitsAt(b, at)
+		if i > 1 {
 			switch {
-			case top>>63 == 0:
-				top, valid = top<<1, valid-1
-			case top>>62 == 0b10:
-				delta += signed(top<<2>>50, 14)
-				top, valid = top<<(2+14), valid-(2+14)
-			case top>>61 == 0b110:
-				delta += signed(top<<3>>47, 17)
-				top, valid = top<<(3+17), valid-(3+17)
-			case top>>60 == 0b1110:
-				delta += signed(top<<4>>44, 20)
-				top, valid = top<<(4+20), valid-(4+20)
+			case word>>62 == 0:
+				// For so many samples neither the delta nor the value changes.
+				same := min(bits.LeadingZeros64(word|1<<(64-wordBits))/2, samples-i)
+				if at += 2 * uint(same); at > end {
+					return points, io.EOF
+				}
+				for i += same - 1; same > 1; same-- {
+					if t += int64(delta); t > maxt {
+						return points, nil
+					}
+					if t >= mint && !(dropStale && v == value.StaleNaN) {
+						points = append(points, promql.FPoint{T: t, F: math.Float64frombits(v)})
+					}
+				}
+				t += int64(delta)
+				continue
+			case word>>63 == 0:
+				at++
+				word <<= 1
+			case word>>62 == 0b10:
+				delta += signed(word<<2>>50, 14)
+				at += 2 + 14
+				word = bitsAt(b, at)
+			case word>>61 == 0b110:
+				delta += signed(word<<3>>47, 17)
+				at += 3 + 17
+				word = bitsAt(b, at)
+			case word>>60 == 0b1110:
+				delta += signed(word<<4>>44, 20)
+				at += 4 + 20
+				word = bitsAt(b, at)
 			default:
-				var change uint64
-				change, top, valid, b = readAcross(top<<4, valid-4, b, 64)
-				delta += change
+				delta += wordAt(b, at+4)
+				at += 4 + 64
+				word = bitsAt(b, at)
 			}
 		}
 		t += int64(delta)
 
-		if valid < 13 {
-			top, valid, b = refill(top, valid, b)
-		}
-		if top>>63 == 0 {
-			top, valid = top<<1, valid-1
-		} else {
-			if top>>62 == 0b10 {
-				top, valid = top<<2, valid-2
-			} else {
-				leading = uint(top << 2 >> 59)
-				// 64 does not fit into six bits, and is encoded as 0.
-				width := (uint(top<<7>>58)-1)&63 + 1
-				if leading+width > 64 {
-					return points, io.EOF
-				}
-				trailing = 64 - leading - width
-				top, valid = top<<13, valid-13
-			}
+		switch {
+		case word>>63 == 0:
+			at++
+		case word>>62 == 0b10:
+			at += 2
 			width := 64 - leading - trailing
-			var change uint64
-			if int(width) <= valid {
-				change, top, valid = top>>(64-width), top<<width, valid-int(width)
-			} else {
-				change, top, valid, b = readAcross(top, valid, b, width)
+			if word <<= 2; width > wordBits-1-2 {
+				word = wordAt(b, at)
 			}
-			v ^= change << trailing
+			v ^= word >> ((64 - width) & 63) << (trailing & 63)
+			at += width
+		default:
+			at += 13
+			leading = uint(word << 2 >> 59)
+			// 64 does not fit into six bits, and is encoded as 0.
+			width := (uint(word<<7>>58)-1)&63 + 1
+			if leading+width > 64 {
+				return points, io.EOF
+			}
+			trailing = 64 - leading - width
+			if word <<= 13; width > wordBits-1-13 {
+				word = wordAt(b, at)
+			}
+			v ^= word >> ((64 - width) & 63) << (trailing & 63)
+			at += width
 		}
-		if valid < 0 {
+		if at > end {
 			return points, io.EOF
 		}
 	}
@@ -132,29 +160,12 @@ func signed(v uint64, bits uint) uint64 {
 	return v
 }
 
-// refill makes more than 56 bits valid, unless b ends before.
-func refill(top uint64, valid int, b []byte) (uint64, int, []byte) {
-	if len(b) >= 8 {
-		top |= binary.BigEndian.Uint64(b) >> uint(valid)
-		whole := (64 - valid) / 8
-		return top, valid + whole*8, b[whole:]
-	}
-	for ; len(b) > 0 && valid <= 56; b = b[1:] {
-		top |= uint64(b[0]) << uint(56-valid)
-		valid += 8
-	}
-	return top, valid, b
+// bitsAt returns the bits from one on, wordBits of them and zeros.
+func bitsAt(b []byte, at uint) uint64 {
+	return binary.BigEndian.Uint64(b[at/8:]) << (at % 8)
 }
 
-// readAcross reads from 1 to 64 bits, more than are valid.
-func readAcross(top uint64, valid int, b []byte, bits uint) (uint64, uint64, int, []byte) {
-	top, valid, b = refill(top, valid, b)
-	v := top >> (64 - bits)
-	rest := int(bits) - valid
-	if rest <= 0 || len(b) == 0 {
-		return v, top << bits, -rest, b
-	}
-	// Seven bits at most did not fit below what was left of a byte.
-	v |= uint64(b[0]) >> uint(8-rest)
-	return v, uint64(b[0]) << uint(56+rest), 8 - rest, b[1:]
+// wordAt returns the 64 bits from one on.
+func wordAt(b []byte, at uint) uint64 {
+	return bitsAt(b, at) | uint64(b[at/8+8])>>(8-at%8)
 }

@@ -45,16 +45,20 @@ func TestAppendXORGivesWhatTheIteratorGives(t *testing.T) {
 		next, at, v := kinds[r.IntN(len(kinds))], r.Int64N(1e13)-5e12, float64(r.IntN(1000))
 		widths := []int64{2, 100, 1 << 13, 1 << 16, 1 << 19, 1 << 40}
 		width := widths[r.IntN(len(widths))]
-		n := r.IntN(150)
+		n, regular, steady := r.IntN(150), r.IntN(2) == 0, r.IntN(3)
 		for range n {
-			v = next(r, v)
+			if r.IntN(10) >= 4*steady { // else the value stays
+				v = next(r, v)
+			}
 			if r.IntN(20) == 0 {
 				v = math.Float64frombits(r.Uint64())
 			}
 			if r.IntN(20) == 0 {
 				v = math.Float64frombits(value.StaleNaN)
 			}
-			at += 1 + r.Int64N(width)
+			if at += width; !regular || r.IntN(20) == 0 {
+				at -= r.Int64N(width)
+			}
 			app.Append(0, at, v)
 		}
 		mint, maxt := int64(math.MinInt64), int64(math.MaxInt64)
