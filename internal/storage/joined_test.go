@@ -382,6 +382,36 @@ func TestJoinedSetBesideCompaction(t *testing.T) {
 	}
 }
 
+// TestJoinedSetWithoutEntries: an index that cannot be opened once more is read by the TSDB, which has it open.
+func TestJoinedSetWithoutEntries(t *testing.T) {
+	s := layers(t, leastDivided, nil)
+	for _, b := range s.db.Blocks() {
+		index := filepath.Join(b.Dir(), "index")
+		if err := os.Rename(index, index+".away"); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = os.Rename(index+".away", index) }()
+	}
+	got, err := readAll(t, s)
+	if joined, _ := joinsOf(t, s, allHours); err != nil || len(got) < leastDivided || joined > 0 || len(s.Damage()) > 0 {
+		t.Errorf("%d series, %v; %d parts joined; damage %v", len(got), err, joined, s.Damage())
+	}
+}
+
+// allHours are those of the layers.
+var allHours = &promstorage.SelectHints{Start: at(-7 * time.Hour), End: at(time.Hour), DisableTrimming: true}
+
+// readAll reads all series in no order.
+func readAll(t *testing.T, s *Store) ([]storedChunks, error) {
+	t.Helper()
+	q, err := s.ChunkQuerierOf(allHours.Start, allHours.End, infallible(func(uint64) bool { return true }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer q.Close()
+	return readStored(q.Select(t.Context(), false, allHours, labels.MustNewMatcher(labels.MatchRegexp, "__name__", ".+")))
+}
+
 // TestJoinedSetNotesDamage: what cannot be read of a block is noted as its damage, and fails the read.
 func TestJoinedSetNotesDamage(t *testing.T) {
 	for _, broken := range []string{"index", "chunks/000001"} {
@@ -398,18 +428,10 @@ func TestJoinedSetNotesDamage(t *testing.T) {
 		if err := os.WriteFile(file, content, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		hints := &promstorage.SelectHints{Start: at(-7 * time.Hour), End: at(time.Hour), DisableTrimming: true}
-		q, err := s.ChunkQuerierOf(hints.Start, hints.End, infallible(func(uint64) bool { return true }))
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = readStored(q.Select(t.Context(), false, hints, labels.MustNewMatcher(labels.MatchRegexp, "__name__", ".+")))
+		_, err = readAll(t, s)
 		noted := s.Damage()
 		if err == nil || len(noted) != 1 || noted[0].Kind != damage.Block || noted[0].Name != b.Meta().ULID.String() {
 			t.Errorf("%s: error %v, noted %v", broken, err, noted)
-		}
-		if err := q.Close(); err != nil {
-			t.Error(err)
 		}
 	}
 }

