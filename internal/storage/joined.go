@@ -65,8 +65,8 @@ func (q *joinedQuerier) join(ctx context.Context, hints *promstorage.SelectHints
 			set.parts = partsOfOne(refs)
 			return set, nil
 		}
-		if !js.add(refs, ids) {
-			return nil, nil
+		if fits, err := js.add(ctx, refs, ids); err != nil || !fits {
+			return nil, err
 		}
 	}
 	set.parts = js.parts()
@@ -86,16 +86,22 @@ type joins struct {
 	n    int
 }
 
+// unwatched is how many series are added before the context is looked at: some 10 ms.
+const unwatched = 1 << 16
+
 // add adds the series of the next source, unless that would be too many.
-func (j *joins) add(refs []promstorage.SeriesRef, ids []identity) bool {
+func (j *joins) add(ctx context.Context, refs []promstorage.SeriesRef, ids []identity) (fits bool, err error) {
 	if j.n += len(refs); j.n > mostJoined {
-		return false
+		return false, nil
 	}
 	if j.series == nil {
 		j.series = make(map[identity]uint32, len(ids))
 	}
 	of := make([]uint32, len(ids))
 	for i, id := range ids {
+		if i%unwatched == 0 && ctx.Err() != nil {
+			return false, context.Cause(ctx)
+		}
 		n, known := j.series[id]
 		if !known {
 			n = uint32(len(j.series))
@@ -104,7 +110,7 @@ func (j *joins) add(refs []promstorage.SeriesRef, ids []identity) bool {
 		of[i] = n
 	}
 	j.of, j.refs = append(j.of, of), append(j.refs, refs)
-	return true
+	return true, nil
 }
 
 // part is what one source has of a series, the last one of it or not.

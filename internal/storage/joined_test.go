@@ -1,6 +1,8 @@
 package storage
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -334,17 +336,23 @@ func joinsOf(t *testing.T, s *Store, hints *promstorage.SelectHints) (parts, mer
 	return parts, merged
 }
 
-// TestJoinedSetIsBounded: of very many parts none are joined.
-func TestJoinedSetIsBounded(t *testing.T) {
+// TestJoinsAreBounded: of very many parts none are joined, and nobody waits for many who is gone.
+func TestJoinsAreBounded(t *testing.T) {
 	var j joins
 	refs, ids := make([]promstorage.SeriesRef, mostJoined/2), make([]identity, mostJoined/2)
 	for n := 1; n <= 2; n++ {
-		if !j.add(refs, ids) {
-			t.Errorf("%d parts are not joined, %d at most", j.n, mostJoined)
+		if fits, err := j.add(t.Context(), refs, ids); !fits || err != nil {
+			t.Errorf("%d parts are not joined, %d at most; %v", j.n, mostJoined, err)
 		}
 	}
-	if j.add(refs[:1], ids[:1]) {
-		t.Errorf("%d parts are joined, %d at most", j.n, mostJoined)
+	if fits, err := j.add(t.Context(), refs[:1], ids[:1]); fits || err != nil {
+		t.Errorf("%d parts are joined, %d at most; %v", j.n, mostJoined, err)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	why := errors.New("nobody waits")
+	cancel(why)
+	if _, err := new(joins).add(ctx, refs, ids); !errors.Is(err, why) {
+		t.Errorf("parts are joined for nobody: %v", err)
 	}
 }
 
