@@ -378,10 +378,9 @@ func TestJoinedSetBesideCompaction(t *testing.T) {
 		default:
 		}
 		set, closing := untrimmed(t, s, func(uint64) bool { return true })
-		for _, c := range readDivided(t, set.(divisible).Divide(2)) {
-			if len(c.chunks) == 0 {
-				t.Errorf("%s has no chunks", c.labels)
-			}
+		// A series without samples in time may have a chunk that is open.
+		if got := readDivided(t, set.(divisible).Divide(2)); len(got) < n*49/50-1 || len(got) > n {
+			t.Errorf("%d series of %d", len(got), n)
 		}
 		closing()
 	}
