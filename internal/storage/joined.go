@@ -46,7 +46,7 @@ func (q *joinedQuerier) join(ctx context.Context, hints *promstorage.SelectHints
 			set.readers[i], err = src.reader(hints)
 			return err
 		})
-		if err != nil || !set.readers[i].joins() {
+		if err != nil || !set.readers[i].joinable() {
 			return nil, err
 		}
 	}
@@ -289,9 +289,7 @@ func (s *joinedSet) readLate(l *lateSeries, ref promstorage.SeriesRef) error {
 	s.labels, s.labeled = l.all[ref].Labels(), true
 	s.late = l.all[ref].Iterator(s.late)
 	for s.late.Next() {
-		if m := s.late.At(); m.MaxTime >= s.hints.Start && m.MinTime <= s.hints.End {
-			s.metas = append(s.metas, m)
-		}
+		s.metas = append(s.metas, s.late.At())
 	}
 	return s.late.Err()
 }

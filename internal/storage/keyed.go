@@ -180,7 +180,8 @@ func (q *keyedQuerier) kept(ctx context.Context, sorted bool, hints *promstorage
 // left the head are not among them.
 func (q *keyedQuerier) filter(ctx context.Context, r tsdb.IndexReader, p index.Postings, identified bool) (kept []promstorage.SeriesRef, ids []identity, err error) {
 	var page *keyPage
-	var look looker
+	var builder labels.ScratchBuilder
+	var scratch []byte
 	for current := ^uint64(0); p.Next(); {
 		ref := p.At()
 		if number := uint64(ref) / keysPerPage; number != current {
@@ -194,12 +195,13 @@ func (q *keyedQuerier) filter(ctx context.Context, r tsdb.IndexReader, p index.P
 			id = page.load(ref)
 		}
 		if id.key == 0 {
-			switch id, err = look.up(r, ref, q.key); {
+			switch err := r.Series(ref, &builder, nil); {
 			case errors.Is(err, promstorage.ErrNotFound):
 				continue
 			case err != nil:
 				return nil, nil, fmt.Errorf("get series %d: %w", ref, err)
 			}
+			id, scratch = identify(builder.Labels(), q.key, scratch)
 			if page != nil {
 				page.store(ref, id)
 			}
@@ -215,21 +217,6 @@ func (q *keyedQuerier) filter(ctx context.Context, r tsdb.IndexReader, p index.P
 		}
 	}
 	return kept, ids, p.Err()
-}
-
-// looker finds out who series are.
-type looker struct {
-	builder labels.ScratchBuilder
-	bytes   []byte
-}
-
-func (l *looker) up(r tsdb.IndexReader, ref promstorage.SeriesRef, key func(labels.Labels) uint64) (identity, error) {
-	if err := r.Series(ref, &l.builder, nil); err != nil {
-		return identity{}, err
-	}
-	var id identity
-	id, l.bytes = identify(l.builder.Labels(), key, l.bytes)
-	return id, nil
 }
 
 // identify returns who a series is, and scratch for the next one.

@@ -75,7 +75,10 @@ func (s *Store) keyedBlock(b *tsdb.Block, mint, maxt int64, keep func(key uint64
 		src.keyedQuerier, err = s.blockKeys.chunkQuerier(b, s.db.Blocks, mint, maxt, keep)
 		return src.keyedQuerier, err
 	})
-	return &guardedBlock{q, src}, err
+	if err != nil {
+		return nil, err
+	}
+	return &guardedBlock{q, src}, nil
 }
 
 // headQuerier is for tsdb.Options.BlockQuerierFunc: the TSDB is asked for its head alone.

@@ -68,8 +68,8 @@ func (r *sourceReader) find(ctx context.Context, hints *promstorage.SelectHints,
 	return r.source.filter(ctx, r.index, p, identified)
 }
 
-// joins tells whether chunks are to be read as they are: nothing is deleted, and each has bytes.
-func (r *sourceReader) joins() bool {
+// joinable tells whether chunks are to be read as they are: nothing is deleted, and each has bytes.
+func (r *sourceReader) joinable() bool {
 	if r.late != nil {
 		return true
 	}
