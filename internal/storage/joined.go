@@ -289,7 +289,9 @@ func (s *joinedSet) readLate(l *lateSeries, ref promstorage.SeriesRef) error {
 	s.labels, s.labeled = l.all[ref].Labels(), true
 	s.late = l.all[ref].Iterator(s.late)
 	for s.late.Next() {
-		s.metas = append(s.metas, s.late.At())
+		if m := s.late.At(); m.MaxTime >= s.hints.Start && m.MinTime <= s.hints.End {
+			s.metas = append(s.metas, m)
+		}
 	}
 	return s.late.Err()
 }
