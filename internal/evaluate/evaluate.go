@@ -100,7 +100,7 @@ func (r *run) evaluate(ctx context.Context, set storage.ChunkSeriesSet) (*pushdo
 			return r.divided(ctx, parts)
 		}
 	}
-	read := r.reader(set)
+	read := r.reader(set, fedSeries)
 	first := &batch{}
 	more, err := read.fill(first)
 	if err != nil {
@@ -119,7 +119,7 @@ func (r *run) evaluate(ctx context.Context, set storage.ChunkSeriesSet) (*pushdo
 // divided has each worker read a set of its own.
 func (r *run) divided(ctx context.Context, sets []storage.ChunkSeriesSet) (*pushdown.Partial, error) {
 	return r.together(ctx, len(sets), func(ctx context.Context, i int, w *worker) error {
-		return w.finish(ctx, r.reader(sets[i]), &batch{}, true)
+		return w.finish(ctx, r.reader(sets[i], ownSeries), &batch{}, true)
 	}, func(context.Context) error { return nil })
 }
 

@@ -10,9 +10,14 @@ import (
 	"github.com/starling-tsdb/starling/internal/pushdown"
 )
 
-// batchSeries is how many series are read and handed over at once: enough that handing them over costs
-// nothing beside decoding them, few enough that the last batches keep all workers busy.
-const batchSeries = 128
+const (
+	// fedSeries is how many series are read and handed over at once: enough that handing them over costs
+	// nothing beside decoding them, few enough that the last batches keep all workers busy.
+	fedSeries = 128
+	// ownSeries is how many series a worker reads at once for itself: what it has copied is in the
+	// processor's nearest cache when it is decoded.
+	ownSeries = 8
+)
 
 // batch is series that one worker evaluates.
 type batch struct {
@@ -27,23 +32,24 @@ type series struct {
 	end    int
 }
 
-// reader reads the series of a set, and of each the chunks between two times. Not for
+// reader reads the series of a set, so many at once, and of each the chunks between two times. Not for
 // concurrent use.
 type reader struct {
 	set        storage.ChunkSeriesSet
+	most       int
 	mint, maxt int64
 	chunks     chunks.Iterator
 }
 
-func (r *run) reader(set storage.ChunkSeriesSet) *reader {
-	return &reader{set: set, mint: r.mint, maxt: r.maxt}
+func (r *run) reader(set storage.ChunkSeriesSet, most int) *reader {
+	return &reader{set: set, most: most, mint: r.mint, maxt: r.maxt}
 }
 
 // fill replaces the series of a batch by those of the next ones that have chunks to look at, and
 // tells whether there may be more.
 func (r *reader) fill(b *batch) (more bool, err error) {
 	b.series, b.chunks = b.series[:0], b.chunks[:0]
-	for range batchSeries {
+	for range r.most {
 		if !r.set.Next() {
 			return false, r.set.Err()
 		}
