@@ -323,7 +323,19 @@ func (s *chunkSeriesSet) Next() bool { return s.next(s.ChunkSeriesSet.Next, s.Ch
 func (s *chunkSeriesSet) Err() error { return s.err }
 
 // At implements storage.ChunkSeriesSet.
-func (s *chunkSeriesSet) At() storage.ChunkSeries { return chunkSeries{s.ChunkSeriesSet.At(), s.note} }
+func (s *chunkSeriesSet) At() storage.ChunkSeries {
+	at := s.ChunkSeriesSet.At()
+	if l, ok := at.(Loaded); ok && l.Loaded() {
+		return at
+	}
+	return chunkSeries{at, s.note}
+}
+
+// Loaded is a series that may have been read when its set advanced to it. Then it needs no guard any
+// more.
+type Loaded interface {
+	Loaded() bool
+}
 
 // Divide divides what can be divided, and guards each part.
 func (s *chunkSeriesSet) Divide(most int) []storage.ChunkSeriesSet {

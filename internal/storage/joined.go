@@ -351,6 +351,9 @@ func (s *joinedSet) Warnings() annotations.Annotations { return nil }
 // Labels implements storage.ChunkSeries.
 func (s *joinedSet) Labels() labels.Labels { return s.labels }
 
+// Loaded implements damage.Loaded: what is merged is read when it is asked for.
+func (s *joinedSet) Loaded() bool { return s.merged == nil }
+
 // Iterator implements storage.ChunkSeries.
 func (s *joinedSet) Iterator(reuse chunks.Iterator) chunks.Iterator {
 	if s.merged != nil {
