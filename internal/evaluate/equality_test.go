@@ -148,7 +148,7 @@ func (tr trial) compare(t *testing.T, db *tsdb.DB) {
 	parts := make([]*pushdown.Partial, tr.owners)
 	for i := range parts {
 		var err error
-		if parts[i], err = Series(context.Background(), split{selected(t, db, o), uint64(i), tr.owners}, o); err != nil {
+		if parts[i], err = Series(context.Background(), splitOf(selected(t, db, o), uint64(i), tr.owners, o.Fragment), o); err != nil {
 			t.Errorf("%v: %v", tr, err)
 			return
 		}

@@ -200,15 +200,43 @@ func selected(tb testing.TB, db storage.ChunkQueryable, o Options) storage.Chunk
 type split struct {
 	storage.ChunkSeriesSet
 	owner, of uint64
+	// names are those of the labels that series have, nil for all.
+	names []string
+}
+
+// splitOf is what one of several owners has. Every second one gives no labels that are not read.
+func splitOf(set storage.ChunkSeriesSet, owner, of uint64, f *pushdown.Fragment) split {
+	s := split{ChunkSeriesSet: set, owner: owner, of: of}
+	if owner%2 == 0 {
+		s.names = f.LabelsRead()
+	}
+	return s
 }
 
 func (s split) Next() bool {
 	for s.ChunkSeriesSet.Next() {
-		if s.At().Labels().Hash()%s.of == s.owner {
+		if s.ChunkSeriesSet.At().Labels().Hash()%s.of == s.owner {
 			return true
 		}
 	}
 	return false
+}
+
+func (s split) At() storage.ChunkSeries {
+	if s.names == nil {
+		return s.ChunkSeriesSet.At()
+	}
+	return reducedSeries{s.ChunkSeriesSet.At(), s.names}
+}
+
+// reducedSeries has labels of some names only.
+type reducedSeries struct {
+	storage.ChunkSeries
+	names []string
+}
+
+func (n reducedSeries) Labels() labels.Labels {
+	return labels.NewBuilder(n.ChunkSeries.Labels()).Keep(n.names...).Labels()
 }
 
 var engine = promql.NewEngine(promql.EngineOpts{

@@ -224,7 +224,7 @@ func (tr trial) compareHistograms(t *testing.T, db *tsdb.DB, inOne bool) (reason
 	var unproven *pushdown.UnprovenError
 	var err error
 	for i := range parts {
-		if parts[i], err = Series(context.Background(), split{selected(t, db, o), uint64(i), tr.owners}, o); errors.As(err, &unproven) {
+		if parts[i], err = Series(context.Background(), splitOf(selected(t, db, o), uint64(i), tr.owners, o.Fragment), o); errors.As(err, &unproven) {
 			return unproven.Reason, false
 		} else if err != nil {
 			t.Fatalf("%v: %v", tr, err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/promql"
@@ -75,7 +76,7 @@ var errTyped = &pushdown.UnprovenError{Reason: "series that differ in type or un
 // add adds a series.
 func (w *worker) add(ctx context.Context, ls labels.Labels, metas []chunks.Meta) error {
 	f := w.Fragment
-	if f.DropName && (ls.Has("__type__") || ls.Has("__unit__")) {
+	if f.DropName && (ls.Has(model.MetricTypeLabel) || ls.Has(model.MetricUnitLabel)) {
 		return errTyped
 	}
 	w.row, w.histograms.row = w.row[:0], w.histograms.row[:0]

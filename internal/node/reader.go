@@ -63,6 +63,8 @@ type reading struct {
 	// most is how many series are looked up, once in the head and once in each block, before the
 	// read fails with query.ErrManySeries; 0 for no such bound.
 	most int
+	// labels are the names of the labels that are looked at, nil for all.
+	labels []string
 }
 
 func (r reader) selected(ctx context.Context, sel reading) (transport.SeriesSet, error) {
@@ -83,7 +85,7 @@ func (r reader) selected(ctx context.Context, sel reading) (transport.SeriesSet,
 			hints = &own
 		}
 	}
-	if set.querier, err = r.ChunkQuerierOf(sel.Mint, sel.Maxt, keep); err != nil {
+	if set.querier, err = r.ChunkQuerierOf(sel.Mint, sel.Maxt, storage.Want{Keep: keep, Labels: sel.labels}); err != nil {
 		return nil, err
 	}
 	if start := start(sel.Selection); sel.Proof != nil && start < r.Horizon().At() {

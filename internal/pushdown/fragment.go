@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
@@ -149,6 +150,17 @@ func (f *Fragment) Names() []string {
 	case f.DropName:
 		names = slices.DeleteFunc(names, schema.IsMetadataLabel)
 	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// LabelsRead returns the names of the labels of a series that its evaluation looks at, sorted, or
+// nothing if those are all: an aggregation does so by their names, and by what the metric is.
+func (f *Fragment) LabelsRead() []string {
+	if f.Op == 0 || f.Without {
+		return nil
+	}
+	names := append(f.Names(), model.MetricNameLabel, model.MetricTypeLabel, model.MetricUnitLabel)
 	slices.Sort(names)
 	return slices.Compact(names)
 }

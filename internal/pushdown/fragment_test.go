@@ -74,6 +74,28 @@ func TestOf(t *testing.T) {
 	}
 }
 
+// TestLabelsRead: what a metric is is looked at even if it is lost, as series that differ in it alone
+// are not added up.
+func TestLabelsRead(t *testing.T) {
+	for _, c := range []struct{ text, want string }{
+		{"sum(rate(m[5m]))", "__name__ __type__ __unit__"},
+		{"avg by (zone, job) (m)", "__name__ __type__ __unit__ job zone"},
+		{"max by (__name__, __unit__) (m)", "__name__ __type__ __unit__"},
+		{"sum without (job) (m)", ""},
+		{"rate(m[5m])", ""},
+		{"topk by (job) (2, m)", ""},
+		{"histogram_quantile(0.9, m)", ""},
+	} {
+		f, err := of(t, c.text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := f.LabelsRead(); strings.Join(got, " ") != c.want || (got == nil) != (c.want == "") {
+			t.Errorf("%s: have %q, want %q", c.text, got, c.want)
+		}
+	}
+}
+
 func TestOfRefuses(t *testing.T) {
 	for _, c := range []struct{ text, reason string }{
 		{"1", "a number"},

@@ -20,7 +20,9 @@ type joinedQuerier struct {
 	promstorage.ChunkQuerier
 	// sources are in the order of time, the head last.
 	sources []*source
-	merge   promstorage.VerticalChunkSeriesMergeFunc
+	// shared is set where not all labels of series of the head are looked at.
+	shared *sharedLabels
+	merge  promstorage.VerticalChunkSeriesMergeFunc
 }
 
 // Select implements storage.ChunkQuerier.
@@ -40,7 +42,7 @@ func (q *joinedQuerier) Select(ctx context.Context, sorted bool, hints *promstor
 
 // join returns nothing where that does not pay, or a source does not allow it.
 func (q *joinedQuerier) join(ctx context.Context, hints *promstorage.SelectHints, ms []*labels.Matcher) (promstorage.ChunkSeriesSet, error) {
-	set := &joinedSet{hints: hints, merge: q.merge, readers: make([]sourceReader, len(q.sources))}
+	set := &joinedSet{hints: hints, merge: q.merge, readers: make([]sourceReader, len(q.sources)), shared: q.shared.reader()}
 	for i, src := range q.sources {
 		err := src.guard(func() (err error) {
 			set.readers[i], err = src.reader(hints)
@@ -164,6 +166,8 @@ type joinedSet struct {
 	merge   promstorage.VerticalChunkSeriesMergeFunc
 	parts   []part // of the series to come
 
+	// shared is set where not all labels of series of the head are looked at.
+	shared  *sharedReader
 	labels  labels.Labels
 	labeled bool
 	builder labels.ScratchBuilder
@@ -203,6 +207,9 @@ func (s *joinedSet) Divide(most int) []promstorage.ChunkSeriesSet {
 // divided returns a set of parts. Who reads the head needs a reader of it, which the first one has.
 func (s *joinedSet) divided(parts []part, first bool) *joinedSet {
 	d := &joinedSet{readers: s.readers, hints: s.hints, merge: s.merge, parts: parts}
+	if s.shared != nil {
+		d.shared = s.shared.reader()
+	}
 	if last := len(s.readers) - 1; !first && s.readers[last].ofHead() {
 		d.readers = append([]sourceReader(nil), s.readers...)
 		d.readers[last], d.err = s.readers[last].source.reader(s.hints)
@@ -280,6 +287,9 @@ func (s *joinedSet) readHead(r *sourceReader, ref promstorage.SeriesRef) error {
 		return fmt.Errorf("get series %d: %w", ref, err)
 	}
 	s.labels, s.labeled = s.builder.Labels(), true
+	if s.shared != nil {
+		s.labels = s.shared.of(ref, s.labels)
+	}
 	return s.readFound(r)
 }
 

@@ -32,7 +32,7 @@ type divisible interface {
 func untrimmed(t *testing.T, s *Store, keep func(key uint64) bool) (set promstorage.ChunkSeriesSet, closing func()) {
 	t.Helper()
 	hints := &promstorage.SelectHints{Start: at(time.Minute), End: at(time.Hour), Step: 1, DisableTrimming: true}
-	q, err := s.ChunkQuerierOf(hints.Start, hints.End, infallible(keep))
+	q, err := s.ChunkQuerierOf(hints.Start, hints.End, Want{Keep: infallible(keep)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -281,7 +281,7 @@ func testJoined(t *testing.T, s *Store) {
 	parts, merged := 0, 0
 	for _, span := range [][2]time.Duration{{-7, 1}, {-7, -4}, {-5, 0}, {-6, -5}, {-1, 1}, {-4, -3}, {0, 1}, {-9, -8}} {
 		hints := &promstorage.SelectHints{Start: at(span[0]*time.Hour) + 700_000, End: at(span[1]*time.Hour) - 900_000, Step: 1, DisableTrimming: true}
-		q, err := s.ChunkQuerierOf(hints.Start, hints.End, infallible(func(key uint64) bool { return key%4 > 0 }))
+		q, err := s.ChunkQuerierOf(hints.Start, hints.End, Want{Keep: infallible(func(key uint64) bool { return key%4 > 0 })})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -315,7 +315,7 @@ func testJoined(t *testing.T, s *Store) {
 // joinsOf returns how many parts a series has at most, and how many series are merged.
 func joinsOf(t *testing.T, s *Store, hints *promstorage.SelectHints) (parts, merged int) {
 	t.Helper()
-	q, err := s.mergedChunks(hints.Start, hints.End, infallible(func(uint64) bool { return true }))
+	q, err := s.mergedChunks(hints.Start, hints.End, Want{Keep: infallible(func(uint64) bool { return true })})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -411,7 +411,7 @@ var allHours = &promstorage.SelectHints{Start: at(-7 * time.Hour), End: at(time.
 // readAll reads all series in no order.
 func readAll(t *testing.T, s *Store) ([]storedChunks, error) {
 	t.Helper()
-	q, err := s.ChunkQuerierOf(allHours.Start, allHours.End, infallible(func(uint64) bool { return true }))
+	q, err := s.ChunkQuerierOf(allHours.Start, allHours.End, Want{Keep: infallible(func(uint64) bool { return true })})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -128,11 +128,11 @@ func TestChunkQuerierOfIsCanceled(t *testing.T) {
 	mustAppend(t, s, batch(many...))
 	ctx, cancel := context.WithCancelCause(t.Context())
 	asked, why := 0, errors.New("nobody waits")
-	q, err := s.ChunkQuerierOf(at(-time.Hour), at(time.Hour), func(uint64) (bool, error) {
+	q, err := s.ChunkQuerierOf(at(-time.Hour), at(time.Hour), Want{Keep: func(uint64) (bool, error) {
 		asked++
 		cancel(why)
 		return true, nil
-	})
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,10 +151,10 @@ func TestChunkQuerierOfFails(t *testing.T) {
 	fails := func(what string, from, to time.Duration) {
 		t.Helper()
 		asked := 0
-		q, err := s.ChunkQuerierOf(at(from), at(to), func(uint64) (bool, error) {
+		q, err := s.ChunkQuerierOf(at(from), at(to), Want{Keep: func(uint64) (bool, error) {
 			asked++
 			return true, enough
-		})
+		}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -218,7 +218,7 @@ type storedChunks struct {
 
 func keptChunks(t *testing.T, s *Store, keep func(key uint64) bool) (all []storedChunks) {
 	t.Helper()
-	q, err := s.ChunkQuerierOf(at(-24*time.Hour), at(24*time.Hour), infallible(keep))
+	q, err := s.ChunkQuerierOf(at(-24*time.Hour), at(24*time.Hour), Want{Keep: infallible(keep)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -51,8 +51,9 @@ type seriesKeys struct {
 	key func(labels.Labels) uint64
 	// pages are *keyPage by number. Numbers rise, so pages empty with time, and all of them
 	// are dropped when there are far more than the series of the head need.
-	pages sync.Map
-	count atomic.Int64
+	pages  sync.Map
+	count  atomic.Int64
+	shared sharedSets
 }
 
 // spare is how many more pages there may be than series need.
@@ -65,6 +66,7 @@ func (k *seriesKeys) page(number, series uint64) *keyPage {
 	if k.count.Add(1) > int64(4*series/keysPerPage)+spare {
 		k.pages.Clear()
 		k.count.Store(1)
+		k.shared.forget()
 	}
 	p, _ := k.pages.LoadOrStore(number, new(keyPage))
 	return p.(*keyPage)
@@ -79,6 +81,8 @@ type keyedQuerier struct {
 	// page returns the page of a number, nil where it is not to be remembered.
 	page func(number uint64) *keyPage
 	keep func(key uint64) (bool, error)
+	// shared remembers labels of the head, it is nil for a block.
+	shared *sharedSets
 	// open is what a select reads from.
 	open       func(*promstorage.SelectHints) (blockReader, error)
 	mint, maxt int64
@@ -97,7 +101,7 @@ func (k *seriesKeys) headChunkQuerier(b tsdb.BlockReader, mint, maxt int64) (pro
 	if err != nil {
 		return nil, err
 	}
-	head := &keyedQuerier{ChunkQuerier: q, from: b, key: k.key, mint: mint, maxt: maxt}
+	head := &keyedQuerier{ChunkQuerier: q, from: b, key: k.key, shared: &k.shared, mint: mint, maxt: maxt}
 	head.page = func(number uint64) *keyPage { return k.page(number, b.Meta().Stats.NumSeries) }
 	head.open = head.reopen
 	return head, nil

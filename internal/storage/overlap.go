@@ -26,10 +26,11 @@ func (s *Store) merged(mint, maxt int64) (promstorage.Querier, error) {
 	return promstorage.NewMergeQuerier(parts, nil, merge.Series), nil
 }
 
-// mergedChunks is merged for chunks, of the series alone whose keys keep tells unless it is nil.
-func (s *Store) mergedChunks(mint, maxt int64, keep func(key uint64) (bool, error)) (promstorage.ChunkQuerier, error) {
+// mergedChunks is merged for chunks.
+func (s *Store) mergedChunks(mint, maxt int64, want Want) (promstorage.ChunkQuerier, error) {
 	encoding := s.opts.tsdbOptions().FloatChunkEncoding
 	byTime := merge.ChunkSeries(func() chunkenc.Encoding { return encoding })
+	keep := want.Keep
 	if keep == nil {
 		parts, err := partsOf(s, mint, maxt, s.db.ChunkQuerier, s.guard.BlockChunkQuerier)
 		if err != nil {
@@ -51,6 +52,9 @@ func (s *Store) mergedChunks(mint, maxt int64, keep func(key uint64) (bool, erro
 	switch head, ok := parts[0].(*keyedQuerier); {
 	case ok:
 		head.keep = keep
+		if want.Labels != nil {
+			joined.shared = head.shared.of(want.Labels)
+		}
 		joined.sources = append(joined.sources, &source{keyedQuerier: head, guard: unguarded})
 	case parts[0] != promstorage.NoopChunkedQuerier():
 		// It has late samples, too.

@@ -75,18 +75,28 @@ func (q *querier) Close() error {
 // in milliseconds since the epoch. The caller closes it, and uses nothing that it returned
 // afterwards. Its errors are those of Querier.
 func (s *Store) ChunkQuerier(mint, maxt int64) (promstorage.ChunkQuerier, error) {
-	return s.ChunkQuerierOf(mint, maxt, nil)
+	return s.ChunkQuerierOf(mint, maxt, Want{})
 }
 
-// ChunkQuerierOf is ChunkQuerier of the series alone whose keys, by Options.Key, keep tells; nil
-// stands for all. It is called by who calls Select, or Next of what that returned, for each series
-// once in the head and once in each block, and where millions are kept once more; its error ends the read, which fails with it. Labels that are asked for, and
-// limits, are of all series. A series that was selected with keep, neither sorted nor trimmed, is
+// Want is what of the series a querier of chunks gives. The zero value stands for everything.
+type Want struct {
+	// Keep tells by their keys, of Options.Key, which series are given; nil stands for all. It is called by who
+	// calls Select, or Next of what that returned, for each series once in the head and once in each
+	// block, and where millions are kept once more. Its error ends the read, which fails with it.
+	Keep func(key uint64) (bool, error)
+	// Labels are the names of those that the reader looks at, sorted; nil stands for all. Where Keep
+	// is set a series may lack others, and what was asked for before costs less.
+	Labels []string
+}
+
+// ChunkQuerierOf is ChunkQuerier of what is wanted alone. Labels that are asked for, and
+// limits, are of all series. A series that was selected with Keep, neither sorted nor trimmed, is
 // valid until the next one is read; its labels, and the bytes of its chunks, until the querier is
-// closed. Such a selection comes in no order, can be divided, and costs least.
-func (s *Store) ChunkQuerierOf(mint, maxt int64, keep func(key uint64) (bool, error)) (promstorage.ChunkQuerier, error) {
+// closed. Such a selection comes in no order, can be divided, costs least, and is all to which Labels
+// make a difference.
+func (s *Store) ChunkQuerierOf(mint, maxt int64, want Want) (promstorage.ChunkQuerier, error) {
 	q, v, err := look(s, mint, maxt, promstorage.NoopChunkedQuerier(), func(mint, maxt int64) (promstorage.ChunkQuerier, error) {
-		return s.mergedChunks(mint, maxt, keep)
+		return s.mergedChunks(mint, maxt, want)
 	})
 	if err != nil {
 		return nil, err

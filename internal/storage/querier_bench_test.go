@@ -77,7 +77,7 @@ func benchSamples(b *testing.B, s *Store, want int) {
 func benchChunks(b *testing.B, s *Store, keep func(uint64) bool, hints *promstorage.SelectHints, want int) {
 	b.ReportAllocs()
 	for b.Loop() {
-		q, err := s.ChunkQuerierOf(0, allTime, infallible(keep))
+		q, err := s.ChunkQuerierOf(0, allTime, Want{Keep: infallible(keep)})
 		if err != nil {
 			b.Fatal(err)
 		}
