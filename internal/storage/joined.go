@@ -56,11 +56,15 @@ func (q *joinedQuerier) join(ctx context.Context, hints *promstorage.SelectHints
 	for i, src := range q.sources {
 		var refs []promstorage.SeriesRef
 		var ids []identity
+		prepared := true
 		err := src.guard(func() (err error) {
 			refs, ids, err = set.readers[i].find(ctx, hints, ms, len(q.sources) > 1)
+			if err == nil && len(refs) > 0 {
+				prepared = set.readers[i].prepare()
+			}
 			return err
 		})
-		if err != nil {
+		if err != nil || !prepared {
 			return nil, err
 		}
 		if len(q.sources) == 1 {

@@ -336,6 +336,31 @@ func joinsOf(t *testing.T, s *Store, hints *promstorage.SelectHints) (parts, mer
 	return parts, merged
 }
 
+// TestIndexesAreMappedForWhatTheyHave: a block in which nothing is found costs no second mapping.
+func TestIndexesAreMappedForWhatTheyHave(t *testing.T) {
+	s := layers(t, 2*leastDivided, nil)
+	for name, mapped := range map[string]int{"absent": 0, "s5": 4} {
+		q, err := s.mergedChunks(allHours.Start, allHours.End, Want{Keep: infallible(func(uint64) bool { return true })})
+		if err != nil {
+			t.Fatal(err)
+		}
+		set := q.Select(t.Context(), false, allHours, labels.MustNewMatcher(labels.MatchEqual, "__name__", name)).(*joinedSet)
+		n := 0
+		for _, r := range set.readers {
+			if r.entries != nil {
+				n++
+			}
+		}
+		got, err := readStored(set)
+		if err != nil || len(got) != min(mapped, 1) || n > mapped || n < mapped/2 {
+			t.Errorf("%s: %d series, %v; %d indexes are mapped, want %d", name, len(got), err, n, mapped)
+		}
+		if err := q.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestJoinsAreBounded: of very many parts none are joined, and nobody waits for many who is gone.
 func TestJoinsAreBounded(t *testing.T) {
 	var j joins

@@ -27,7 +27,7 @@ type source struct {
 type sourceReader struct {
 	blockReader
 	source *source
-	// entries is nil for the head.
+	// entries is nil for the head, and for a block in which nothing was found.
 	entries *indexEntries
 	// late is set instead of all else for a head with late samples.
 	late *lateSeries
@@ -41,20 +41,11 @@ func (s *source) reader(hints *promstorage.SelectHints) (sourceReader, error) {
 	if err != nil {
 		return sourceReader{}, err
 	}
-	if s.dir == "" {
-		return sourceReader{blockReader: r, source: s}, nil
-	}
-	entries, err := openEntries(s.dir)
-	if err != nil {
-		// As without a file descriptor to spare, which is no damage. The TSDB has the index open.
-		return sourceReader{blockReader: r, source: s}, nil
-	}
-	s.opened = append(s.opened, entries)
-	return sourceReader{blockReader: r, source: s, entries: entries}, nil
+	return sourceReader{blockReader: r, source: s}, nil
 }
 
 // ofHead tells whether it reads the head, for one goroutine alone.
-func (r *sourceReader) ofHead() bool { return r.entries == nil && r.late == nil }
+func (r *sourceReader) ofHead() bool { return r.source.dir == "" && r.late == nil }
 
 // find returns the series that are kept, and who they are if that is asked for.
 func (r *sourceReader) find(ctx context.Context, hints *promstorage.SelectHints, ms []*labels.Matcher, identified bool) ([]promstorage.SeriesRef, []identity, error) {
@@ -68,13 +59,27 @@ func (r *sourceReader) find(ctx context.Context, hints *promstorage.SelectHints,
 	return r.source.filter(ctx, r.index, p, identified)
 }
 
-// joinable tells whether chunks are to be read as they are: nothing is deleted, and each has bytes.
-func (r *sourceReader) joinable() bool {
+// joinable tells whether nothing is deleted.
+func (r *sourceReader) joinable() bool { return r.late != nil || r.deleted.Total() == 0 }
+
+// prepare prepares reading what was found, and tells whether chunks can be read as they are: each has
+// bytes.
+func (r *sourceReader) prepare() bool {
 	if r.late != nil {
 		return true
 	}
-	_, copies := r.chunks.(tsdb.ChunkReaderWithCopy)
-	return r.deleted.Total() == 0 && (copies || r.entries != nil && r.entries.aligned())
+	if r.ofHead() {
+		_, copies := r.chunks.(tsdb.ChunkReaderWithCopy)
+		return copies
+	}
+	entries, err := openEntries(r.source.dir)
+	if err != nil {
+		// As without a file descriptor to spare, which is no damage. The TSDB has the index open.
+		return false
+	}
+	r.source.opened = append(r.source.opened, entries)
+	r.entries = entries
+	return entries.aligned()
 }
 
 // lateSeries are series of a head with late samples, as the TSDB reads them: one reader at a time.
