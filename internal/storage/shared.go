@@ -16,9 +16,10 @@ import (
 const (
 	// mostShared is for how many sets of names labels are remembered, at 4 bytes a series each.
 	mostShared = 8
-	// mostSharedValues bounds what is remembered of one set of names.
-	mostSharedValues = 1 << 14
-	// unshared is remembered of a series whose labels would be one value too many.
+	// mostSharedBytes bounds the labels that are remembered of one set of names: some 10,000 of 100 bytes,
+	// and their keys.
+	mostSharedBytes = 2 << 20
+	// unshared is remembered of a series for whose labels there was no room.
 	unshared = ^uint32(0)
 )
 
@@ -35,6 +36,8 @@ type sharedLabels struct {
 	numbers map[string]uint32
 	// values are by number less 1. Those that are there stay as they are.
 	values []labels.Labels
+	// bytes are those of keys and values.
+	bytes int
 }
 
 // sharedPage has the numbers of what neighbors have. Zero stands for one that is not known.
@@ -54,11 +57,14 @@ func (l *sharedLabels) number(ls labels.Labels, scratch []byte) (uint32, []byte)
 	if n, known := l.numbers[string(scratch)]; known {
 		return n, scratch
 	}
-	if len(l.values) == mostSharedValues {
+	value := labels.NewBuilder(ls).Keep(l.names...).Labels()
+	size := len(scratch) + int(value.ByteSize())
+	if l.bytes+size > mostSharedBytes {
 		return unshared, scratch
 	}
-	// What the builder returns may be all of ls, which belongs to the head.
-	l.values = append(l.values, labels.NewBuilder(ls).Keep(l.names...).Labels().Copy())
+	l.bytes += size
+	// It may be all of ls, which belongs to the head.
+	l.values = append(l.values, value.Copy())
 	n = uint32(len(l.values))
 	l.numbers[string(scratch)] = n
 	return n, scratch
