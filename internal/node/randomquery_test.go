@@ -74,9 +74,6 @@ func runRandomQueries(t *testing.T, seeds, each int, ask func(r *randomQueries, 
 				synctest.Test(t, func(t *testing.T) {
 					r := newRandomQueries(t, seed, &seen)
 					ask(r, each)
-					if r.nearbyWork != 0 {
-						seen.divided.Add(int64(each))
-					}
 					for _, m := range r.nodes {
 						seen.divergent.Add(int64(m.metric(t, "starling_query_divergent_series_total")))
 						const reads = "starling_query_fanout_requests_total"
@@ -338,6 +335,9 @@ func (r *randomQueries) ask(q randomQuery) {
 	}
 	want := r.want(q, nil)
 	r.seen.asked.Add(1)
+	if r.nearbyWork != 0 {
+		r.seen.divided.Add(1)
+	}
 	switch n := want.len(); {
 	case want.errKind != "":
 		r.seen.failed.Add(1)
