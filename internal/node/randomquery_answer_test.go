@@ -28,7 +28,8 @@ type queryAnswer struct {
 
 // point is a float, or the count, the sum and the buckets of a histogram: four numbers each.
 // Those with NaN in them are left out: without it, one would be empty or missing, which depends
-// on what else is in a chunk.
+// on what else is in a chunk. So are infinite ones: NaN may have been added to them, or not, where a
+// sum is coarser than its histograms.
 type point []float64
 
 func (a *queryAnswer) add(ls string, t int64, p point) {
@@ -73,7 +74,7 @@ func (s *stamped) UnmarshalJSON(b []byte) error {
 	}
 	texts := []string{h.Count, h.Sum}
 	for _, b := range h.Buckets {
-		if b[3] == "NaN" {
+		if b[3] == "NaN" || b[3] == "+Inf" || b[3] == "-Inf" {
 			continue
 		}
 		for _, x := range b {
@@ -178,7 +179,7 @@ func pointOf(f float64, h *histogram.FloatHistogram) point {
 	p := point{h.Count, h.Sum}
 	for it := h.AllBucketIterator(); it.Next(); {
 		b := it.At()
-		if b.Count == 0 || math.IsNaN(b.Count) {
+		if b.Count == 0 || math.IsNaN(b.Count) || math.IsInf(b.Count, 0) {
 			continue
 		}
 		bounds := 2.0
