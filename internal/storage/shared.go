@@ -26,8 +26,6 @@ const (
 // sharedLabels remembers labels of some names.
 type sharedLabels struct {
 	names []string
-	// used orders them by when they were asked for last.
-	used uint64
 	// pages are *sharedPage by number, of those that seriesKeys has.
 	pages sync.Map
 
@@ -78,9 +76,9 @@ func (l *sharedLabels) known() []labels.Labels {
 
 // sharedSets are the sets of names for which labels are remembered. The zero value is empty.
 type sharedSets struct {
-	mu   sync.Mutex
+	mu sync.Mutex
+	// sets are in the order in which they were asked for last.
 	sets []*sharedLabels
-	used uint64
 }
 
 // of returns what is remembered of some names, in place of those that were not asked for the longest if
@@ -88,24 +86,15 @@ type sharedSets struct {
 func (s *sharedSets) of(names []string) *sharedLabels {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.used++
-	i := slices.IndexFunc(s.sets, func(l *sharedLabels) bool { return slices.Equal(l.names, names) })
-	if i < 0 {
-		l := &sharedLabels{names: slices.Clone(names), numbers: map[string]uint32{}}
-		if len(s.sets) < mostShared {
-			i, s.sets = len(s.sets), append(s.sets, l)
-		} else {
-			i = 0
-			for j := range s.sets {
-				if s.sets[j].used < s.sets[i].used {
-					i = j
-				}
-			}
-			s.sets[i] = l
-		}
+	l := &sharedLabels{names: slices.Clone(names), numbers: map[string]uint32{}}
+	if i := slices.IndexFunc(s.sets, func(l *sharedLabels) bool { return slices.Equal(l.names, names) }); i >= 0 {
+		l = s.sets[i]
+		s.sets = slices.Delete(s.sets, i, i+1)
+	} else if len(s.sets) == mostShared {
+		s.sets = slices.Delete(s.sets, 0, 1)
 	}
-	s.sets[i].used = s.used
-	return s.sets[i]
+	s.sets = append(s.sets, l)
+	return l
 }
 
 // forget forgets all of them.
@@ -126,25 +115,25 @@ func (l *sharedLabels) reader() *sharedReader {
 // sharedReader reads what is remembered. Not for concurrent use.
 type sharedReader struct {
 	*sharedLabels
-	page    *sharedPage
-	number  uint64 // of page
-	values  []labels.Labels
-	scratch []byte
+	page       *sharedPage
+	pageNumber uint64
+	values     []labels.Labels
+	scratch    []byte
 }
 
 // of returns the labels of a series that are looked at, given all of them. It may return all.
 func (r *sharedReader) of(ref promstorage.SeriesRef, ls labels.Labels) labels.Labels {
-	if number := uint64(ref) / keysPerPage; r.page == nil || number != r.number {
+	if number := uint64(ref) / keysPerPage; r.page == nil || number != r.pageNumber {
 		page, known := r.pages.Load(number)
 		if !known {
 			page, _ = r.pages.LoadOrStore(number, new(sharedPage))
 		}
-		r.page, r.number = page.(*sharedPage), number
+		r.page, r.pageNumber = page.(*sharedPage), number
 	}
 	at := &r.page[ref%keysPerPage]
 	n := at.Load()
 	if n == 0 {
-		n, r.scratch = r.sharedLabels.number(ls, r.scratch)
+		n, r.scratch = r.number(ls, r.scratch)
 		at.Store(n)
 	}
 	if n == unshared {
