@@ -74,7 +74,7 @@ func (s *stamped) UnmarshalJSON(b []byte) error {
 	}
 	texts := []string{h.Count, h.Sum}
 	for _, b := range h.Buckets {
-		if b[3] == "NaN" || b[3] == "+Inf" || b[3] == "-Inf" {
+		if count, err := strconv.ParseFloat(fmt.Sprint(b[3]), 64); err == nil && isOpen(count) {
 			continue
 		}
 		for _, x := range b {
@@ -172,6 +172,9 @@ func answerOf(text string, r *promql.Result) *queryAnswer {
 	return a
 }
 
+// isOpen tells whether a bucket with that count is left out of a point.
+func isOpen(count float64) bool { return math.IsNaN(count) || math.IsInf(count, 0) }
+
 func pointOf(f float64, h *histogram.FloatHistogram) point {
 	if h == nil {
 		return point{f}
@@ -179,7 +182,7 @@ func pointOf(f float64, h *histogram.FloatHistogram) point {
 	p := point{h.Count, h.Sum}
 	for it := h.AllBucketIterator(); it.Next(); {
 		b := it.At()
-		if b.Count == 0 || math.IsNaN(b.Count) || math.IsInf(b.Count, 0) {
+		if b.Count == 0 || isOpen(b.Count) {
 			continue
 		}
 		bounds := 2.0
