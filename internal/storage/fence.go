@@ -91,21 +91,28 @@ func (f *fence) death() error {
 	return f.killer
 }
 
-// raise fences the store, for the first cause it is given, and returns what check does
-// from now on.
+// raise fences the store, for the first cause it is given that says more than that a write was
+// counted as failed, and returns what check does from now on.
 func (f *fence) raise(cause error) error {
 	f.mu.Lock()
 	first := f.cause == nil
-	if first {
+	// Whoever looks at the counter may be faster than the write that failed, which knows why.
+	explained := !first && errors.Is(f.cause, errCounted) && !errors.Is(cause, errCounted)
+	if first || explained {
 		f.cause = fmt.Errorf("%w: %w; nothing is confirmed until the disk at --storage.tsdb.path=%s is usable and the storage has been opened again", ErrFenced, cause, f.dir)
+	}
+	if first {
 		f.since = time.Now()
 	}
 	err := f.cause
 	f.mu.Unlock()
-	if first {
+	switch {
+	case first:
 		f.gauge.WithLabelValues(reasonFailure).Set(1)
 		f.logger.Error("Storage fenced itself: writes are refused, reads go on", "err", err)
 		f.raised <- struct{}{} // taken before the next first cause: by who lowers the fence
+	case explained:
+		f.logger.Error("Storage is fenced: this is why a write to its log failed", "err", err)
 	}
 	return err
 }
@@ -243,13 +250,17 @@ func (r *failureCounters) value(name string) float64 {
 	return m.GetCounter().GetValue()
 }
 
-// failed returns an error if any write to a log has failed since the TSDB was opened.
+// errCounted is all that a counter tells of a failed write.
+var errCounted = errors.New("a write failed")
+
+// failed returns an error, which wraps errCounted, if any write to a log has failed since the TSDB was
+// opened.
 func (r *failureCounters) failed() error {
 	if r.value(wblFailures) > 0 {
-		return errors.New("a write to the out-of-order log (wbl) failed")
+		return fmt.Errorf("%w to the out-of-order log (wbl), the TSDB has logged why", errCounted)
 	}
 	if r.value(walFailures) > 0 {
-		return errors.New("a write to the write-ahead log (wal) failed")
+		return fmt.Errorf("%w to the write-ahead log (wal)", errCounted)
 	}
 	return nil
 }
