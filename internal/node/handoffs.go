@@ -78,8 +78,9 @@ type measuredStore struct {
 func (s measuredStore) Append(ctx context.Context, b *series.Batch) (series.Outcome, error) {
 	outcome, err := s.Store.Append(ctx, b)
 	if err == nil {
-		s.flow.Add(b.NumSamples())
-		s.load.stored.Add(int64(b.NumSamples()))
+		n := b.NumSamples()
+		s.flow.Add(n)
+		s.load.stored.Add(int64(n))
 	}
 	return outcome, err
 }

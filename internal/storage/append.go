@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -94,8 +95,12 @@ func (s *Store) append(ctx context.Context, w *write) (series.Outcome, error) {
 	if err := ctx.Err(); err != nil {
 		return series.Outcome{}, fmt.Errorf("append: %w", context.Cause(ctx))
 	}
+	refs := s.takeRefs(len(w.batch.Series))
+	w.refs = *refs
 	s.sync.begin()
 	err := s.write(ctx, w)
+	w.refs = nil
+	s.refs.Put(refs)
 	next := s.sync.upcoming()
 	s.sync.end()
 	if err != nil {
@@ -107,6 +112,16 @@ func (s *Store) append(ctx context.Context, w *write) (series.Outcome, error) {
 	s.families.add(w.batch.Metadata)
 	s.metrics.observe(w.counts, w.refusals)
 	return series.Outcome{Refusals: w.refusals}, nil
+}
+
+// takeRefs returns memory for so many references, with any content.
+func (s *Store) takeRefs(n int) *[]promstorage.SeriesRef {
+	refs, _ := s.refs.Get().(*[]promstorage.SeriesRef)
+	if refs == nil {
+		refs = new([]promstorage.SeriesRef)
+	}
+	*refs = slices.Grow((*refs)[:0], n)[:n]
+	return refs
 }
 
 // confirm returns when what w wrote before a round is as durable as the mode promises.

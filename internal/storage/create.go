@@ -77,7 +77,7 @@ func (cr *creator) release(hashes []uint64, c *claim) {
 
 // lookup is the state of finding the series of one batch.
 type lookup struct {
-	refs   []promstorage.SeriesRef // by index into the batch, 0 for unknown
+	refs   []promstorage.SeriesRef // those of the write
 	tried  map[int]bool            // series that this lookup has created, or could not
 	full   map[int]bool            // those of them that are too many
 	own    *claim
@@ -86,17 +86,17 @@ type lookup struct {
 	wait   []*claim
 }
 
-// appender returns an appender, and references to the batch's series, all of which are in
+// appender returns an appender, and has w refer to the batch's series, all of which are in
 // the log. A reference is 0 where no sample may be stored or the labels are invalid.
 func (s *Store) appender(ctx context.Context, w *write) (promstorage.AppenderV2, error) {
-	l := &lookup{refs: make([]promstorage.SeriesRef, len(w.batch.Series))}
+	l := &lookup{refs: w.refs}
 	for {
 		app := s.db.AppenderV2(ctx)
 		l.own = &claim{done: make(chan struct{})}
 		l.hashes, l.create, l.wait = nil, nil, nil
 		s.find(app.(promstorage.GetRef), w, l)
 		if len(l.create) == 0 && len(l.wait) == 0 {
-			w.refs, w.full = l.refs, l.full
+			w.full = l.full
 			return app, nil
 		}
 		if err := s.rollback(app); err != nil {

@@ -70,6 +70,7 @@ type Store struct {
 	// walMetadata mirrors the feature metadata-wal-records.
 	walMetadata bool
 	creator     creator
+	refs        sync.Pool // *[]promstorage.SeriesRef, of writes
 	// creations bounds how many create series at a time, and so how many hang in a log
 	// that stalls.
 	creations *slots

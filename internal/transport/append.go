@@ -27,8 +27,9 @@ var (
 // Append stores the batch on the peer, as planned by table t. Nobody reads the batch any more
 // when it returns. A large batch travels in several parts, and is confirmed if all of them are.
 func (p *Peer) Append(ctx context.Context, t *table.Table, b *series.Batch) (proof.Confirmation, error) {
+	samples := b.NumSamples() // before the answer, while the batch is in the cache
 	confirmation, err := p.append(ctx, t, b)
-	p.countSamples(b, err == nil)
+	p.countSamples(samples, err == nil)
 	return confirmation, err
 }
 
@@ -101,12 +102,12 @@ func (p *Peer) close() {
 	p.streams.Wait()
 }
 
-func (p *Peer) countSamples(b *series.Batch, confirmed bool) {
+func (p *Peer) countSamples(n int, confirmed bool) {
 	label := "false"
 	if confirmed {
 		label = "true"
 	}
-	p.owner.samples.WithLabelValues(string(p.id), label).Add(float64(b.NumSamples()))
+	p.owner.samples.WithLabelValues(string(p.id), label).Add(float64(n))
 }
 
 // confirmationOf puts the answers to the parts of a batch together. The gaps are the last
