@@ -78,7 +78,7 @@ func (cr *creator) release(hashes []uint64, c *claim) {
 // lookup is the state of finding the series of one batch.
 type lookup struct {
 	refs   []promstorage.SeriesRef // those of the write
-	tried  map[int]bool            // series that this lookup has created, or could not
+	tried  []bool                  // by index, of series that this lookup has created, or could not; nil for none
 	full   map[int]bool            // those of them that are too many
 	own    *claim
 	hashes []uint64 // claimed by own
@@ -219,7 +219,7 @@ func (s *Store) find(head promstorage.GetRef, w *write, l *lookup) {
 			}
 			continue
 		}
-		if !storable || l.tried[i] {
+		if !storable || l.tried != nil && l.tried[i] {
 			continue
 		}
 		c, fresh := s.creator.take(hash, l.own)
@@ -249,7 +249,7 @@ func (s *Store) createClaimed(ctx context.Context, w *write, l *lookup) error {
 	defer s.creations.give()
 	app := s.db.AppenderV2(ctx)
 	if l.tried == nil {
-		l.tried = make(map[int]bool, len(l.create))
+		l.tried = make([]bool, len(w.batch.Series))
 	}
 	err := s.fence.guard("create series in the TSDB", func() error {
 		for _, i := range l.create {
