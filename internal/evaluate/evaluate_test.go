@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"strings"
 	"testing"
@@ -126,6 +127,28 @@ func TestSeriesLooksAtBothEndsOfItsSpan(t *testing.T) {
 			if (p.Samples == 1) != want {
 				t.Errorf("%s: looked at %d samples at %d of %d to %d", text, p.Samples, at, mint, maxt)
 			}
+		}
+	}
+}
+
+// TestSeriesDecodesNothingBetweenSteps has a chunk between two steps that cannot be decoded.
+func TestSeriesDecodesNothingBetweenSteps(t *testing.T) {
+	const hour = 3_600_000
+	between := chunk(t, chunkenc.EncXOR, first+hour, 10, 0)
+	cut := &chunkenc.XORChunk{}
+	cut.Reset(between.Chunk.Bytes()[:12])
+	between.Chunk = cut
+	all := []storage.ChunkSeries{entry(named(0), chunk(t, chunkenc.EncXOR, first, 1, 0), between, chunk(t, chunkenc.EncXOR, first+2*hour, 1, 0))}
+	for _, text := range []string{"m", "sum_over_time(m[5m])"} {
+		o := options(t, text)
+		o.Grid.End, o.Grid.Step = first+2*hour, 2*hour
+		p, err := Series(t.Context(), &list{series: all}, o)
+		if err != nil || p.Samples != 2 {
+			t.Errorf("%s in steps of two hours: have %v, %v, want two samples", text, p, err)
+		}
+		o.Grid.Step = hour / 2
+		if _, err := Series(t.Context(), &list{series: all}, o); !errors.Is(err, io.EOF) {
+			t.Errorf("%s in steps of half an hour: have %v", text, err)
 		}
 	}
 }

@@ -32,17 +32,18 @@ type series struct {
 	end    int
 }
 
-// reader reads the series of a set, so many at once, and of each the chunks between two times. Not for
+// reader reads the series of a set, so many at once, and of each the chunks that are looked at. Not for
 // concurrent use.
 type reader struct {
 	set        storage.ChunkSeriesSet
 	most       int
 	mint, maxt int64
+	looks      func(mint, maxt int64) bool // nil for all of that
 	chunks     chunks.Iterator
 }
 
 func (r *run) reader(set storage.ChunkSeriesSet, most int) *reader {
-	return &reader{set: set, most: most, mint: r.mint, maxt: r.maxt}
+	return &reader{set: set, most: most, mint: r.mint, maxt: r.maxt, looks: r.Fragment.Looks(r.Grid)}
 }
 
 // fill replaces the series of a batch by those of the next ones that have chunks to look at, and
@@ -72,7 +73,7 @@ func (r *reader) take(b *batch) error {
 	first := len(b.chunks)
 	for r.chunks.Next() {
 		c := r.chunks.At()
-		if c.MaxTime < r.mint || c.MinTime > r.maxt {
+		if c.MaxTime < r.mint || c.MinTime > r.maxt || r.looks != nil && !r.looks(c.MinTime, c.MaxTime) {
 			continue
 		}
 		if n := len(b.chunks); n > first && c.MinTime <= b.chunks[n-1].MaxTime {

@@ -85,7 +85,7 @@ func (r reader) evaluate(ctx context.Context, sel reading, f *pushdown.Fragment,
 	}
 	defer end()
 	turn := time.Now()
-	sel.labels = f.LabelsRead()
+	sel.labels, sel.looks = f.LabelsRead(), f.Looks(g)
 	set, err := r.selected(ctx, sel)
 	if sel.Spent != nil {
 		defer func() { noteEvaluation(sel.Spent, set, turn.Sub(came), turn) }()

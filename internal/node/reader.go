@@ -65,6 +65,8 @@ type reading struct {
 	most int
 	// labels are the names of the labels that are looked at, nil for all.
 	labels []string
+	// looks tells at which times samples are looked at, nil for all.
+	looks func(mint, maxt int64) bool
 }
 
 func (r reader) selected(ctx context.Context, sel reading) (transport.SeriesSet, error) {
@@ -85,7 +87,7 @@ func (r reader) selected(ctx context.Context, sel reading) (transport.SeriesSet,
 			hints = &own
 		}
 	}
-	if set.querier, err = r.ChunkQuerierOf(sel.Mint, sel.Maxt, storage.Want{Keep: keep, Labels: sel.labels}); err != nil {
+	if set.querier, err = r.ChunkQuerierOf(sel.Mint, sel.Maxt, storage.Want{Keep: keep, Labels: sel.labels, Looks: sel.looks}); err != nil {
 		return nil, err
 	}
 	if start := start(sel.Selection); sel.Proof != nil && start < r.Horizon().At() {

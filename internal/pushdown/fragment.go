@@ -106,11 +106,38 @@ type Map struct {
 // Span returns the times of the oldest and the newest sample that a fragment looks at, in
 // milliseconds, both inclusive.
 func (f *Fragment) Span(g Grid) (mint, maxt int64) {
-	back := g.Lookback
+	return g.Start - f.Offset - f.back(g) + 1, g.End - f.Offset
+}
+
+// back is how long before a step a fragment looks at samples: at those after that time, up to that of
+// the step.
+func (f *Fragment) back(g Grid) int64 {
 	if f.Call != nil {
-		back = f.Range
+		return f.Range
 	}
-	return g.Start - f.Offset - back + 1, g.End - f.Offset
+	return g.Lookback
+}
+
+// Looks returns what tells whether a fragment looks at samples from mint to maxt, in milliseconds, both
+// inclusive and within its Span. It is nil if it looks at all of its Span, as where steps are no further apart than it
+// looks back.
+func (f *Fragment) Looks(g Grid) func(mint, maxt int64) bool {
+	back := f.back(g)
+	if g.Step <= back {
+		return nil
+	}
+	first := g.Start - f.Offset
+	last := first + int64(g.Len()-1)*g.Step
+	return func(mint, maxt int64) bool {
+		if mint > last {
+			return false
+		}
+		at := first // the first step that is not before mint
+		if mint > first {
+			at += (mint - first + g.Step - 1) / g.Step * g.Step
+		}
+		return at-back < maxt
+	}
 }
 
 // Gives tells whether evaluating it where the series are spares anything: what it reads of

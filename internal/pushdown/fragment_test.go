@@ -2,6 +2,7 @@ package pushdown
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 
@@ -168,6 +169,46 @@ func TestSpan(t *testing.T) {
 	}
 	if n := (Grid{Start: 5, End: 5, Step: 1}).Len(); n != 1 {
 		t.Errorf("an instant has %d steps", n)
+	}
+}
+
+// TestLooks compares with a search for a step that looks at one of the times.
+func TestLooks(t *testing.T) {
+	gaps := 0
+	for seed := range uint64(20_000) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		g := Grid{Start: r.Int64N(200) - 100, Step: 1 + r.Int64N(40), Lookback: 1 + r.Int64N(20)}
+		g.End = g.Start + r.Int64N(10*g.Step)
+		f := &Fragment{Offset: r.Int64N(100) - 50}
+		back := g.Lookback
+		if r.IntN(2) == 0 {
+			f.Call, f.Range = &parser.Call{}, 1+r.Int64N(20)
+			back = f.Range
+		}
+		looks := f.Looks(g)
+		if looks == nil {
+			if g.Step > back {
+				t.Fatalf("seed %d: between steps of %d ms nothing of %d ms is left out", seed, g.Step, back)
+			}
+			continue
+		}
+		oldest, newest := f.Span(g)
+		mint := oldest + r.Int64N(newest-oldest+1)
+		maxt := mint + r.Int64N(newest-mint+1)
+		want := false
+		for k := range int64(g.Len()) {
+			at := g.Start + k*g.Step - f.Offset
+			want = want || max(mint, at-back+1) <= min(maxt, at)
+		}
+		if got := looks(mint, maxt); got != want {
+			t.Fatalf("seed %d: %+v, %d ms back, offset %d: looks at %d to %d: %t, want %t", seed, g, back, f.Offset, mint, maxt, got, want)
+		}
+		if !want {
+			gaps++
+		}
+	}
+	if gaps < 1000 {
+		t.Errorf("%d times lay between steps", gaps)
 	}
 }
 

@@ -22,7 +22,9 @@ type joinedQuerier struct {
 	sources []*source
 	// shared is set where not all labels of series of the head are looked at.
 	shared *sharedLabels
-	merge  promstorage.VerticalChunkSeriesMergeFunc
+	// looks is set where not all samples are looked at.
+	looks func(mint, maxt int64) bool
+	merge promstorage.VerticalChunkSeriesMergeFunc
 }
 
 // Select implements storage.ChunkQuerier.
@@ -42,7 +44,7 @@ func (q *joinedQuerier) Select(ctx context.Context, sorted bool, hints *promstor
 
 // join returns nothing where that does not pay, or a source does not allow it.
 func (q *joinedQuerier) join(ctx context.Context, hints *promstorage.SelectHints, ms []*labels.Matcher) (promstorage.ChunkSeriesSet, error) {
-	set := &joinedSet{hints: hints, merge: q.merge, readers: make([]sourceReader, len(q.sources)), shared: q.shared.reader()}
+	set := &joinedSet{hints: hints, looks: q.looks, merge: q.merge, readers: make([]sourceReader, len(q.sources)), shared: q.shared.reader()}
 	for i, src := range q.sources {
 		err := src.guard(func() (err error) {
 			set.readers[i], err = src.reader(hints)
@@ -167,6 +169,7 @@ func partsOfOne(refs []promstorage.SeriesRef) []part {
 type joinedSet struct {
 	readers []sourceReader // by source
 	hints   *promstorage.SelectHints
+	looks   func(mint, maxt int64) bool // nil for all samples
 	merge   promstorage.VerticalChunkSeriesMergeFunc
 	parts   []part // of the series to come
 
@@ -210,7 +213,7 @@ func (s *joinedSet) Divide(most int) []promstorage.ChunkSeriesSet {
 
 // divided returns a set of parts. Who reads the head needs a reader of it, which the first one has.
 func (s *joinedSet) divided(parts []part, first bool) *joinedSet {
-	d := &joinedSet{readers: s.readers, hints: s.hints, merge: s.merge, parts: parts}
+	d := &joinedSet{readers: s.readers, hints: s.hints, looks: s.looks, merge: s.merge, parts: parts}
 	if s.shared != nil {
 		d.shared = s.shared.reader()
 	}
@@ -303,17 +306,22 @@ func (s *joinedSet) readLate(l *lateSeries, ref promstorage.SeriesRef) error {
 	s.labels, s.labeled = l.all[ref].Labels(), true
 	s.late = l.all[ref].Iterator(s.late)
 	for s.late.Next() {
-		if m := s.late.At(); m.MaxTime >= s.hints.Start && m.MinTime <= s.hints.End {
+		if m := s.late.At(); s.wants(m) {
 			s.metas = append(s.metas, m)
 		}
 	}
 	return s.late.Err()
 }
 
-// readFound reads the chunks that were found, but for those out of the time that is asked for.
+// wants tells whether a chunk has samples that are asked for, by its times.
+func (s *joinedSet) wants(m chunks.Meta) bool {
+	return m.MaxTime >= s.hints.Start && m.MinTime <= s.hints.End && (s.looks == nil || s.looks(m.MinTime, m.MaxTime))
+}
+
+// readFound reads the chunks that were found, but for those of which nothing is asked for.
 func (s *joinedSet) readFound(r *sourceReader) error {
 	for _, m := range s.found {
-		if m.MaxTime < s.hints.Start || m.MinTime > s.hints.End {
+		if !s.wants(m) {
 			continue
 		}
 		m, err := r.chunk(m)

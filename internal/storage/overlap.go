@@ -44,7 +44,7 @@ func (s *Store) mergedChunks(mint, maxt int64, want Want) (promstorage.ChunkQuer
 	if err != nil {
 		return nil, err
 	}
-	joined := &joinedQuerier{merge: byTime}
+	joined := &joinedQuerier{merge: byTime, looks: want.Looks}
 	for _, p := range parts[1:] {
 		joined.sources = append(joined.sources, p.(*guardedBlock).source)
 	}

@@ -87,13 +87,16 @@ type Want struct {
 	// Labels are the names of those that the reader looks at, sorted; nil stands for all. Where Keep
 	// is set a series may lack others, and what was asked for before costs less.
 	Labels []string
+	// Looks tells whether the reader looks at samples from mint to maxt, in milliseconds, both inclusive; nil
+	// stands for all of them. Where Keep is set chunks of other times may be left out.
+	Looks func(mint, maxt int64) bool
 }
 
 // ChunkQuerierOf is ChunkQuerier of what is wanted alone. Labels that are asked for, and
 // limits, are of all series. A series that was selected with Keep, neither sorted nor trimmed, is
 // valid until the next one is read; its labels, and the bytes of its chunks, until the querier is
 // closed. Such a selection comes in no order, can be divided, costs least, and is all to which Labels
-// make a difference.
+// and Looks make a difference.
 func (s *Store) ChunkQuerierOf(mint, maxt int64, want Want) (promstorage.ChunkQuerier, error) {
 	q, v, err := look(s, mint, maxt, promstorage.NoopChunkedQuerier(), func(mint, maxt int64) (promstorage.ChunkQuerier, error) {
 		return s.mergedChunks(mint, maxt, want)
