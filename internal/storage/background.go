@@ -24,8 +24,10 @@ type background struct {
 	fence *fence
 	// expired tells which blocks are to be deleted.
 	expired func([]*tsdb.Block) map[ulid.ULID]struct{}
-	closed  <-chan struct{}         // by the TSDB's Close, which then waits for the goroutine
-	db      atomic.Pointer[tsdb.DB] // nil while it opens
+	// late hears what the TSDB logs.
+	late   *lateGate
+	closed <-chan struct{}         // by the TSDB's Close, which then waits for the goroutine
+	db     atomic.Pointer[tsdb.DB] // nil while it opens
 }
 
 // attach has a TSDB of these options call b. The options have a way to make a compactor.
@@ -61,7 +63,7 @@ func (b *background) logger(l *slog.Logger) *slog.Logger {
 	return slog.New(holdingHandler{Handler: l.Handler(), b: b})
 }
 
-// holdingHandler holds who logs that blocks could not be listed.
+// holdingHandler holds who logs that blocks could not be listed, and has late hear everything.
 type holdingHandler struct {
 	slog.Handler
 	b *background
@@ -73,15 +75,16 @@ func (h holdingHandler) Handle(ctx context.Context, r slog.Record) error {
 	if h.Handler.Enabled(ctx, r.Level) {
 		err = h.Handler.Handle(ctx, r)
 	}
+	h.b.late.heard(r)
 	if r.Message == "reloadBlocks" {
 		h.b.hold()
 	}
 	return err
 }
 
-// Enabled implements slog.Handler: no level keeps errors from Handle.
+// Enabled implements slog.Handler: no level keeps from Handle what it looks at.
 func (h holdingHandler) Enabled(ctx context.Context, l slog.Level) bool {
-	return l >= slog.LevelError || h.Handler.Enabled(ctx, l)
+	return l >= slog.LevelInfo || h.Handler.Enabled(ctx, l)
 }
 
 // WithAttrs implements slog.Handler.

@@ -24,6 +24,7 @@ type compactor struct {
 	// ranges are the durations of blocks, in milliseconds, from the smallest on.
 	ranges  []int64
 	damaged func(*tsdb.BlockMeta) bool
+	late    *lateGate
 	db      atomic.Pointer[tsdb.DB] // nil until the TSDB is open
 
 	mu       sync.Mutex
@@ -56,8 +57,17 @@ func (c *compactor) new(ctx context.Context, r prometheus.Registerer, l *slog.Lo
 	return c, err
 }
 
+// Write implements tsdb.Compactor.
+func (c *compactor) Write(dest string, b tsdb.BlockReader, mint, maxt int64, base *tsdb.BlockMeta) ([]ulid.ULID, error) {
+	if _, ofHead := b.(*tsdb.RangeHead); ofHead {
+		c.late.begin()
+	}
+	return c.LeveledCompactor.Write(dest, b, mint, maxt, base)
+}
+
 // Plan implements tsdb.Compactor.
 func (c *compactor) Plan(dir string) ([]string, error) {
+	c.late.end()
 	c.mu.Lock()
 	jobs, held := len(c.jobs) > 0, c.held > 0
 	if jobs {

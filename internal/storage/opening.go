@@ -84,9 +84,14 @@ func (s *Store) openLogs() (err error) {
 func (s *Store) openTSDB(topts *tsdb.Options) (*tsdb.DB, *compactor, *failureCounters, error) {
 	const most = 3 // one repair of each log, and then a clean one
 	for range most {
-		c := &compactor{damaged: s.damage.Excluded}
+		late := &lateGate{commits: s.commits, fence: s.fence, logger: s.opts.Logger}
+		c := &compactor{damaged: s.damage.Excluded, late: late}
+		late.due = func() bool {
+			db := c.db.Load()
+			return db != nil && headDue(db.Head(), topts.MinBlockDuration)
+		}
 		topts.NewCompactorFunc = c.new
-		db, failures, err := s.tryTSDB(topts)
+		db, failures, err := s.tryTSDB(topts, late)
 		if err != nil {
 			return nil, nil, nil, err
 		}
@@ -107,7 +112,7 @@ func (s *Store) openTSDB(topts *tsdb.Options) (*tsdb.DB, *compactor, *failureCou
 	return nil, nil, nil, fmt.Errorf("a log is still corrupt after %d repairs", most)
 }
 
-func (s *Store) tryTSDB(topts *tsdb.Options) (*tsdb.DB, *failureCounters, error) {
+func (s *Store) tryTSDB(topts *tsdb.Options, late *lateGate) (*tsdb.DB, *failureCounters, error) {
 	o := &s.opts
 	if err := s.damage.Inspect(o.inspectOptions()); err != nil {
 		return nil, nil, err
@@ -117,7 +122,7 @@ func (s *Store) tryTSDB(topts *tsdb.Options) (*tsdb.DB, *failureCounters, error)
 	}
 	s.guard = s.damage.Guard()
 	topts.BlockQuerierFunc, topts.BlockChunkQuerierFunc = headQuerier, (&seriesKeys{key: o.Key}).headChunkQuerier
-	own := &background{fence: s.fence, expired: s.expired}
+	own := &background{fence: s.fence, expired: s.expired, late: late}
 	own.attach(topts)
 	failures := &failureCounters{outer: o.Registerer}
 	db, err := tsdb.Open(o.Dir, own.logger(o.Logger).With("component", "tsdb"), failures, topts, s.stats)

@@ -216,6 +216,7 @@ func (s *Store) closeForReopening() error {
 	if err := closeFenced(s.db); err != nil {
 		s.opts.Logger.Warn("Fenced TSDB closed with an error", "err", oneLine(err))
 	}
+	s.compactor.late.end() // what its goroutine was about to do
 	s.fence.watch(nil)
 	s.failures.unregister()
 	s.db = nil
