@@ -117,6 +117,9 @@ func (c *compactor) do(ctx context.Context, f *fence, run func(loaded []*tsdb.Bl
 			return context.Cause(ctx)
 		}
 		err := f.guard("compact the TSDB", func() error { return c.db.Load().Compact(ctx) })
+		if err != nil {
+			c.late.end() // the TSDB logs failures of its own goroutine alone
+		}
 		c.mu.Lock()
 		done, failed := j.done, j.err
 		c.mu.Unlock()
