@@ -24,7 +24,7 @@ type lateGate struct {
 	commits *slots
 	fence   *fence
 	logger  *slog.Logger
-	// due tells whether the TSDB is to cut another block of the head first.
+	// due tells whether the TSDB is to cut another block of the head.
 	due func() bool
 
 	mu sync.Mutex
@@ -36,8 +36,13 @@ type lateGate struct {
 	alone atomic.Int64
 }
 
-// longestLook is far more than it takes to go through the series of a large head.
-const longestLook = time.Minute
+const (
+	// shortly is when the TSDB has seen whether there is another block of the head to be cut. For that it waits
+	// for appends, which may wait for their commits.
+	shortly = time.Second
+	// longestLook is far more than it takes to go through the series of a large head.
+	longestLook = time.Minute
+)
 
 // heard gets what the TSDB logs, from who does what is logged.
 func (g *lateGate) heard(r slog.Record) {
@@ -45,9 +50,6 @@ func (g *lateGate) heard(r slog.Record) {
 	case "Head GC completed":
 		if ofMemory(r) {
 			g.close()
-			if g.due() {
-				g.open()
-			}
 		}
 	case "Creating checkpoint":
 		g.open()
@@ -93,10 +95,26 @@ func (g *lateGate) close() {
 		return
 	}
 	g.shut = true
-	g.patience = time.AfterFunc(longestLook, func() {
-		g.logger.Warn("The TSDB takes long to look which late samples it is to compact: writes go on meanwhile", "after", longestLook)
-		g.end()
-	})
+	g.patience = time.AfterFunc(shortly, g.another)
+}
+
+// another lets commits in if it is another block that the TSDB goes on with. While the truncation was logged that
+// could not be told, as the head may begin later since.
+func (g *lateGate) another() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case !g.shut:
+	case g.due():
+		g.release()
+	default:
+		g.patience = time.AfterFunc(longestLook, g.giveUp)
+	}
+}
+
+func (g *lateGate) giveUp() {
+	g.logger.Warn("The TSDB takes long to look which late samples it is to compact: writes go on meanwhile", "after", longestLook)
+	g.end()
 }
 
 func (g *lateGate) open() {

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -70,18 +71,20 @@ func TestLateGate(t *testing.T) {
 		return r
 	}
 	truncated := record("Head GC completed", slog.String("caller", "truncateMemory"))
+	var due atomic.Bool
 	steps := map[string]func(g *lateGate){
 		"block":             (*lateGate).begin,
 		"truncated":         func(g *lateGate) { g.heard(truncated) },
 		"late truncated":    func(g *lateGate) { g.heard(record("Head GC completed", slog.String("caller", "truncateOOO"))) },
-		"more due":          func(g *lateGate) { g.due = func() bool { return true } },
-		"no more due":       func(g *lateGate) { g.due = func() bool { return false } },
+		"more due":          func(*lateGate) { due.Store(true) },
+		"no more due":       func(*lateGate) { due.Store(false) },
 		"checkpoint begins": func(g *lateGate) { g.heard(record("Creating checkpoint")) },
 		"checkpoint ends":   func(g *lateGate) { g.heard(record("WAL checkpoint complete")) },
 		"looked":            func(g *lateGate) { g.heard(record("out-of-order compaction started")) },
 		"failed":            func(g *lateGate) { g.heard(record("compaction failed")) },
 		"plan":              (*lateGate).end,
-		"a minute":          func(*lateGate) { time.Sleep(longestLook); synctest.Wait() },
+		"a second":          func(*lateGate) { time.Sleep(shortly); synctest.Wait() },
+		"a minute":          func(*lateGate) { time.Sleep(shortly + longestLook); synctest.Wait() },
 	}
 	for _, tc := range []struct {
 		steps string
@@ -96,8 +99,12 @@ func TestLateGate(t *testing.T) {
 		{"block, truncated, checkpoint begins, checkpoint ends", true},
 		{"block, truncated, looked", false},
 		{"block, truncated, looked, checkpoint ends", false},
-		{"more due, block, truncated", false},
-		{"more due, block, truncated, block, no more due, truncated", true},
+		{"more due, block, truncated", true},
+		{"more due, block, truncated, no more due, a second", true}, // the head begins later than it could be told
+		{"more due, block, truncated, a second", false},
+		{"more due, block, truncated, a second, block, no more due, truncated", true},
+		{"block, truncated, a second", true},
+		{"block, truncated, looked, a minute, block, truncated", true},
 		{"block, truncated, block", false},
 		{"block, truncated, failed", false},
 		{"block, truncated, plan", false},
@@ -106,7 +113,8 @@ func TestLateGate(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			logger := slog.New(slog.DiscardHandler)
-			g := &lateGate{commits: newSlots(1), fence: newFence("", logger, nil), logger: logger, due: func() bool { return false }}
+			due.Store(false)
+			g := &lateGate{commits: newSlots(1), fence: newFence("", logger, nil), logger: logger, due: due.Load}
 			for step := range strings.SplitSeq(tc.steps, ", ") {
 				steps[step](g)
 			}
@@ -127,7 +135,7 @@ func TestLateGate(t *testing.T) {
 func TestLateGateWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		logger := slog.New(slog.DiscardHandler)
-		g := &lateGate{commits: newSlots(1), fence: newFence("", logger, nil), logger: logger}
+		g := &lateGate{commits: newSlots(1), fence: newFence("", logger, nil), logger: logger, due: func() bool { return false }}
 		if err := g.commits.take(t.Context(), g.fence); err != nil {
 			t.Fatal(err)
 		}
