@@ -26,11 +26,13 @@ func TestLateSamplesAreLookedAtAlone(t *testing.T) {
 	for _, tc := range []struct {
 		what        string
 		hours       int
+		gap         int // hours without samples, after the first
 		segmentSize int
 	}{
-		{"a block of the head", 2, 0},
-		{"several blocks of the head", 5, 0},
-		{"a checkpoint of the log", 2, 32 << 10},
+		{"a block of the head", 2, 0, 0},
+		{"several blocks of the head", 5, 0, 0},
+		{"a gap in the samples", 2, 7, 0},
+		{"a checkpoint of the log", 2, 0, 32 << 10},
 	} {
 		t.Run(tc.what, func(t *testing.T) {
 			var log strings.Builder
@@ -39,6 +41,9 @@ func TestLateSamplesAreLookedAtAlone(t *testing.T) {
 			s := mustOpen(t, o, hooks{segmentSize: tc.segmentSize})
 			s.db.DisableCompactions()
 			for m := range tc.hours * 60 {
+				if m >= 60 {
+					m += tc.gap * 60
+				}
 				mustAppend(t, s, batch(manySeries(200, m)...))
 			}
 			mustAppend(t, s, batch(floats(name("s1"), float64(at(time.Minute)), 1)))
