@@ -99,10 +99,10 @@ func (s *Store) append(ctx context.Context, w *write) (series.Outcome, error) {
 	w.refs = *refs
 	s.sync.begin()
 	err := s.write(ctx, w)
-	w.refs = nil
-	s.refs.Put(refs)
 	next := s.sync.upcoming()
 	s.sync.end()
+	w.refs = nil
+	s.refs.Put(refs)
 	if err != nil {
 		return series.Outcome{}, err
 	}
