@@ -77,9 +77,8 @@ func (cr *creator) release(hashes []uint64, c *claim) {
 
 // lookup is the state of finding the series of one batch.
 type lookup struct {
-	refs   []promstorage.SeriesRef // those of the write
-	tried  []bool                  // by index, of series that this lookup has created, or could not; nil for none
-	full   map[int]bool            // those of them that are too many
+	tried  []bool       // by index, of series that this lookup has created, or could not; nil for none
+	full   map[int]bool // those of them that are too many
 	own    *claim
 	hashes []uint64 // claimed by own
 	create []int    // what own is for
@@ -89,7 +88,7 @@ type lookup struct {
 // appender returns an appender, and has w refer to the batch's series, all of which are in
 // the log. A reference is 0 where no sample may be stored or the labels are invalid.
 func (s *Store) appender(ctx context.Context, w *write) (promstorage.AppenderV2, error) {
-	l := &lookup{refs: w.refs}
+	l := &lookup{}
 	for {
 		app := s.db.AppenderV2(ctx)
 		l.own = &claim{done: make(chan struct{})}
@@ -201,21 +200,21 @@ func (s *Store) find(head promstorage.GetRef, w *write, l *lookup) {
 	for i := range w.batch.Series {
 		sr := &w.batch.Series[i]
 		var absent bool
-		if l.refs[i], absent = s.recall(w, sr.Handle); l.refs[i] != 0 {
+		if w.refs[i], absent = s.recall(w, sr.Handle); w.refs[i] != 0 {
 			continue
 		}
 		hash, storable := sr.Labels.Hash(), w.firstStorable(sr) != nil
 		// A series that is not to be created, as for exemplars alone, may be there by now.
 		if !absent || !storable {
-			l.refs[i], _ = head.GetRef(sr.Labels, hash)
+			w.refs[i], _ = head.GetRef(sr.Labels, hash)
 		}
-		if l.refs[i] != 0 {
+		if w.refs[i] != 0 {
 			// Asked after the look-up: who has found a series whose creator is
 			// gone by now knows that it is in the log.
 			if c := s.creator.holder(hash); c != nil && c != l.own {
 				l.wait = append(l.wait, c)
 			} else {
-				s.remember(sr.Handle, l.refs[i])
+				s.remember(sr.Handle, w.refs[i])
 			}
 			continue
 		}
@@ -262,7 +261,7 @@ func (s *Store) createClaimed(ctx context.Context, w *write, l *lookup) error {
 				}
 				l.full[i] = true
 			}
-			l.refs[i] = ref
+			w.refs[i] = ref
 		}
 		return nil
 	})
@@ -273,7 +272,7 @@ func (s *Store) createClaimed(ctx context.Context, w *write, l *lookup) error {
 		return err
 	}
 	for _, i := range l.create {
-		s.remember(w.batch.Series[i].Handle, l.refs[i])
+		s.remember(w.batch.Series[i].Handle, w.refs[i])
 	}
 	return nil
 }
