@@ -56,6 +56,16 @@ func chunk(tb testing.TB, e chunkenc.Encoding, start int64, samples int, st int6
 	return m
 }
 
+// brokenChunk returns a chunk that lacks bytes.
+func brokenChunk(tb testing.TB, start int64) chunks.Meta {
+	tb.Helper()
+	m := chunk(tb, chunkenc.EncXOR, start, 10, 0)
+	cut := &chunkenc.XORChunk{}
+	cut.Reset(m.Chunk.Bytes()[:12])
+	m.Chunk = cut
+	return m
+}
+
 func named(i int) labels.Labels {
 	return labels.FromStrings(labels.MetricName, "m", "instance", fmt.Sprint(i), "job", fmt.Sprint(i%7))
 }
@@ -134,11 +144,7 @@ func TestSeriesLooksAtBothEndsOfItsSpan(t *testing.T) {
 // TestSeriesDecodesNothingBetweenSteps has a chunk between two steps that cannot be decoded.
 func TestSeriesDecodesNothingBetweenSteps(t *testing.T) {
 	const hour = 3_600_000
-	between := chunk(t, chunkenc.EncXOR, first+hour, 10, 0)
-	cut := &chunkenc.XORChunk{}
-	cut.Reset(between.Chunk.Bytes()[:12])
-	between.Chunk = cut
-	all := []storage.ChunkSeries{entry(named(0), chunk(t, chunkenc.EncXOR, first, 1, 0), between, chunk(t, chunkenc.EncXOR, first+2*hour, 1, 0))}
+	all := []storage.ChunkSeries{entry(named(0), chunk(t, chunkenc.EncXOR, first, 1, 0), brokenChunk(t, first+hour), chunk(t, chunkenc.EncXOR, first+2*hour, 1, 0))}
 	for _, text := range []string{"m", "sum_over_time(m[5m])"} {
 		o := options(t, text)
 		o.Grid.End, o.Grid.Step = first+2*hour, 2*hour
@@ -287,13 +293,9 @@ func TestOneSeriesEndsWithItsContext(t *testing.T) {
 }
 
 func TestSeriesReturnsErrors(t *testing.T) {
-	broken := chunk(t, chunkenc.EncXOR, first, 10, 0)
-	cut := &chunkenc.XORChunk{}
-	cut.Reset(broken.Chunk.Bytes()[:12])
-	broken.Chunk = cut
 	for name, set := range map[string]*list{
 		"of the set":     {series: floats(t, 300), err: errEnough},
-		"of a chunk":     {series: append(floats(t, 300), entry(named(300), broken))},
+		"of a chunk":     {series: append(floats(t, 300), entry(named(300), brokenChunk(t, first)))},
 		"of a short set": {series: floats(t, 3), err: errEnough},
 	} {
 		for _, workers := range []int{1, 3} {

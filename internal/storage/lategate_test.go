@@ -15,7 +15,6 @@ import (
 
 	"github.com/prometheus/prometheus/model/labels"
 	promstorage "github.com/prometheus/prometheus/storage"
-	"github.com/prometheus/prometheus/tsdb/chunkenc"
 
 	"github.com/starling-tsdb/starling/internal/series"
 )
@@ -236,10 +235,9 @@ func lacking(t *testing.T, s *Store, keep func(key uint64) bool, times []int64, 
 	set := q.Select(t.Context(), keep == nil, hints, labels.MustNewMatcher(labels.MatchRegexp, "__name__", ".+"))
 	for ; set.Next(); n-- {
 		var have []int64
-		for it := set.At().Iterator(nil); it.Next(); {
-			for c := it.At().Chunk.Iterator(nil); c.Next() != chunkenc.ValNone; {
-				have = append(have, c.AtT())
-			}
+		samples, _ := decoded(t, set.At())
+		for _, p := range samples {
+			have = append(have, p.T)
 		}
 		if !slices.Equal(have, times) {
 			missing = append(missing, fmt.Sprintf("%s has %d samples, want %d", set.At().Labels(), len(have), len(times)))

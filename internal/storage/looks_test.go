@@ -9,6 +9,8 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	promstorage "github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
+
+	"github.com/starling-tsdb/starling/internal/series"
 )
 
 // TestJoinedSetOfWhatIsLookedAt leaves out chunks, of the head and of blocks, but no sample of those times,
@@ -32,14 +34,13 @@ func TestJoinedSetOfWhatIsLookedAt(t *testing.T) {
 			set := q.Select(t.Context(), false, hints, labels.MustNewMatcher(labels.MatchRegexp, "__name__", ".+"))
 			for _, part := range set.(divisible).Divide(2) {
 				for part.Next() {
-					series++
-					for it := part.At().Iterator(nil); it.Next(); chunks++ {
-						for c := it.At().Chunk.Iterator(nil); c.Next() == chunkenc.ValFloat; {
-							if ts, v := c.At(); ts%step < back {
-								samples = append(samples, fmt.Sprint(part.At().Labels(), ts, v))
-							}
+					points, n := decoded(t, part.At())
+					for _, p := range points {
+						if p.T%step < back {
+							samples = append(samples, fmt.Sprint(part.At().Labels(), p.T, p.V))
 						}
 					}
+					series, chunks = series+1, chunks+n
 				}
 				if err := part.Err(); err != nil {
 					t.Fatal(err)
@@ -60,4 +61,24 @@ func TestJoinedSetOfWhatIsLookedAt(t *testing.T) {
 			t.Errorf("late samples %t: %d chunks of %d series where nothing is looked at", late, chunks, series)
 		}
 	}
+}
+
+// decoded returns the floats of a series, and how many chunks they are in.
+func decoded(t *testing.T, s promstorage.ChunkSeries) (samples []series.Sample, chunks int) {
+	t.Helper()
+	it := s.Iterator(nil)
+	for ; it.Next(); chunks++ {
+		c := it.At().Chunk.Iterator(nil)
+		for c.Next() == chunkenc.ValFloat {
+			ts, v := c.At()
+			samples = append(samples, series.Sample{T: ts, V: v})
+		}
+		if err := c.Err(); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := it.Err(); err != nil {
+		t.Error(err)
+	}
+	return samples, chunks
 }
