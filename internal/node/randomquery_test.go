@@ -138,6 +138,8 @@ type randomQueries struct {
 	seen   *randomQueryCounts
 	// asks are the nodes that are asked, by name.
 	asks []string
+	// whole is set where a feature changes what functions give: nothing is evaluated in parts.
+	whole bool
 }
 
 func newRandomQueries(t *testing.T, seed uint64, seen *randomQueryCounts) *randomQueries {
@@ -147,12 +149,12 @@ func newRandomQueries(t *testing.T, seed uint64, seen *randomQueryCounts) *rando
 	if seed%3 == 2 {
 		r.asks = []string{"a", "b", "c", "d", "e"}
 	}
-	// Where a feature changes what functions give, nothing is evaluated in parts.
 	for feature, on := range map[string]bool{
 		"promql-experimental-functions": seed%2 == 0, "promql-delayed-name-removal": seed%6 == 5, "type-and-unit-labels": seed%10 == 9,
 	} {
 		if on {
 			r.features = append(r.features, feature)
+			r.whole = r.whole || feature != "promql-experimental-functions"
 		}
 	}
 	block := tsdb.DefaultBlockDuration
@@ -337,8 +339,7 @@ func (r *randomQueries) ask(q randomQuery) {
 	}
 	want := r.want(q, nil)
 	r.seen.asked.Add(1)
-	whole := slices.Contains(r.features, "promql-delayed-name-removal") || slices.Contains(r.features, "type-and-unit-labels")
-	if r.nearbyWork != 0 && !whole {
+	if r.nearbyWork != 0 && !r.whole {
 		r.seen.divided.Add(1)
 	}
 	switch n := want.len(); {
