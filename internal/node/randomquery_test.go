@@ -103,7 +103,7 @@ func (c *randomQueryCounts) report(t *testing.T) {
 	asked, data, incomplete := c.asked.Load(), c.data.Load(), c.incomplete.Load()
 	t.Logf("%d pairs of answers: %d with data (%d values), %d with the same error, %d open in part; %d more were not complete; %d fragments were evaluated in parts; %d reads were nearby; copies of %d series differed",
 		asked, data, c.samples.Load(), c.failed.Load(), c.open.Load(), incomplete, c.evaluated.Load(), c.nearby.Load(), c.divergent.Load())
-	if 10*c.evaluated.Load() < c.divided.Load() {
+	if *queriesSeed == 0 && 10*c.evaluated.Load() < c.divided.Load() { // one data set may have next to none
 		t.Errorf("only %d fragments were evaluated in parts", c.evaluated.Load())
 	}
 	if 2*data < asked {
