@@ -78,7 +78,7 @@ func (s settings) all(programs programs) (list []scenario) {
 		case scenarioReplace:
 			o := s.load
 			o.Shape.Series, o.Shape.Scrapes, o.Shape.Step, o.Shape.ReplaceEvery = s.suite.replaceSeries, replaceScrapes, replaceStep, replaceEvery
-			s.where.nodeArgs = append(slices.Clone(s.where.nodeArgs), replaceWindow)
+			s.where.nodeArgs = append(slices.Clone(s.where.nodeArgs), replaceWindow, server.AtOnce)
 			list = append(list, s.local(programs.starling, scenarioReplace, clusterNodes, o))
 		}
 	}

@@ -97,12 +97,12 @@ func run(ctx context.Context, args []string) (err error) {
 		return fmt.Errorf("start Prometheus: %w", err)
 	}
 	defer func() { err = errors.Join(err, one.Stop()) }()
-	var late []string
+	var nodeArgs []string
 	if lasts := time.Duration(s.shape.Scrapes) * s.shape.Step; lasts > mostHead {
 		// The first samples are too old for a node that has none yet.
-		late = []string{fmt.Sprintf("--storage.tsdb.out-of-order-time-window=%s", lasts)}
+		nodeArgs = []string{fmt.Sprintf("--storage.tsdb.out-of-order-time-window=%s", lasts), server.AtOnce}
 	}
-	flock, err := server.Nodes(ctx, server.Processes{Program: s.program, Dir: filepath.Join(dir, "nodes"), Nodes: s.nodes, Copies: min(3, s.nodes), Args: late})
+	flock, err := server.Nodes(ctx, server.Processes{Program: s.program, Dir: filepath.Join(dir, "nodes"), Nodes: s.nodes, Copies: min(3, s.nodes), Args: nodeArgs})
 	if err != nil {
 		return fmt.Errorf("start the nodes: %w", err)
 	}

@@ -90,6 +90,8 @@ func (cl *commandLine) storageFlags(c *config.Storage) {
 		"0B", parsed(&c.RetentionSize, units.ParseBase2Bytes))
 	cl.value("storage.tsdb.out-of-order-time-window", "How far behind the newest sample of this node a sample may be.",
 		c.OutOfOrderWindow.String(), duration(&c.OutOfOrderWindow))
+	cl.value("storage.tsdb.delayed-compaction.max-percent", "How long a block that is due may be put off, in percent of its duration. Each node takes a random part of that when it starts, so that not all copies are compacted at once.",
+		strconv.Itoa(c.CompactionDelay), parsed(&c.CompactionDelay, strconv.Atoi))
 	f("storage.tsdb.wal-compression", "Compress the log: a quarter less to write, for some six percent more CPU time.").
 		Default(strconv.FormatBool(c.WALCompression)).BoolVar(&c.WALCompression)
 	f("storage.wal-sync", "When writes reach stable storage: commit (before they are confirmed), interval (once a second) or off.").

@@ -18,7 +18,7 @@ func TestFlagsReachTheConfig(t *testing.T) {
 	_, err := cl.app.Parse([]string{
 		"--web.listen-address=127.0.0.1:1", "--web.max-connections=4", "--web.config.file=w.yml", "--storage.tsdb.path=p",
 		"--storage.tsdb.retention.time=7d", "--storage.tsdb.retention.size=2GB",
-		"--storage.tsdb.out-of-order-time-window=5h", "--storage.tsdb.wal-compression", "--storage.wal-sync=interval",
+		"--storage.tsdb.out-of-order-time-window=5h", "--storage.tsdb.delayed-compaction.max-percent=7", "--storage.tsdb.wal-compression", "--storage.wal-sync=interval",
 		"--storage.max-series=12", "--no-auto-gomemlimit", "--auto-gomemlimit.ratio=0.5",
 		"--cluster.name=n", "--cluster.gossip-address=127.0.0.1:2", "--cluster.rpc-address=127.0.0.1:3",
 		"--cluster.advertise-host=h", "--cluster.join=a:1,b", "--cluster.join=c:2", "--cluster.bootstrap-expect=3",
@@ -42,6 +42,7 @@ func TestFlagsReachTheConfig(t *testing.T) {
 		{"storage.tsdb.retention.time", time.Duration(c.Storage.RetentionTime) == 7*24*time.Hour},
 		{"storage.tsdb.retention.size", c.Storage.RetentionSize == 2<<30},
 		{"storage.tsdb.out-of-order-time-window", time.Duration(c.Storage.OutOfOrderWindow) == 5*time.Hour},
+		{"storage.tsdb.delayed-compaction.max-percent", c.Storage.CompactionDelay == 7},
 		{"storage.tsdb.wal-compression", c.Storage.WALCompression},
 		{"storage.wal-sync", c.Storage.WALSync == "interval"},
 		{"web.max-connections", c.Web.MaxConnections == 4},

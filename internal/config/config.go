@@ -66,6 +66,9 @@ type Storage struct {
 	RetentionSize units.Base2Bytes
 	// OutOfOrderWindow is --storage.tsdb.out-of-order-time-window.
 	OutOfOrderWindow model.Duration
+	// CompactionDelay is --storage.tsdb.delayed-compaction.max-percent, of the duration of
+	// a block.
+	CompactionDelay int
 	// WALSync is --storage.wal-sync: commit, interval or off.
 	WALSync string
 	// WALCompression is --storage.tsdb.wal-compression.
@@ -172,6 +175,7 @@ func Default() Config {
 			RetentionTime:    model.Duration(15 * 24 * time.Hour),
 			OutOfOrderWindow: model.Duration(3 * time.Hour),
 			WALSync:          SyncCommit,
+			CompactionDelay:  2,
 			MaxSeries:        AutoSeries,
 		},
 		Cluster: Cluster{
@@ -272,6 +276,8 @@ func (s *Storage) check() error {
 	case time.Duration(s.OutOfOrderWindow) < time.Hour:
 		return Flagged("storage.tsdb.out-of-order-time-window",
 			fmt.Errorf("%s is less than 1h, half the duration of a block: overlapping writes to a series could lose samples", s.OutOfOrderWindow))
+	case s.CompactionDelay < 0 || s.CompactionDelay > 100:
+		return Flagged("storage.tsdb.delayed-compaction.max-percent", fmt.Errorf("%d is not between 0 and 100", s.CompactionDelay))
 	case s.MaxSeries < AutoSeries:
 		return Flagged("storage.max-series", fmt.Errorf("%d is negative", s.MaxSeries))
 	case !slices.Contains([]string{SyncCommit, SyncInterval, SyncOff}, s.WALSync):

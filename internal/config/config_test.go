@@ -38,6 +38,8 @@ func TestCheckNamesTheFlag(t *testing.T) {
 		{"storage.tsdb.retention.time", func(c *Config) { c.Storage.RetentionTime = -1 }},
 		{"storage.tsdb.retention.size", func(c *Config) { c.Storage.RetentionSize = -1 }},
 		{"storage.tsdb.out-of-order-time-window", func(c *Config) { c.Storage.OutOfOrderWindow = 0 }},
+		{"storage.tsdb.delayed-compaction.max-percent", func(c *Config) { c.Storage.CompactionDelay = -1 }},
+		{"storage.tsdb.delayed-compaction.max-percent", func(c *Config) { c.Storage.CompactionDelay = 101 }},
 		{"storage.wal-sync", func(c *Config) { c.Storage.WALSync = "always" }},
 		{"cluster.name", func(c *Config) { c.Cluster.Name = "" }},
 		{"cluster.name", func(c *Config) { c.Cluster.Name = strings.Repeat("x", 65) }},

@@ -211,6 +211,7 @@ func (n *Node) openStore(built *teardown) error {
 		RetentionTime:    time.Duration(c.RetentionTime),
 		RetentionSize:    int64(c.RetentionSize),
 		OutOfOrderWindow: time.Duration(c.OutOfOrderWindow),
+		CompactionDelay:  c.CompactionDelay,
 		WALSync:          storage.SyncMode(c.WALSync),
 		WALCompression:   c.WALCompression,
 		MaxSeries:        maxSeries(c.MaxSeries, debug.SetMemoryLimit(-1)),

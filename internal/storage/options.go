@@ -74,6 +74,9 @@ type Options struct {
 	MaxExemplars int64
 	// MinBlockDuration is the time range of a block cut from the head: 2 h.
 	MinBlockDuration time.Duration
+	// CompactionDelay is how long a block of the head that is due may be put off, in percent of its
+	// duration: for some of that, at random when the store is opened. 0 for not at all.
+	CompactionDelay int
 	// MaxFuture is how far ahead of Now a sample may be: 10 min.
 	MaxFuture time.Duration
 	// Now defaults to time.Now.
@@ -84,8 +87,8 @@ type Options struct {
 	Registerer prometheus.Registerer
 }
 
-// SupportsFeature tells whether a feature of that name changes the store. The feature
-// exemplar-storage is known but always on.
+// SupportsFeature tells whether a feature of that name changes the store. The features
+// delayed-compaction and exemplar-storage are known, but have no more to change.
 func SupportsFeature(name string) bool {
 	return slices.Contains(featureNames(), name)
 }
@@ -144,6 +147,9 @@ func (o *Options) complete() error {
 	if o.MaxExemplars == 0 {
 		o.MaxExemplars = defaultMaxExemplars
 	}
+	if o.CompactionDelay < 0 || o.CompactionDelay > 100 {
+		return fmt.Errorf("--storage.tsdb.delayed-compaction.max-percent=%d: must lie between 0 and 100", o.CompactionDelay)
+	}
 	if o.MaxFuture < 0 {
 		return fmt.Errorf("MaxFuture=%s: must not be negative", o.MaxFuture)
 	}
@@ -185,6 +191,7 @@ func (o *Options) tsdbOptions() *tsdb.Options {
 	if o.WALCompression {
 		t.WALCompression = compression.Snappy
 	}
+	t.EnableDelayedCompaction, t.CompactionDelayMaxPercent = o.CompactionDelay > 0, o.CompactionDelay
 	t.HeadChunksWriteQueueSize = 0
 	t.EnableExemplarStorage = true
 	t.MaxExemplars = o.MaxExemplars
@@ -192,8 +199,6 @@ func (o *Options) tsdbOptions() *tsdb.Options {
 		switch f {
 		case "created-timestamp-zero-ingestion":
 			t.EnableSTAsZeroSample = true
-		case "delayed-compaction":
-			t.EnableDelayedCompaction = true
 		case "histograms-st-encoding":
 			t.EnableHistogramSTEncoding = true
 		case "memory-snapshot-on-shutdown":

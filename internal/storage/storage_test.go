@@ -125,6 +125,7 @@ func TestOptionsNameTheFlagAtFault(t *testing.T) {
 		{"--storage.tsdb.out-of-order-time-window", func(o *Options) { o.OutOfOrderWindow = time.Hour - 1 }},
 		{"--storage.wal-sync", func(o *Options) { o.WALSync = "never" }},
 		{"--enable-feature=search-api", func(o *Options) { o.Features = []string{"search-api"} }},
+		{"--storage.tsdb.delayed-compaction.max-percent=101", func(o *Options) { o.CompactionDelay = 101 }},
 		{"MaxExemplars=-1", func(o *Options) { o.MaxExemplars = -1 }},
 		{"MaxFuture=-1ns", func(o *Options) { o.MaxFuture = -1 }},
 		{"MinBlockDuration=1ns", func(o *Options) { o.MinBlockDuration = 1 }},
@@ -163,7 +164,7 @@ func TestFeaturesReachTheTSDB(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := o.tsdbOptions()
-	if !got.EnableSTAsZeroSample || !got.EnableDelayedCompaction || !got.EnableHistogramSTEncoding ||
+	if !got.EnableSTAsZeroSample || !got.EnableHistogramSTEncoding ||
 		!got.EnableMemorySnapshotOnShutdown || !got.EnableMetadataWALRecords || !got.EnableSTStorage ||
 		got.FloatChunkEncoding != chunkenc.EncXOR2 || !got.EnableExemplarStorage {
 		t.Errorf("a feature is lost: %+v", got)

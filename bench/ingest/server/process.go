@@ -68,6 +68,9 @@ func Nodes(ctx context.Context, p Processes) (*Cluster, error) {
 	return c, nil
 }
 
+// AtOnce has nodes cut blocks as soon as they are due, for loads of hours that take minutes.
+const AtOnce = "--storage.tsdb.delayed-compaction.max-percent=0"
+
 // prometheusConfig takes late samples as the nodes do.
 const prometheusConfig = "storage:\n  tsdb:\n    out_of_order_time_window: 3h\n"
 
