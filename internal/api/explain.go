@@ -59,11 +59,11 @@ func (e *Engine) Explain(query string) (*Explanation, error) {
 	}
 	x := newExplanation(query, plan.Rest())
 	for _, f := range plan.Fragments {
-		x.Fragments = append(x.Fragments, explained(f))
+		if f.Bare == nil {
+			x.Fragments = append(x.Fragments, explained(f))
+		}
 	}
-	for _, s := range plan.Whole {
-		x.Whole = append(x.Whole, ExplainedSelector(s))
-	}
+	x.Whole = explainedSelectors(plan.Whole(nil))
 	return x, nil
 }
 

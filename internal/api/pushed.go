@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -75,10 +74,7 @@ func (e *pushingEngine) plan(q storage.Queryable, opts promql.QueryOpts, qs stri
 	}
 	p := &pushed{
 		engine: e, fragments: plan.Fragments, queryable: q, start: start, end: end, interval: interval,
-		stats: make([]FragmentStats, len(plan.Fragments)), whole: explainedSelectors(plan.Whole),
-	}
-	for i, f := range plan.Fragments {
-		p.stats[i].Text, p.stats[i].Reads = f.Trimmed(), []ReadStats{}
+		stats: map[*pushdown.Fragment]*FragmentStats{},
 	}
 	lookback := e.lookback
 	if opts != nil && opts.LookbackDelta() > 0 {
@@ -87,6 +83,12 @@ func (e *pushingEngine) plan(q storage.Queryable, opts promql.QueryOpts, qs stri
 	p.opts = promql.NewPrometheusQueryOpts(false, lookback)
 	p.grid = pushdown.Grid{
 		Start: start.UnixMilli(), End: end.UnixMilli(), Step: max(1, interval.Milliseconds()), Lookback: lookback.Milliseconds(),
+	}
+	p.whole = explainedSelectors(plan.Whole(&p.grid))
+	for _, f := range plan.Fragments {
+		if !f.Stored(p.grid) {
+			p.stats[f] = &FragmentStats{Text: f.Trimmed(), Reads: []ReadStats{}}
+		}
 	}
 	return p, nil
 }
@@ -105,12 +107,12 @@ type pushed struct {
 	// spared are the samples that were looked at for the fragments, beyond those of their
 	// answers.
 	spared atomic.Int64
-	// whole are the selectors that are in no fragment.
+	// whole are the selectors whose series are read as they are stored.
 	whole []ExplainedSelector
 
 	mu sync.Mutex
-	// stats are those of the fragments, in their order.
-	stats []FragmentStats
+	// stats are those of the fragments that are evaluated.
+	stats map[*pushdown.Fragment]*FragmentStats
 }
 
 func (p *pushed) query(q promql.Query, err error) (promql.Query, error) {
@@ -160,24 +162,28 @@ type pushedQuerier struct {
 // Select implements storage.Querier.
 func (q *pushedQuerier) Select(ctx context.Context, sorted bool, hints *storage.SelectHints, ms ...*labels.Matcher) storage.SeriesSet {
 	if fragment, ok := pushdown.Answer(ms); ok {
-		return q.query.begin(ctx, fragment)
+		f := q.query.fragments[fragment]
+		if !f.Stored(q.query.grid) {
+			return q.query.begin(ctx, f)
+		}
+		ms = f.Matchers
 	}
 	return q.Querier.Select(ctx, sorted, hints, ms...)
 }
 
 // begin evaluates a fragment while the engine asks for others.
-func (p *pushed) begin(ctx context.Context, fragment int) *answerSet {
+func (p *pushed) begin(ctx context.Context, f *pushdown.Fragment) *answerSet {
 	s := &answerSet{done: make(chan struct{})}
 	go func() {
 		defer close(s.done)
-		s.rest, s.warnings, s.err = p.evaluate(ctx, fragment)
+		s.rest, s.warnings, s.err = p.evaluate(ctx, f)
 	}()
 	return s
 }
 
 // evaluate evaluates a fragment one way or the other, and notes which and what it took.
-func (p *pushed) evaluate(ctx context.Context, fragment int) ([]promql.Series, annotations.Annotations, error) {
-	f, began := p.fragments[fragment], time.Now()
+func (p *pushed) evaluate(ctx context.Context, f *pushdown.Fragment) ([]promql.Series, annotations.Annotations, error) {
+	began := time.Now()
 	stats := FragmentStats{Text: f.Trimmed(), Evaluated: evaluatedInParts}
 	outcome := "parts"
 	var reads *spent.Query
@@ -193,20 +199,28 @@ func (p *pushed) evaluate(ctx context.Context, fragment int) ([]promql.Series, a
 	if err != nil {
 		outcome = "failed"
 	}
+	if f.Bare != nil && f.Offset != 0 {
+		offset(series, f.Offset)
+	}
 	p.engine.outcomes.WithLabelValues(outcome).Inc()
 	stats.Series, stats.Seconds, stats.Reads = len(series), time.Since(began).Seconds(), readStats(reads)
 	endFragment(span, &stats, outcome, err)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.stats[fragment] = stats
+	*p.stats[f] = stats
 	return series, warnings, err
 }
 
-// told returns what is known of the fragments.
-func (p *pushed) told() []FragmentStats {
+// told returns what is known of the fragments, in their order.
+func (p *pushed) told() (all []FragmentStats) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.Clone(p.stats)
+	for _, f := range p.fragments {
+		if s, evaluated := p.stats[f]; evaluated {
+			all = append(all, *s)
+		}
+	}
+	return all
 }
 
 // evaluateInParts evaluates a fragment where its series are. An error may be an
@@ -249,6 +263,18 @@ func (p *pushed) series(v *pushdown.Values, op parser.ItemType) (s promql.Series
 		s.Floats = append(s.Floats, promql.FPoint{T: t, F: f})
 	}
 	return s, int64(promql.Matrix{s}.TotalSamples() - absent)
+}
+
+// offset moves samples to where a selector with an offset, in milliseconds, looks for those of a step.
+func offset(all []promql.Series, ms int64) {
+	for _, s := range all {
+		for i := range s.Floats {
+			s.Floats[i].T -= ms
+		}
+		for i := range s.Histograms {
+			s.Histograms[i].T -= ms
+		}
+	}
 }
 
 // stale is what keeps the engine from looking further back where there is no sample.

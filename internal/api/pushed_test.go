@@ -2,6 +2,12 @@ package api
 
 import (
 	"context"
+	"encoding/json"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -75,4 +81,59 @@ func (f *fixture) outcomes(name string) map[string]float64 {
 		}
 	}
 	return got
+}
+
+// TestBareSelectors: what is left of a selector at steps that are far apart is what Prometheus makes of it, whether
+// its owners choose the samples or not.
+func TestBareSelectors(t *testing.T) {
+	plain := newFixture(t, nil)
+	inParts, whole := newPushingFixture(t, nil, nil), newPushingFixture(t, unproven, nil)
+	want := map[string]float64{}
+	for _, query := range []string{
+		"free_bytes", "free_bytes offset 30s", "http_requests_total offset -30s", "latency_seconds", "latency_seconds offset 1m",
+		"http_requests_total - http_requests_total offset 1m", "quantile(0.5, http_requests_total)", `{__name__=~"free.*|http.*"}`, "nothing",
+	} {
+		for _, at := range []struct {
+			path   string
+			stored bool
+		}{
+			{"/api/v1/query?time=1699999970", false},
+			{"/api/v1/query_range?start=1699999000&end=1700000100&step=60", false},
+			{"/api/v1/query_range?start=1699999000&end=1700000100&step=15", true},
+		} {
+			path := at.path + "&query=" + url.QueryEscape(query)
+			text := func(f *fixture) string {
+				res := f.get(path)
+				if res.status != http.StatusOK {
+					t.Fatalf("%s: %d %s", path, res.status, res.body)
+				}
+				return sortedResult(t, res.envelope(t).Data)
+			}
+			p, w, asked := text(inParts), text(whole), text(plain)
+			if p != asked || w != asked {
+				t.Errorf("%s: in parts\n%s, whole\n%s, want\n%s", path, p, w, asked)
+			}
+			if !at.stored {
+				want["parts"] += float64(1 + strings.Count(query, " - "))
+			}
+		}
+	}
+	if got := inParts.outcomes("starling_query_fragments_total"); !maps.Equal(got, want) {
+		t.Errorf("evaluated %v, want %v", got, want)
+	}
+}
+
+// sortedResult returns the series of an answer in the order of their texts.
+func sortedResult(t *testing.T, data json.RawMessage) string {
+	t.Helper()
+	var a struct{ Result []json.RawMessage }
+	if err := json.Unmarshal(data, &a); err != nil {
+		t.Fatal(err)
+	}
+	texts := make([]string, len(a.Result))
+	for i, s := range a.Result {
+		texts[i] = string(s)
+	}
+	slices.Sort(texts)
+	return strings.Join(texts, "\n")
 }

@@ -19,7 +19,7 @@ func unproven(*pushdown.Partial) error { return &pushdown.UnprovenError{Reason: 
 
 // TestStatsOfFragments checks what is told of a query, and to whom.
 func TestStatsOfFragments(t *testing.T) {
-	const query = "sum(rate(http_requests_total[1m])) / count(free_bytes) + free_bytes"
+	const query = "sum(rate(http_requests_total[1m])) / count(free_bytes) + free_bytes @ end()"
 	inParts := []FragmentStats{
 		{Text: "sum(rate(http_requests_total[1m]))", Evaluated: "in parts", Samples: 8, Series: 1},
 		{Text: "count(free_bytes)", Evaluated: "in parts", Samples: 1, Series: 1},
@@ -40,7 +40,8 @@ func TestStatsOfFragments(t *testing.T) {
 		{name: "Prometheus's own", query: query, stats: "true", told: true, outcomes: map[string]float64{"parts": 2}},
 		{name: "an unknown value", query: query, stats: "1", told: true, warned: true, outcomes: map[string]float64{"parts": 2}},
 		{name: "nothing", query: query, outcomes: map[string]float64{"parts": 2}},
-		{name: "no fragment", query: "free_bytes", stats: "all", told: true, outcomes: map[string]float64{}},
+		{name: "no fragment", query: "free_bytes @ end()", stats: "all", told: true, outcomes: map[string]float64{}},
+		{name: "a bare selector", query: "free_bytes", stats: "all", want: []FragmentStats{{Text: "free_bytes", Evaluated: "in parts", Samples: 1, Series: 1}}, told: true, outcomes: map[string]float64{"parts": 1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := newPushingFixture(t, tt.spoil, nil)

@@ -91,7 +91,7 @@ func endQuery(span *tracing.Span, q promql.Query, res *promql.Result) {
 		span.Set(tracing.Series(len(v)))
 	}
 	if pushed, ok := q.(pushedQuery); ok {
-		span.Set(tracing.Int("starling.fragments", len(pushed.pushed.fragments)))
+		span.Set(tracing.Int("starling.fragments", len(pushed.pushed.stats)))
 		if reasons := wholeReasons(pushed.pushed.whole); reasons != "" {
 			span.Set(tracing.Reason(reasons))
 		}

@@ -74,7 +74,7 @@ func (v *verifier) stop() {
 // consider has a query verified if the dice say so. The result may be used as soon as it
 // returns, which does not take longer than copying it.
 func (v *verifier) consider(ctx context.Context, q pushedQuery, res *promql.Result) {
-	if v == nil || res.Err != nil || len(q.pushed.fragments) == 0 || rand.Float64() >= v.share {
+	if v == nil || res.Err != nil || len(q.pushed.stats) == 0 || rand.Float64() >= v.share {
 		return
 	}
 	ranked, open := v.choices(q.String())

@@ -82,7 +82,7 @@ func TestVerify(t *testing.T) {
 		{"a note that is lost", "increase(free_bytes[5m])", lose, "equal", ""},
 		{"a lie that is not repeated", "sum(free_bytes)", lieOnce(), "equal", ""},
 		{"any series", "limitk(1, max by (instance) (http_requests_total))", nil, "skipped", ""},
-		{"no fragment", "free_bytes", nil, "", ""},
+		{"no fragment", "free_bytes @ end()", nil, "", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := newPushingFixture(t, tt.spoil, func(o *EngineOptions) {

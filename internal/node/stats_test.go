@@ -90,7 +90,7 @@ func TestStatsOfNodes(t *testing.T) {
 		for _, path := range []string{"/api/v1/query", "/api/v1/query_range", "/api/v1/query_explain"} {
 			now := fmt.Sprint(time.Now().Unix())
 			params := []string{"time", now, "start", now, "end", now, "step", "10"}
-			s := m[0].stats(path, "sum(rate(m[5m])) + on () group_left () quantile(0.5, m)", params...)
+			s := m[0].stats(path, "sum(rate(m[5m])) + on () group_left () quantile(0.5, m @ end())", params...)
 			if len(s.Fragments) != 1 || len(s.Fragments[0].Reads) != 1 || s.Fragments[0].Evaluated != "in parts" || s.Fragments[0].Reads[0].Selector != "" {
 				t.Fatalf("%s: %+v", path, s.Fragments)
 			}
@@ -100,7 +100,7 @@ func TestStatsOfNodes(t *testing.T) {
 					t.Errorf("%s sent %d sums", n.Name, n.Series)
 				}
 			}
-			if len(s.Selectors) != 1 || s.Selectors[0].Selector != "m" || len(s.Whole) != 1 || s.Whole[0].Selector != "m" || !strings.Contains(s.Whole[0].Reason, "quantile") {
+			if len(s.Selectors) != 1 || s.Selectors[0].Selector != "m" || len(s.Whole) != 1 || s.Whole[0].Selector != "m @ end()" || !strings.Contains(s.Whole[0].Reason, "quantile") {
 				t.Fatalf("%s: %+v, %+v", path, s.Selectors, s.Whole)
 			}
 			checkNodes(t, m[0], s.Selectors[0])

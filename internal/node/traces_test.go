@@ -200,7 +200,7 @@ func TestTraces(t *testing.T) {
 `)
 
 		m[1].sampled(queryTrace)
-		if a := m[1].query("sum(rate(m[5m])) + on () group_left () quantile(0.5, m)"); a.code != http.StatusOK {
+		if a := m[1].query("sum(rate(m[5m])) + on () group_left () quantile(0.5, m @ end())"); a.code != http.StatusOK {
 			t.Fatal(a)
 		}
 		<-time.After(time.Second)

@@ -55,6 +55,9 @@ type Fragment struct {
 	// of each classic one. All buckets of a classic histogram have the same owners, and Op and
 	// Top are 0.
 	Quantile *float64
+	// Bare is set for a selector that nothing is made of, as far as its owners could do it: the reason
+	// for that.
+	Bare error
 }
 
 // Doubt is what the engine says of a fragment whose range function has found something: nil, or
@@ -80,10 +83,20 @@ type Map struct {
 	Histogram func(h *histogram.FloatHistogram) *histogram.FloatHistogram
 }
 
-// Gives tells whether evaluating it where the series are spares anything: what it reads of
-// each series is more than what it answers.
-func (f *Fragment) Gives() bool {
+// gives tells whether evaluating it where the series are spares anything at any steps: what it reads
+// of each series is more than what it answers.
+func (f *Fragment) gives() bool {
 	return f.Op != 0 || f.Top > 0 || f.Call != nil || f.Quantile != nil
+}
+
+// sparse is how far apart steps are, in milliseconds, for a value at each of them to be less than the samples
+// between, some bytes each and four to a minute or so.
+const sparse = 60_000
+
+// Stored tells whether the series of a fragment are better read as they are stored, and evaluated by
+// the engine: those of a bare selector, unless most of their samples lie between steps.
+func (f *Fragment) Stored(g Grid) bool {
+	return f.Bare != nil && g.Len() > 1 && g.Step < sparse
 }
 
 // aggregations are those whose parts can be put together: without a parameter, and exact.

@@ -217,6 +217,7 @@ func TestRest(t *testing.T) {
 		"sum(m) / on() count(n)": "answer(0) / on () answer(1)",
 		"topk(3, rate(m[5m]))":   "topk(3, answer(0))",
 		"m":                      "m",
+		"m offset 5m + sum(n)":   "m offset 5m + answer(0)",
 		`label_replace(sum(m), "a", "{", "b", "\xff")`:           `label_replace(answer(0), "a", "{", "b", "\xff")`,
 		`label_replace(sum(m), "a", "{\"\xff\"=\"0\"}", "", "")`: `label_replace(answer(0), "a", "{\"\xff\"=\"0\"}", "", "")`,
 	} {

@@ -20,23 +20,45 @@ const answerLabel = "\xff"
 type Plan struct {
 	// Expr is the query with a selector in the place of each fragment, or below it where the
 	// engine has to choose from what it gives. It selects one sample at each step at which
-	// the fragment has a value.
+	// the fragment has a value. That of a Bare fragment has the offset of the fragment: it may
+	// as well be given the series as they are stored.
 	Expr      parser.Expr
 	Fragments []*Fragment
-	// Whole is what is read as stored, and evaluated where the query is.
-	Whole []Whole
+
+	whole []whole
 }
 
-// Whole is a selector that is in no fragment.
+// Whole is a selector whose series are read as stored, and evaluated where the query is.
 type Whole struct{ Selector, Reason string }
 
-// Rest returns the text of what is left of the query, with answer(0) for the answer of the first
-// fragment, and so on.
+// whole may be one of a Bare fragment.
+type whole struct {
+	Whole
+	bare *Fragment
+}
+
+// Whole returns what is read as stored at some steps; with nil, at those that are close.
+func (p *Plan) Whole(g *Grid) (all []Whole) {
+	for _, w := range p.whole {
+		if w.bare == nil || g == nil || w.bare.Stored(*g) {
+			all = append(all, w.Whole)
+		}
+	}
+	return all
+}
+
+// Rest returns the text of what is left of the query at steps that are close, with answer(0) for the answer
+// of the first fragment that is not Bare, and so on.
 func (p *Plan) Rest() string {
-	text := p.Expr.String()
-	for i := range p.Fragments {
+	text, answers := p.Expr.String(), 0
+	for i, f := range p.Fragments {
+		stands := f.Selector()
+		if f.Bare == nil {
+			stands = fmt.Sprintf("answer(%d)", answers)
+			answers++
+		}
 		// Within a string its quotes would be escaped.
-		text = strings.ReplaceAll(text, answerSelector(i).String(), fmt.Sprintf("answer(%d)", i))
+		text = strings.ReplaceAll(text, answerSelector(i).String(), stands)
 	}
 	return text
 }
@@ -72,7 +94,7 @@ func (b *planner) visit(expr parser.Expr, above error) parser.Expr {
 		return paren
 	}
 	if expr.Type() == parser.ValueTypeVector {
-		answer, err := b.takeOut(expr)
+		answer, err := b.takeOut(expr, above)
 		if err == nil {
 			return answer
 		}
@@ -117,19 +139,24 @@ var inspects = map[string]bool{
 func (b *planner) leave(expr parser.Expr, reason error) {
 	parser.Inspect(expr, func(node parser.Node, _ []parser.Node) error {
 		if s, ok := node.(*parser.VectorSelector); ok {
-			b.plan.Whole = append(b.plan.Whole, Whole{s.String(), reason.Error()})
+			b.plan.whole = append(b.plan.whole, whole{Whole{s.String(), reason.Error()}, nil})
 		}
 		return nil
 	})
 }
 
-// takeOut makes a fragment of an expression, and returns a selector of its answer.
-func (b *planner) takeOut(expr parser.Expr) (parser.Expr, error) {
+// takeOut makes a fragment of an expression, and returns a selector of its answer. Its nearest ancestor
+// is none for the given reason.
+func (b *planner) takeOut(expr parser.Expr, above error) (parser.Expr, error) {
 	f, err := Of(expr)
 	if err != nil {
 		return nil, err
 	}
-	if !f.Gives() {
+	selector, leaf := expr.(*parser.VectorSelector)
+	switch {
+	case leaf:
+		f.Bare = above
+	case !f.gives():
 		return nil, errNothing
 	}
 	pos := expr.PositionRange()
@@ -139,6 +166,10 @@ func (b *planner) takeOut(expr parser.Expr) (parser.Expr, error) {
 	b.plan.Fragments = append(b.plan.Fragments, f)
 	answer := answerSelector(len(b.plan.Fragments) - 1)
 	answer.PosRange = pos
+	if leaf {
+		answer.OriginalOffset = selector.OriginalOffset
+		b.plan.whole = append(b.plan.whole, whole{Whole{selector.String(), above.Error()}, f})
+	}
 	if f.Top == 0 {
 		return answer, nil
 	}
