@@ -12,6 +12,7 @@ import (
 
 	"github.com/starling-tsdb/starling/internal/api"
 	"github.com/starling-tsdb/starling/internal/config"
+	"github.com/starling-tsdb/starling/internal/storage"
 )
 
 func TestOneNodeWorksAtOnce(t *testing.T) {
@@ -249,6 +250,20 @@ func TestNewNamesTheFlagAtFault(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), "--"+c.flag) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("New: %v, want one line that names --%s", err, c.flag)
 			}
+		}
+	})
+}
+
+func TestStoreHasItsSettings(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFlock(t)
+		var o storage.Options
+		f.tune = func(opts *storage.Options) { o = *opts }
+		f.fresh("a")
+		c := config.Default().Storage
+		if o.CompactionDelay != c.CompactionDelay || o.RetentionTime != time.Duration(c.RetentionTime) || o.RetentionSize != int64(c.RetentionSize) ||
+			o.OutOfOrderWindow != time.Duration(c.OutOfOrderWindow) || o.WALSync != storage.SyncMode(c.WALSync) || o.WALCompression != c.WALCompression {
+			t.Errorf("the store has %+v, the node %+v", o, c)
 		}
 	})
 }

@@ -37,8 +37,8 @@ func TestCompactionsAreSpread(t *testing.T) {
 		if most := time.Hour*percent/100 + 2*time.Minute; all[stores-1] > most {
 			t.Errorf("blocks were cut after %v, want %v at most", all, most)
 		}
-		if all[0] == all[stores-1] {
-			t.Errorf("all blocks were cut after %v", all[0])
+		if all[stores-1]-all[0] < 30*time.Second {
+			t.Errorf("all blocks were cut at about the same time, after %v", all)
 		}
 		if took := cutAfter(0); took > time.Minute {
 			t.Errorf("not to be put off, a block was cut after %v", took)
