@@ -165,8 +165,8 @@ type localReader struct {
 	grid     pushdown.Grid
 	part     *pushdown.Partial
 	partErr  error
-	// evaluating, if set, is called with each evaluation.
-	evaluating func(context.Context)
+	// evaluating and selecting, if set, are called with each evaluation and selection.
+	evaluating, selecting func(context.Context)
 	*tsdb.DB
 	holder   *holder
 	selected Selection // the last one
@@ -187,6 +187,9 @@ func (r *localReader) State() proof.State {
 func (r *localReader) Select(ctx context.Context, s Selection) (SeriesSet, error) {
 	r.selected = s
 	r.measure(s)
+	if r.selecting != nil {
+		r.selecting(ctx)
+	}
 	q, err := r.ChunkQuerier(s.Mint, s.Maxt)
 	if err != nil {
 		return nil, err

@@ -60,8 +60,15 @@ func TestCancelledSelectEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		r.fill(t, 600)
+		begun := make(chan struct{})
+		// What has come is answered, however late it is read: it must not have come yet.
+		r.reader.selecting = func(ctx context.Context) {
+			close(begun)
+			<-ctx.Done()
+		}
 		ctx, cancel := context.WithCancel(t.Context())
 		set := r.peers.Peer("remote").Select(ctx, epoch(1), Selection{Maxt: 100, Matchers: everything})
+		<-begun
 		cancel()
 		for set.Next() {
 		}
