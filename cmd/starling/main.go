@@ -68,6 +68,7 @@ func (cl *commandLine) serve(ctx context.Context) error {
 	if err := cl.limitMemory(logger); err != nil {
 		logger.Warn("The node runs without a soft limit of memory", "err", err)
 	}
+	defer leaveRoom()()
 	cl.makeUpForSyncs()
 	// A Prometheus reads its files anew when it is sent SIGHUP. A node does so by itself, and
 	// must not end for an operator who is used to sending it.

@@ -138,7 +138,6 @@ func TestValuesAreThoseOfTheNode(t *testing.T) {
 func TestLimitMemory(t *testing.T) {
 	before := debug.SetMemoryLimit(-1)
 	defer debug.SetMemoryLimit(before)
-	defer debug.SetGCPercent(debug.SetGCPercent(100))
 	cl := newCommandLine()
 	if _, err := cl.app.Parse([]string{"--auto-gomemlimit.ratio=0.25"}); err != nil {
 		t.Fatal(err)

@@ -3,23 +3,14 @@ package main
 import (
 	"fmt"
 	"log/slog"
-	"os"
-	"runtime/debug"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
 )
 
-// gcPercent is what Prometheus sets: most of the memory lives long, so that garbage needs
-// less room beside it than the 100% of other programs.
-const gcPercent = 75
-
 // limitMemory has the garbage collector work harder as the process nears what its
-// container or machine gives it, instead of running into that. The environment variables
-// GOMEMLIMIT and GOGC win.
+// container or machine gives it, instead of running into that. The environment variable
+// GOMEMLIMIT wins.
 func (cl *commandLine) limitMemory(log *slog.Logger) error {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
 	if !cl.autoMemLimit {
 		return nil
 	}
