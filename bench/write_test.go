@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"path/filepath"
 	"strconv"
@@ -29,6 +28,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb"
 
 	"github.com/starling-tsdb/starling/internal/config"
+	"github.com/starling-tsdb/starling/internal/freeport"
 	"github.com/starling-tsdb/starling/internal/node"
 )
 
@@ -185,9 +185,9 @@ func requests(b *testing.B, n int, at time.Time) [][]byte {
 // startNodes runs a cluster on loopback and returns its HTTP addresses. change may be nil.
 func startNodes(b *testing.B, nodes int, change func(*config.Config)) []string {
 	b.Helper()
-	gossip := make([]string, nodes)
-	for i := range gossip {
-		gossip[i] = freeAddress(b)
+	gossip, err := freeport.Addresses(nodes)
+	if err != nil {
+		b.Fatal(err)
 	}
 	var addresses []string
 	for i := range nodes {
@@ -219,16 +219,6 @@ func startNodes(b *testing.B, nodes int, change func(*config.Config)) []string {
 		awaitReady(b, a)
 	}
 	return addresses
-}
-
-func freeAddress(b *testing.B) string {
-	b.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func awaitReady(b *testing.B, address string) {

@@ -73,6 +73,7 @@ var layers = map[string]struct {
 	"faults/load":         {[]string{"faults/ledger"}, "a load knows nodes by their URLs, however they run"},
 	"faults/overlay":      {nil, "it changes text"},
 	"faults/wire":         {nil, "it carries packets"},
+	"freeport":            {nil, "ports are the machine's"},
 	"model":               {nil, "it is all tests, of the rules that others keep"},
 	"watch":               {nil, "it watches nodes by what they show to anybody"},
 	"acceptance":          {nil, "it tests from a user's view"},

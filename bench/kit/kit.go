@@ -3,25 +3,10 @@ package kit
 
 import (
 	"context"
-	"net"
 	"slices"
 	"strconv"
 	"time"
 )
-
-// FreeAddresses finds TCP addresses on 127.0.0.1, host:port, that nobody listens on.
-func FreeAddresses(n int) ([]string, error) {
-	var all []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close()
-		all = append(all, l.Addr().String())
-	}
-	return all, nil
-}
 
 // Pause waits for a time, not at all if it is not positive, or returns why ctx has ended.
 func Pause(ctx context.Context, d time.Duration) error {

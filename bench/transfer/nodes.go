@@ -15,10 +15,10 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/starling-tsdb/starling/bench/kit"
 	"github.com/starling-tsdb/starling/bench/proc"
 	"github.com/starling-tsdb/starling/internal/api"
 	"github.com/starling-tsdb/starling/internal/faults/load"
+	"github.com/starling-tsdb/starling/internal/freeport"
 )
 
 // node is one process.
@@ -31,7 +31,7 @@ type node struct {
 
 // newNode makes the place of a node.
 func newNode(dir string, client *load.Client) (*node, error) {
-	a, err := kit.FreeAddresses(3)
+	a, err := freeport.Addresses(3)
 	if err != nil {
 		return nil, err
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"github.com/starling-tsdb/starling/internal/acceptance/external"
+	"github.com/starling-tsdb/starling/internal/freeport"
 )
 
 // repository is the top of the source tree, relative to this package.
@@ -123,29 +123,14 @@ func pause(t *testing.T, d time.Duration) {
 	}
 }
 
-// freePorts answers n loopback ports that nothing listened on a moment ago, for TCP and
-// UDP. Someone else may take one in between; the node then says which flag is at fault.
-func freePorts(t *testing.T, n int) []string {
+// freeAddresses answers n addresses, host:port, of the loopback interface.
+func freeAddresses(t *testing.T, n int) []string {
 	t.Helper()
-	ports := make([]string, 0, n)
-	for len(ports) < n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		_, port, err := net.SplitHostPort(l.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		u, err := net.ListenPacket("udp", "127.0.0.1:"+port)
-		if err != nil {
-			continue // Taken for UDP; the listener above stays open so the next port differs.
-		}
-		defer u.Close()
-		ports = append(ports, port)
+	addresses, err := freeport.Addresses(n)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return ports
+	return addresses
 }
 
 // buildGo compiles a package of this repository and answers the path of the program.

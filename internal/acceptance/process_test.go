@@ -62,11 +62,11 @@ func (o *output) String() string {
 // interface, each with a data directory of its own.
 func newProcesses(t *testing.T, n int) []*process {
 	t.Helper()
-	ports := freePorts(t, 3*n)
+	addresses := freeAddresses(t, 3*n)
 	var processes []*process
 	var join []string
 	for i := range n {
-		http, rpc, gossip := "127.0.0.1:"+ports[3*i], "127.0.0.1:"+ports[3*i+1], "127.0.0.1:"+ports[3*i+2]
+		http, rpc, gossip := addresses[3*i], addresses[3*i+1], addresses[3*i+2]
 		join = append(join, "--cluster.join="+gossip)
 		processes = append(processes, &process{
 			base: "http://" + http,
@@ -336,13 +336,13 @@ func stopCleanly(t *testing.T, processes []*process) {
 // TestOneProcess runs a node without any setting but its ports, and asks for its health.
 func TestOneProcess(t *testing.T) {
 	program := buildStarling(t)
-	ports := freePorts(t, 4)
+	addresses := freeAddresses(t, 4)
 	p := &process{
-		base: "http://127.0.0.1:" + ports[0],
+		base: "http://" + addresses[0],
 		args: []string{
-			"--web.listen-address=127.0.0.1:" + ports[0],
-			"--cluster.rpc-address=127.0.0.1:" + ports[1],
-			"--cluster.gossip-address=127.0.0.1:" + ports[2],
+			"--web.listen-address=" + addresses[0],
+			"--cluster.rpc-address=" + addresses[1],
+			"--cluster.gossip-address=" + addresses[2],
 			"--storage.tsdb.path=" + filepath.Join(t.TempDir(), "data"),
 		},
 	}
@@ -353,7 +353,7 @@ func TestOneProcess(t *testing.T) {
 	mustRead(t, p.base, "acceptance_alone", at, "1.5")
 
 	mustRun(t, command{args: []string{program, "health", "--url=" + p.base + "/-/ready"}})
-	_, err := command{args: []string{program, "health", "--url=http://127.0.0.1:" + ports[3] + "/-/ready"}}.run(t.Context())
+	_, err := command{args: []string{program, "health", "--url=http://" + addresses[3] + "/-/ready"}}.run(t.Context())
 	if code := exitCode(err); code != 1 {
 		t.Errorf("health of a node that does not run: exit status %d, want 1", code)
 	}
@@ -431,14 +431,14 @@ func TestRefusesToStart(t *testing.T) {
 		{name: "data directory in use", args: taken.args[4:5], code: 1, says: "--storage.tsdb.path"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			ports := freePorts(t, 3)
+			addresses := freeAddresses(t, 3)
 			// A later flag overrides an earlier one only where kingpin allows it, so
 			// the case's own comes instead.
 			args := tc.args
 			for _, fallback := range []string{
-				"--web.listen-address=127.0.0.1:" + ports[0],
-				"--cluster.rpc-address=127.0.0.1:" + ports[1],
-				"--cluster.gossip-address=127.0.0.1:" + ports[2],
+				"--web.listen-address=" + addresses[0],
+				"--cluster.rpc-address=" + addresses[1],
+				"--cluster.gossip-address=" + addresses[2],
 				"--storage.tsdb.path=" + filepath.Join(t.TempDir(), "data"),
 			} {
 				flag, _, _ := strings.Cut(fallback, "=")

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/starling-tsdb/starling/internal/freeport"
 	"github.com/starling-tsdb/starling/internal/table"
 )
 
@@ -21,11 +22,12 @@ func lookupLiteral(_ context.Context, host string) ([]string, error) {
 	return []string{host}, nil
 }
 
-// realCaller makes unary calls over TCP.
-type realCaller struct{}
+// realCaller makes unary calls over TCP, of nodes known by where they listen for Raft, to where they
+// take calls.
+type realCaller map[string]string
 
-func (realCaller) Call(ctx context.Context, address string, req []byte) ([]byte, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", callPort(address))
+func (r realCaller) Call(ctx context.Context, address string, req []byte) ([]byte, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", r[address])
 	if err != nil {
 		return nil, err
 	}
@@ -37,35 +39,6 @@ func (realCaller) Call(ctx context.Context, address string, req []byte) ([]byte,
 		return nil, err
 	}
 	return readFrame(conn)
-}
-
-// callPort is where a node of this test takes calls: 200 above its port for Raft.
-func callPort(rpc string) string {
-	host, port, _ := splitHostPort(rpc)
-	return joinHostPort(host, port+200)
-}
-
-// freePorts finds n consecutive ports p for which p, p+100 and p+200 are free.
-func freePorts(t *testing.T, n int) int {
-	t.Helper()
-	for base := 21000; base < 31000; base += 400 {
-		free := true
-		for _, off := range []int{0, 100, 200} {
-			for i := range n {
-				l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", base+off+i))
-				if err != nil {
-					free = false
-					continue
-				}
-				_ = l.Close()
-			}
-		}
-		if free {
-			return base
-		}
-	}
-	t.Skip("no free ports")
-	return 0
 }
 
 // TestThreeOnLoopback runs three nodes over the real loopback network, in real time.
@@ -81,33 +54,39 @@ func TestThreeOnLoopback(t *testing.T) {
 	})
 }
 
+func listen(t *testing.T) net.Listener {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
 func threeOnLoopback(t *testing.T, allowed func(netip.Addr) error) {
 	t.Helper()
-	base := freePorts(t, 3)
-	var join []string
-	for i := range 3 {
-		join = append(join, fmt.Sprintf("127.0.0.1:%d", base+i))
+	join, err := freeport.Addresses(3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var raft, calls [3]net.Listener
+	caller := realCaller{}
+	for i := range join {
+		raft[i], calls[i] = listen(t), listen(t)
+		caller[raft[i].Addr().String()] = calls[i].Addr().String()
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	var nodes []*Cluster
-	for i := range 3 {
-		rl, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", base+100+i))
-		if err != nil {
-			t.Fatal(err)
-		}
-		cl, err := net.Listen("tcp", callPort(rl.Addr().String()))
-		if err != nil {
-			t.Fatal(err)
-		}
+	for i := range join {
 		c, err := New(Config{
-			Dir: t.TempDir(), GossipBind: join[i], RaftListener: rl, Caller: realCaller{},
+			Dir: t.TempDir(), GossipBind: join[i], RaftListener: raft[i], Caller: caller,
 			Dial: func(ctx context.Context, a string) (net.Conn, error) {
 				return new(net.Dialer).DialContext(ctx, "tcp", a)
 			},
 			Allowed:   allowed,
 			Find:      Find{Join: join, BootstrapExpect: 3},
-			Advertise: Advertise{RPCPort: base + 100 + i, HTTPPort: 1},
+			Advertise: Advertise{RPCPort: raft[i].Addr().(*net.TCPAddr).Port, HTTPPort: 1},
 			Timing:    Timing{Poll: 50 * time.Millisecond, Settle: 200 * time.Millisecond},
 			Logger:    slog.New(slog.DiscardHandler),
 		})
@@ -120,8 +99,8 @@ func threeOnLoopback(t *testing.T, allowed func(netip.Addr) error) {
 				t.Errorf("run: %v", err)
 			}
 		})
-		wg.Go(func() { serveCalls(ctx, cl, c) })
-		context.AfterFunc(ctx, func() { _ = cl.Close() })
+		wg.Go(func() { serveCalls(ctx, calls[i], c) })
+		context.AfterFunc(ctx, func() { _ = calls[i].Close() })
 	}
 	timeout := time.After(30 * time.Second)
 	for _, c := range nodes {

@@ -15,8 +15,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/starling-tsdb/starling/bench/kit"
 	"github.com/starling-tsdb/starling/internal/api"
+	"github.com/starling-tsdb/starling/internal/freeport"
 )
 
 // patience is how long servers may take to start.
@@ -39,7 +39,7 @@ type Processes struct {
 func Nodes(ctx context.Context, p Processes) (*Cluster, error) {
 	c := &Cluster{Copies: p.Copies}
 	c.logs = func() string { return tails(p.Dir) }
-	addresses, err := kit.FreeAddresses(3 * p.Nodes)
+	addresses, err := freeport.Addresses(3 * p.Nodes)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +78,7 @@ const prometheusConfig = "storage:\n  tsdb:\n    out_of_order_time_window: 3h\n"
 func Prometheus(ctx context.Context, p Processes) (*Cluster, error) {
 	c := &Cluster{Copies: 1}
 	c.logs = func() string { return tails(p.Dir) }
-	addresses, err := kit.FreeAddresses(1)
+	addresses, err := freeport.Addresses(1)
 	if err != nil {
 		return nil, err
 	}
